@@ -1,0 +1,212 @@
+// Ops: the operations a model is made of, on one device and in one order (stream).
+//
+// Memory. All pointers are device pointers from `Ops::allocate` unless said otherwise. Activations are
+// float32, row-major, one row per token. Weights, keys and values are in the compute dtype given when
+// the backend was opened.
+//
+// Reproducible mode. A row of a result depends on that row's inputs and on static shapes only: never
+// on the number of rows, their order, the thread count, the block size or the chunking.
+//
+// Owner: ModelRunner. Thread: the engine's only. Shapes are the caller's promise and checked by
+// assertion; no call fails.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/dtype.h"
+
+namespace lckv {
+
+// Device memory. Freed when dropped.
+class DeviceBuffer {
+ public:
+  virtual ~DeviceBuffer() = default;
+  virtual std::byte* data() = 0;
+  virtual size_t bytes() const = 0;
+  float* floats() { return reinterpret_cast<float*>(data()); }
+};
+
+// A matrix as the checkpoint has it, in host memory: [n, k] row-major, y = x * W^T.
+struct WeightSource {
+  const void* data = nullptr;
+  DType dtype = DType::kFloat32;
+  int64_t n = 0;
+  int64_t k = 0;
+};
+
+// A matrix packed for its device, once, in the backend's compute dtype.
+class PackedWeight {
+ public:
+  virtual ~PackedWeight() = default;
+  virtual int64_t n() const = 0;
+  virtual int64_t k() const = 0;
+  virtual size_t bytes() const = 0;
+};
+
+// How rotary frequencies are derived (Hugging Face `rope_scaling`).
+struct RopeOptions {
+  enum class Scaling : uint8_t { kNone, kLinear, kLlama3 };
+  double theta = 10000.0;
+  Scaling scaling = Scaling::kNone;
+  double factor = 1.0;
+  double low_freq_factor = 1.0;    // llama3
+  double high_freq_factor = 4.0;   // llama3
+  int64_t original_max_position = 8192;  // llama3
+  int32_t head_dim = 0;
+};
+
+// Where the committed slots of one kind of unit lie. A block starts at base + id * block_bytes and
+// holds K [kv_heads, slots, head_dim], then V [kv_heads, slots, head_dim], in `dtype`.
+struct KvLayout {
+  std::byte* base = nullptr;
+  int64_t block_bytes = 0;
+  int32_t slots_per_block = 0;  // a power of two
+  int32_t kv_heads = 0;
+  int32_t head_dim = 0;
+  DType dtype = DType::kFloat32;
+};
+
+// Rows of keys and values that are not in blocks: K [rows, kv_heads * head_dim], V likewise.
+struct KvRows {
+  std::byte* k = nullptr;
+  std::byte* v = nullptr;
+};
+
+// Some consecutive query rows of one sequence, and what they may see.
+// Positions of slots and of staged rows together ascend strictly.
+struct AttentionSegment {
+  int32_t row_begin = 0;  // rows [row_begin, row_end) of q and out
+  int32_t row_end = 0;
+  const int32_t* blocks = nullptr;          // host: block of slot i is blocks[i / slots_per_block]
+  const int32_t* slot_positions = nullptr;  // host: [num_slots] position of each committed slot
+  int32_t num_slots = 0;
+  const int32_t* staged_rows = nullptr;       // host: [num_staged] rows of `AttentionArgs::staged`
+  const int32_t* staged_positions = nullptr;  // host: [num_staged]
+  int32_t num_staged = 0;
+};
+
+// out[r] = sum_j softmax(q[r] . k[j] * scale) v[j] over what row r, at position t, may see:
+//   j <= t, or j < t where `strict`; and, where window > 0, j > t - window or j < num_sinks.
+// A row that may see nothing gives zeros. Online softmax (Milakov and Gimelshein, 2018) over fixed
+// tiles of 64 positions from position 0 upward, so that a row's result does not depend on how its
+// history is cut into blocks, staged rows or chunks.
+struct AttentionArgs {
+  const float* q = nullptr;            // [rows, num_heads * head_dim]
+  float* out = nullptr;                // [rows, num_heads * head_dim]
+  const int32_t* positions = nullptr;  // host: [rows]
+  int32_t num_heads = 0;
+  float scale = 1.0F;
+  bool strict = false;
+  int32_t window = 0;     // 0: none
+  int32_t num_sinks = 0;
+  // The official code's decode defect: the newest visible position is dropped and a zero key with a
+  // zero value joins the softmax (ARCHITECTURE.md, "Compatibility"). Host: [rows], null for none.
+  const uint8_t* official_decode = nullptr;
+  KvLayout layout;
+  KvRows staged;
+  std::span<const AttentionSegment> segments;
+  float* log_sum_exp = nullptr;  // [rows, num_heads], -inf where nothing is seen; null for none
+};
+
+// How far the values that a walk gave are from those it read, per row and over K and V together.
+struct KvDistance {
+  float difference_squared = 0.0F;  // sum of (new - read)^2
+  float norm_squared = 0.0F;        // sum of new^2
+  bool identical = false;           // bit for bit
+};
+
+// What one row's next token is drawn from; see worker/scheduler/sequence_spec.h for the meaning.
+struct SampleArgs {
+  float* logits = nullptr;  // [vocabulary], after bias and penalties; overwritten
+  int32_t vocabulary = 0;
+  float temperature = 1.0F;
+  uint32_t top_k = 0;
+  float top_p = 1.0F;
+  float min_p = 0.0F;
+  uint64_t seed = 0;
+  uint32_t choice = 0;
+  uint32_t position = 0;    // of the token to be drawn, from the first generated one
+};
+
+struct TopEntry {
+  int32_t id = 0;
+  float logprob = 0.0F;
+};
+
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  virtual DType dtype() const = 0;
+  // Instruction set and kernels that results depend on, for the numerics fingerprint.
+  virtual const char* numerics() const = 0;
+
+  virtual std::unique_ptr<DeviceBuffer> allocate(size_t bytes) = 0;
+  // Several matrices of equal k become one, stacked over n in the order given.
+  virtual std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) = 0;
+  // A vector (norm weight, bias) as float32 on the device.
+  virtual std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) = 0;
+
+  // out[r] = table[ids[r]]; table [vocabulary, hidden] stays in host memory, mapped. ids: host.
+  virtual void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) = 0;
+  // out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight
+  virtual void rms_norm(const float* x, const float* weight, float eps, int64_t rows,
+                        int64_t hidden, float* out) = 0;
+  // y[rows, n] (+)= x[rows, k] * W^T (+ bias[n]). `x` is rounded to the compute dtype first.
+  virtual void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y,
+                      const float* bias, bool accumulate) = 0;
+  // Tables for `rope`: cos and sin, [max_positions, head_dim / 2] each.
+  virtual std::unique_ptr<DeviceBuffer> rope_table(const RopeOptions& options,
+                                                   int64_t max_positions) = 0;
+  // Rotates halves in place: x [rows, row_stride] holds `heads` heads of head_dim at its start.
+  virtual void rope(float* x, int64_t row_stride, std::span<const int32_t> positions,
+                    int32_t heads, int32_t head_dim, DeviceBuffer& table) = 0;
+  // out[r, i] = silu(gate_up[r, i]) * gate_up[r, inner + i]
+  virtual void silu_mul(const float* gate_up, int64_t rows, int64_t inner, float* out) = 0;
+  // out[i] = x[ids[i]] and out[ids[i]] = x[i], over rows of `hidden` floats. ids: host.
+  virtual void gather_rows(const float* x, std::span<const int32_t> ids, int64_t hidden,
+                           float* out) = 0;
+  virtual void scatter_rows(const float* x, std::span<const int32_t> ids, int64_t hidden,
+                            float* out) = 0;
+
+  // Rows [ids.size(), k_stride]: the first kv_heads * head_dim floats of k and v, rounded to
+  // layout.dtype, into rows ids[i] of `staged`. ids: host.
+  virtual void stage_kv(const float* k, const float* v, int64_t row_stride, const KvLayout& layout,
+                        std::span<const int32_t> ids, const KvRows& staged) = 0;
+  // Fills rows ids[i] of `staged` with zeros.
+  virtual void zero_kv(const KvLayout& layout, std::span<const int32_t> ids,
+                       const KvRows& staged) = 0;
+  // from rows ids[i] to rows ids[i] of another staged array.
+  virtual void copy_kv(const KvLayout& layout, std::span<const int32_t> ids, const KvRows& from,
+                       const KvRows& to) = 0;
+  // Distance of staged rows ids[i], one result each. The results are in host memory on return.
+  virtual void compare_kv(const KvLayout& layout, std::span<const int32_t> ids,
+                          const KvRows& fresh, const KvRows& read, KvDistance* out) = 0;
+  // Into slot slots[i] of block blocks[i]: from float rows, or from staged rows ids[i]. All host.
+  virtual void append_kv(const float* k, const float* v, int64_t row_stride,
+                         const KvLayout& layout, std::span<const int32_t> blocks,
+                         std::span<const int32_t> slots) = 0;
+  virtual void commit_kv(const KvRows& staged, std::span<const int32_t> ids,
+                         const KvLayout& layout, std::span<const int32_t> blocks,
+                         std::span<const int32_t> slots) = 0;
+
+  virtual void attention(const AttentionArgs& args) = 0;
+
+  // Copies whole blocks of `bytes` between device and host memory; the pointers may be either.
+  virtual void copy(const std::byte* from, std::byte* to, size_t bytes) = 0;
+
+  // Natural log-probabilities of one row of logits: own[i] of ids[i], and the `num_top` most likely
+  // of all, most likely first, equal ones by id.
+  virtual void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids,
+                        float* own, int32_t num_top, TopEntry* top) = 0;
+  // Temperature 0: the largest logit, the lowest id among equals. Else: temperature, top-k, min-p,
+  // top-p, in this order, then one draw by Philox 4x32-10 (Salmon et al., SC 2011) keyed by seed,
+  // choice and position.
+  virtual int32_t sample(const SampleArgs& args) = 0;
+};
+
+}  // namespace lckv
