@@ -1,0 +1,101 @@
+// Engine: the loop. Drain the mailbox, plan a step, run it, commit it, report it.
+//
+// One thread, started by start() and joined by stop(), owns the Scheduler and the ModelRunner. post() may be
+// called from any thread; everything else from the owner's.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "worker/engine/model_runner.h"
+#include "worker/scheduler/scheduler.h"
+
+namespace lckv {
+
+struct SubmitCommand {
+  SequenceId sequence{};
+  std::shared_ptr<const SequenceSpec> spec;
+};
+struct CancelCommand {
+  SequenceId sequence{};
+};
+struct PauseCommand {
+  SequenceId sequence{};
+};
+struct UnpauseCommand {
+  SequenceId sequence{};
+};
+using EngineCommand = std::variant<SubmitCommand, CancelCommand, PauseCommand, UnpauseCommand>;
+
+struct Refusal {
+  SequenceId sequence{};
+  absl::Status status;
+};
+
+// What one turn of the loop did.
+struct StepReport {
+  uint64_t step = 0;               // of the last step committed
+  bool ran_step = false;           // false: only commands were taken, or a beat was due
+  std::vector<SequenceEvent> events;
+  std::vector<Refusal> refusals;
+  uint64_t num_commands = 0;       // taken from the mailbox since the start
+  SchedulerLoad load;
+  StepTimes times;                 // of the runner's phases
+  absl::Duration plan_time;
+  absl::Duration step_time;        // plan + run + commit
+  int32_t num_sampled = 0;
+  int32_t num_rows = 0;            // rows of the step's first range
+  int64_t num_row_layers = 0;
+};
+
+// Called on the engine's thread after every turn that did something and at least every beat interval,
+// also when idle: it is the proof that the loop turns. Must not block.
+using StepSink = std::function<void(const StepReport&)>;
+
+struct EngineOptions {
+  size_t max_mailbox = 65536;
+  absl::Duration beat_interval = absl::Milliseconds(500);
+};
+
+class Engine {
+ public:
+  Engine(EngineOptions options, std::unique_ptr<Scheduler> scheduler,
+         std::unique_ptr<ModelRunner> runner, StepSink sink);
+  // Stops if start() was called and stop() was not.
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  void start();
+  // Ends the loop after the step in progress and joins the thread. Sequences still there end silently.
+  void stop();
+  // ResourceExhausted where the mailbox is full; then nothing was taken.
+  absl::Status post(EngineCommand command);
+
+ private:
+  void loop();
+  // Takes all commands; waits for one, at most until `deadline`, where `wait`.
+  std::vector<EngineCommand> drain(bool wait, absl::Time deadline);
+  void apply(EngineCommand& command, absl::Time now, StepReport& report);
+
+  const EngineOptions options_;
+  const std::unique_ptr<Scheduler> scheduler_;
+  const std::unique_ptr<ModelRunner> runner_;
+  const StepSink sink_;
+
+  absl::Mutex mutex_;
+  std::vector<EngineCommand> mailbox_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;
+};
+
+}  // namespace lckv
