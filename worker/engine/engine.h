@@ -4,17 +4,16 @@
 // called from any thread; everything else from the owner's.
 #pragma once
 
-#include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <variant>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "worker/engine/model_runner.h"
 #include "worker/scheduler/scheduler.h"
@@ -92,9 +91,11 @@ class Engine {
   const std::unique_ptr<ModelRunner> runner_;
   const StepSink sink_;
 
-  absl::Mutex mutex_;
-  std::vector<EngineCommand> mailbox_ ABSL_GUARDED_BY(mutex_);
-  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  // Standard mutexes throughout: ThreadSanitizer sees them, not those of a prebuilt Abseil.
+  std::mutex mutex_;  // guards the next three
+  std::condition_variable posted_;
+  std::vector<EngineCommand> mailbox_;
+  bool stopping_ = false;
   std::thread thread_;
 };
 
