@@ -1,0 +1,57 @@
+// 10,000 random loads (LCKV_SIMULATION_SEEDS to run others: "first,count") must give the naive streams; each
+// planted defect must be found.
+#include <gtest/gtest.h>
+
+#include <charconv>
+#include <cstdlib>
+#include <string>
+
+#include "tests/simulation/simulation.h"
+
+namespace lckv::simulation {
+namespace {
+
+struct Seeds {
+  uint64_t first = 1;
+  uint64_t count = LCKV_SIMULATION_COUNT;
+};
+
+Seeds seeds() {
+  Seeds seeds;
+  const char* const text = std::getenv("LCKV_SIMULATION_SEEDS");
+  if (text == nullptr) return seeds;
+  const std::string value = text;
+  const char* const end = value.data() + value.size();
+  const auto first = std::from_chars(value.data(), end, seeds.first);
+  if (first.ptr != end) std::from_chars(first.ptr + 1, end, seeds.count);
+  return seeds;
+}
+
+TEST(Simulation, EveryScheduleGivesTheNaiveStreams) {
+  const auto [first, count] = seeds();
+  std::printf("seeds %lu to %lu\n", first, first + count - 1);
+  for (uint64_t seed = first; seed < first + count; ++seed) {
+    ASSERT_EQ(simulate(seed), "") << "seed " << seed;
+  }
+}
+
+class PlantedDefect : public testing::TestWithParam<Defect> {};
+
+TEST_P(PlantedDefect, IsFound) {
+  // A defect shows only where the load touches it; over these seeds each one must.
+  constexpr uint64_t kSeeds = 200;
+  uint64_t found = 0;
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    if (!simulate(seed, GetParam()).empty()) ++found;
+  }
+  std::printf("found with %lu of %lu seeds\n", found, kSeeds);
+  EXPECT_GT(found, 0U);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, PlantedDefect,
+                         testing::Values(Defect::kLostAppend, Defect::kSharedBlock,
+                                         Defect::kSharedStagingRow, Defect::kTokenReference,
+                                         Defect::kUnsettledRow, Defect::kEarlyRelease));
+
+}  // namespace
+}  // namespace lckv::simulation

@@ -1,0 +1,91 @@
+// SymbolicDevice: executes StepPlans on values that say whose they are.
+//
+// Every slot, staging row and token holds (sequence, position, hash of the tokens up to there). Whatever a
+// row reads is compared with what the layer map says it must see; the first difference is kept as the
+// error. Sampled tokens are a function of that hash, so any schedule must give the same stream.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "tests/simulation/simulated_map.h"
+#include "worker/kv/mirrored_tables.h"
+#include "worker/scheduler/scheduler.h"
+#include "worker/scheduler/step_plan.h"
+
+namespace lckv::simulation {
+
+uint64_t extend_hash(uint64_t hash, int32_t token);
+// The token that follows a history.
+int32_t next_token(uint64_t hash);
+constexpr int32_t kVocabulary = 50;
+constexpr int32_t kEos = 0;
+// Generated token `index` of a sequence with that history: what stops it cannot be drawn too early.
+int32_t drawn_token(const SequenceSpec& spec, uint64_t hash, int32_t index);
+
+struct Content {
+  uint64_t sequence = 0;
+  int32_t position = -1;
+  uint64_t hash = 0;
+  friend bool operator==(const Content&, const Content&) = default;
+};
+
+class SymbolicDevice {
+ public:
+  SymbolicDevice(const SimulatedMap& map, const SchedulerOptions& options, uint64_t seed);
+
+  StepResult run(const StepPlan& plan);
+  // Empty while all was right.
+  const std::string& error() const { return error_; }
+
+ private:
+  struct Row {
+    Content input;
+    bool has_output = false;
+    int32_t num_walks = 0;
+  };
+  struct Seat {
+    uint64_t sequence = 0;
+    std::shared_ptr<const SequenceSpec> spec;
+    std::vector<uint64_t> hashes;      // of the tokens fed, by position
+    // By range (ordinary k: 2k, group g: 2g + 1); -1 until its first row since the seat was opened.
+    std::vector<int32_t> next_position;
+  };
+
+  void fail(const StepPlan& plan, const std::string& what);
+  void copy_blocks(const StepPlan& plan);
+  void change_seats(const StepPlan& plan);
+  void change_tables(const StepPlan& plan);
+  void run_ordinary(const StepPlan& plan, int32_t index);
+  void run_walk(const StepPlan& plan, int32_t group, const WalkSegment& segment,
+                std::vector<int32_t>& settled);
+  void finish_walk(const StepPlan& plan, int32_t group, const WalkSegment& segment,
+                   int32_t num_settled);
+  void feed(const StepPlan& plan, Seat& seat, int32_t position, const PlanToken& source);
+  void check_window(const StepPlan& plan, const Seat& seat, const WalkSegment& segment);
+  void check_history(const StepPlan& plan, const Seat& seat, SeatId id, int32_t layer,
+                     int32_t position, int32_t committed_end);
+  void write_slot(const StepPlan& plan, SeatId seat, int32_t unit, const Content& content);
+  Content* slot(SeatId seat, int32_t unit, int32_t position);
+  SampleResult sample(const StepPlan& plan, const SampleRow& row);
+
+  const SimulatedMap& map_;
+  const SchedulerOptions options_;
+  std::mt19937_64 random_;
+  std::string error_;
+  uint64_t last_step_ = 0;
+  MirroredTables tables_;
+  std::map<int32_t, int32_t> block_owner_;  // block -> seat, while in a table
+  std::vector<std::vector<Content>> blocks_;
+  std::vector<std::vector<Content>> host_blocks_;
+  std::vector<std::vector<Row>> staging_;   // [group][row]
+  std::vector<Seat> seats_;
+  std::vector<Content> last_rows_;          // of ordinary[G], this step
+  std::map<uint64_t, std::vector<int32_t>> sampled_;  // by step
+};
+
+}  // namespace lckv::simulation
