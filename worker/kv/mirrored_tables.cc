@@ -35,8 +35,10 @@ void MirroredTables::append(SeatId seat, UnitId unit, BlockId block) {
 
 void MirroredTables::trim(SeatId seat, UnitId unit, int32_t num_blocks) {
   Table& trimmed = table(seat, unit);
-  LCKV_CHECK(num_blocks > 0 && num_blocks <= static_cast<int32_t>(trimmed.blocks.size()));
-  trimmed.blocks.erase(trimmed.blocks.begin(), trimmed.blocks.begin() + num_blocks);
+  const bool skips = trimmed.blocks.empty() && trimmed.num_trimmed == 0;
+  LCKV_CHECK(num_blocks > 0);
+  LCKV_CHECK(skips || num_blocks <= static_cast<int32_t>(trimmed.blocks.size()));
+  if (!skips) trimmed.blocks.erase(trimmed.blocks.begin(), trimmed.blocks.begin() + num_blocks);
   trimmed.num_trimmed += num_blocks;
 }
 

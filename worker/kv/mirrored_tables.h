@@ -21,7 +21,8 @@ class MirroredTables {
   // Empties the seat's tables: its next sequence starts at position 0 again.
   void close(SeatId seat);
   void append(SeatId seat, UnitId unit, BlockId block);
-  // Drops the first `num_blocks` of the blocks still there.
+  // Drops the first `num_blocks` of the blocks still there. On an empty table, as a plan that opens the
+  // seat may ask, it skips the blocks that the sequence had trimmed before it was copied to the host.
   void trim(SeatId seat, UnitId unit, int32_t num_blocks);
 
   // Raw ids of the blocks after the trimmed ones; valid until the seat's next change. The first of

@@ -1,0 +1,82 @@
+// Preemption: who gives up what it holds when memory runs out.
+//
+// Nothing is taken from a sequence that an uncommitted plan names; the plan in the making then takes no more
+// rows until those plans are committed. The first in rank never gives way, so it always goes on.
+#include <algorithm>
+
+#include "kernels/check.h"
+#include "worker/scheduler/scheduler_impl.h"
+
+namespace lckv {
+
+// In the order they give way: paused ones, then the others that `needs` outranks, each last in rank first.
+// Who only waits for a seat takes from none of its own priority.
+std::vector<Sequence*> Scheduler::Impl::victims(const Sequence& needs) const {
+  std::vector<Sequence*> order;
+  for (auto it = seated_.rbegin(); it != seated_.rend(); ++it) {
+    if ((*it)->paused && *it != &needs) order.push_back(*it);
+  }
+  for (auto it = seated_.rbegin(); it != seated_.rend(); ++it) {
+    if ((*it)->paused || *it == &needs) continue;
+    const bool gives_way = needs.seat.has_value()
+                               ? outranks(needs, **it)
+                               : needs.spec->priority > (*it)->spec->priority;
+    if (gives_way) order.push_back(*it);
+  }
+  return order;
+}
+
+bool Scheduler::Impl::make_room(Planning& planning, const Sequence& needs, int32_t num_blocks) {
+  if (num_blocks <= memory_.blocks.num_free()) return true;
+  const std::vector<Sequence*> order = victims(needs);
+  int32_t obtainable = memory_.blocks.num_free();
+  for (const Sequence* victim : order) obtainable += victim->table.num_blocks();
+  if (obtainable < num_blocks) return false;
+  for (Sequence* victim : order) {
+    if (in_flight(*victim)) {
+      planning.blocked = true;
+      return false;
+    }
+    preempt(planning, *victim);
+    planning.evicted = planning.evicted || needs.seat.has_value();
+    if (num_blocks <= memory_.blocks.num_free()) return true;
+  }
+  return false;
+}
+
+bool Scheduler::Impl::evict_paused(Planning& planning) {
+  const auto last = std::find_if(seated_.rbegin(), seated_.rend(), [this](const Sequence* held) {
+    return held->paused && !in_flight(*held);
+  });
+  if (last == seated_.rend()) return false;
+  preempt(planning, **last);
+  return true;
+}
+
+void Scheduler::Impl::preempt(Planning& planning, Sequence& victim) {
+  LCKV_CHECK(!in_flight(victim) && !victim.awaits_walk && victim.pending.empty());
+  give_staging_back(victim);
+  victim.blocks_held = victim.table.num_blocks();
+  int32_t restart = map_.num_groups > 0 ? victim.restart_position(chunk()) : 0;
+  if (restart > 0) {
+    for (int32_t u = 0; u < victim.table.num_units(); ++u) {
+      memory_.deferred.release(victim.last_step, victim.table.truncate(UnitId{u}, restart));
+    }
+    if (victim.table.num_blocks() > memory_.host_blocks.num_free()) restart = 0;
+  }
+  if (restart > 0) {
+    planning.builder.copy_to_host(victim);
+    ++totals_.num_swapped_out;
+  }
+  // Nothing uncommitted names these blocks, and copies to the host go before whatever reuses them.
+  memory_.deferred.release(victim.last_step, victim.table.clear());
+  if (victim.host.has_value()) victim.last_step = planning.builder.step();
+  victim.restart_at(restart);
+  victim.lookahead_limit = 0;
+  ++victim.num_preemptions;
+  ++totals_.num_preemptions;
+  planning.builder.close(unseat(victim));
+  queue_.push(victim);
+}
+
+}  // namespace lckv
