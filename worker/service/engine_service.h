@@ -1,0 +1,122 @@
+// EngineService: the sessions of all routers on one side, the engine's mailbox and reports on the other.
+//
+// Sessions opened while the model loads wait for serve(). Owner: main. gRPC's threads bring frames, the
+// engine's thread reports; one lock guards what they share and is held for table look-ups only: never
+// while gRPC or the mailbox is called.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "lckv/internal/v1/engine.grpc.pb.h"
+#include "worker/engine/engine.h"
+#include "worker/service/session.h"
+#include "worker/service/step_frames.h"
+#include "worker/service/submit_check.h"
+#include "worker/service/worker_metrics.h"
+
+namespace lckv {
+
+struct ServiceOptions {
+  SessionOptions session;
+  int32_t max_sessions = 64;
+  int32_t max_waiting = 1024;  // the scheduler's queue, which the sessions' credit divides
+  absl::Duration beat_interval = absl::Milliseconds(500);
+};
+
+class EngineService final : public internal::v1::Engine::CallbackService {
+ public:
+  using Post = std::function<absl::Status(EngineCommand)>;
+
+  // `metrics` outlives the service.
+  EngineService(const ServiceOptions& options, WorkerMetrics* metrics);
+
+  grpc::ServerBidiReactor<internal::v1::RouterFrame, internal::v1::WorkerFrame>* Session(
+      grpc::CallbackServerContext* call) override;
+
+  // The model is loaded: every session gets `hello`, and submits go to `post`. Once.
+  void serve(internal::v1::Hello hello, SubmitLimits limits, Post post);
+  // No submit is taken from now on, and the routers are told.
+  void drain();
+  // Ends every session, and with it its sequences; new ones are refused.
+  void close();
+  // Sequences taken and neither finished nor cancelled.
+  size_t num_sequences() const;
+  // How long work that could go on has waited without a step or, with no work, the loop without a turn.
+  absl::Duration step_age(absl::Time now) const;
+
+  // The engine's sink.
+  void report(const StepReport& report);
+
+ private:
+  // A session and what it has here.
+  struct Link {
+    std::shared_ptr<lckv::Session> session;
+    bool opened = false;
+    bool greeted = false;     // Hello is queued: other frames may follow
+    bool had_credit = true;   // as the router was told last
+    uint64_t num_taken = 0;
+    std::unordered_map<uint64_t, SequenceId> handles;  // of live sequences
+  };
+  // One that the engine has.
+  struct Sequence {
+    uint64_t session = 0;
+    uint64_t handle = 0;
+    std::shared_ptr<const SequenceSpec> spec;
+    SequenceTimes times;
+    bool paused = false;
+  };
+
+  absl::Status take(const std::shared_ptr<lckv::Session>& session,
+                    const internal::v1::RouterFrame& frame);
+  void greet(const std::vector<std::shared_ptr<lckv::Session>>& sessions);
+  absl::Status submit(const std::shared_ptr<lckv::Session>& session,
+                      const internal::v1::Submit& submit);
+  void cancel(uint64_t session, uint64_t handle);
+  void pause(uint64_t session, uint64_t handle, bool paused);
+  void refuse(const std::shared_ptr<lckv::Session>& session, uint64_t handle,
+              const absl::Status& status);
+  void forget_session(uint64_t session);
+  // A cancel that the mailbox has no room for is tried again with the next report.
+  void post_cancels(std::vector<SequenceId> sequences);
+
+  // With the lock held:
+  void erase(SequenceId sequence);
+  void sort_events(const StepReport& report, absl::Time now,
+                   std::unordered_map<uint64_t, StepFrames>& frames);
+  void sort_event(const SequenceEvent& event, absl::Time now, StepFrames& frames);
+  internal::v1::Load load_of(const Link& link) const;
+
+  const ServiceOptions options_;
+  WorkerMetrics* const metrics_;
+
+  mutable std::mutex mutex_;  // guards everything below
+  std::unordered_map<uint64_t, Link> links_;              // by session
+  std::unordered_map<SequenceId, Sequence> sequences_;
+  std::vector<SequenceId> unposted_cancels_;
+  std::shared_ptr<const internal::v1::Hello> hello_;      // once loaded, as the next two
+  std::shared_ptr<const SubmitLimits> limits_;
+  Post post_;
+  uint64_t last_session_ = 0;
+  uint64_t last_sequence_ = 0;
+  uint64_t num_posted_ = 0;       // commands
+  int32_t num_paused_ = 0;
+  bool draining_ = false;
+  bool tell_all_ = false;         // the next report goes to every session
+  bool closed_ = false;
+  // Of the last report:
+  uint64_t step_ = 0;
+  uint64_t num_commands_ = 0;
+  absl::Duration step_time_;
+  SchedulerLoad load_;
+  absl::Time turned_ = absl::InfiniteFuture();
+  absl::Time moved_ = absl::InfiniteFuture();  // when a step ran last, or no work could go on
+};
+
+}  // namespace lckv
