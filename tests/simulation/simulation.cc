@@ -192,10 +192,11 @@ class Run {
       ghost_ = std::move(in_flight_.front().blocks);
     }
     in_flight_.pop_front();
-    StepResult result = device_.run(planted(std::move(plan)));
+    plan = planted(std::move(plan));
+    StepResult result = device_.run(plan);
     if (error_.empty()) error_ = device_.error();
     if (!error_.empty()) return;
-    if (defect_ == Defect::kUnsettledRow) claim_one_more(result);
+    if (defect_ == Defect::kUnsettledRow) claim_one_more(plan, result);
     for (const SequenceEvent& event : scheduler_.commit(result, time_at(turn))) take(event);
   }
 
@@ -260,10 +261,11 @@ class Run {
     return plan;
   }
 
-  void claim_one_more(StepResult& result) const {
-    for (auto& group : result.settled_rows) {
-      for (int32_t& settled : group) {
-        if (settled > 1) ++settled;
+  static void claim_one_more(const StepPlan& plan, StepResult& result) {
+    for (size_t g = 0; g < result.settled_rows.size(); ++g) {
+      for (size_t i = 0; i < result.settled_rows[g].size(); ++i) {
+        int32_t& settled = result.settled_rows[g][i];
+        settled = std::min(settled + 1, plan.groups[g].segments[i].num_rows);
       }
     }
   }
@@ -286,7 +288,9 @@ class Run {
         break;
       case SequenceEvent::Kind::kFinished: finish(stream, event); break;
     }
-    if (!stream.started) error_ = "an event before the start";
+    if (!stream.started && error_.empty()) {
+      error_ = absl::StrCat("an event before the start: ", static_cast<int>(event.kind));
+    }
   }
 
   void finish(Stream& stream, const SequenceEvent& event) {

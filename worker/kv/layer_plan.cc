@@ -12,15 +12,15 @@ namespace {
 
 constexpr int32_t kMaxPasses = 1024;
 
-absl::Status bad_entry(size_t index, std::string_view entry, std::string_view why) {
+absl::Status bad_entry(size_t index, absl::string_view entry, absl::string_view why) {
   return absl::InvalidArgumentError(
       absl::StrCat("layer_types: entry ", index, " \"", entry.substr(0, 32), "\" ", why));
 }
 
 // The entries, as many as there are layers.
-absl::StatusOr<std::vector<std::string_view>> split_entries(std::string_view text,
+absl::StatusOr<std::vector<absl::string_view>> split_entries(absl::string_view text,
                                                             const LayerMapOptions& options) {
-  std::vector<std::string_view> entries = absl::StrSplit(text, '_');
+  std::vector<absl::string_view> entries = absl::StrSplit(text, '_');
   if (static_cast<int64_t>(entries.size()) != options.num_layers) {
     return absl::InvalidArgumentError(absl::StrCat("layer_types: ", entries.size(),
                                                    " entries for num_hidden_layers ",
@@ -30,7 +30,7 @@ absl::StatusOr<std::vector<std::string_view>> split_entries(std::string_view tex
 }
 
 // Digits only: no sign, no space.
-bool parse_index(std::string_view text, int32_t& value) {
+bool parse_index(absl::string_view text, int32_t& value) {
   const bool digits = !text.empty() && text.size() <= 9 &&
                       std::all_of(text.begin(), text.end(),
                                   [](char c) { return c >= '0' && c <= '9'; });
@@ -62,7 +62,7 @@ absl::StatusOr<LayerPlan> make_plan(const std::vector<int32_t>& sources,
 }
 
 // Codes of one digit, 0 to 2.
-absl::StatusOr<std::vector<int32_t>> parse_codes(std::string_view layer_types,
+absl::StatusOr<std::vector<int32_t>> parse_codes(absl::string_view layer_types,
                                                  const LayerMapOptions& options) {
   auto entries = split_entries(layer_types, options);
   if (!entries.ok()) return entries.status();
@@ -99,7 +99,7 @@ std::vector<int32_t> LayerPlan::cached_layers() const {
   return cached;
 }
 
-absl::StatusOr<LayerPlan> parse_layer_map(std::string_view layer_types,
+absl::StatusOr<LayerPlan> parse_layer_map(absl::string_view layer_types,
                                           const LayerMapOptions& options) {
   std::vector<int32_t> sources(options.num_layers);
   std::vector<bool> windowed(options.num_layers);
@@ -108,7 +108,7 @@ absl::StatusOr<LayerPlan> parse_layer_map(std::string_view layer_types,
     auto entries = split_entries(layer_types, options);
     if (!entries.ok()) return entries.status();
     for (size_t i = 0; i < entries->size(); ++i) {
-      std::string_view entry = (*entries)[i];
+      absl::string_view entry = (*entries)[i];
       windowed[i] = absl::ConsumeSuffix(&entry, "s");
       if (!parse_index(entry, sources[i])) {
         return bad_entry(i, (*entries)[i], "is not a layer index, with `s` for a sliding window");
@@ -122,7 +122,7 @@ absl::StatusOr<LayerPlan> parse_layer_map(std::string_view layer_types,
   return make_plan(sources, windowed, options);
 }
 
-absl::StatusOr<LayerPlan> parse_target_codes(std::string_view layer_types, int32_t target_layer,
+absl::StatusOr<LayerPlan> parse_target_codes(absl::string_view layer_types, int32_t target_layer,
                                              const LayerMapOptions& options) {
   std::vector<int32_t> sources(options.num_layers);
   for (int32_t layer = 0; layer < options.num_layers; ++layer) sources[layer] = layer;
@@ -155,7 +155,7 @@ absl::StatusOr<LayerPlan> parse_target_codes(std::string_view layer_types, int32
   return make_plan(sources, std::vector<bool>(options.num_layers), nodiag);
 }
 
-absl::StatusOr<LayerPlan> parse_cla_codes(std::string_view layer_types,
+absl::StatusOr<LayerPlan> parse_cla_codes(absl::string_view layer_types,
                                           const LayerMapOptions& options) {
   std::vector<int32_t> sources(options.num_layers);
   for (int32_t layer = 0; layer < options.num_layers; ++layer) sources[layer] = layer;

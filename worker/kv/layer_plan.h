@@ -6,10 +6,10 @@
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "worker/kv/ids.h"
 
 namespace lckv {
@@ -49,14 +49,14 @@ struct LayerMapOptions {
 // Errors of all three: InvalidArgument naming `layer_types`, the entry and what would be right.
 
 // "0_6_6s_7"; empty: every layer reads itself.
-absl::StatusOr<LayerPlan> parse_layer_map(std::string_view layer_types,
+absl::StatusOr<LayerPlan> parse_layer_map(absl::string_view layer_types,
                                           const LayerMapOptions& options);
 // The first release's codes: 0 own KV, 1 reads the target's, 2 is the target (exactly one where a 1 occurs).
 // No layer sees its own position.
-absl::StatusOr<LayerPlan> parse_target_codes(std::string_view layer_types, int32_t target_layer,
+absl::StatusOr<LayerPlan> parse_target_codes(absl::string_view layer_types, int32_t target_layer,
                                              const LayerMapOptions& options);
 // CLA codes: 0 and 2 own KV, 1 reads the nearest lower layer that owns some.
-absl::StatusOr<LayerPlan> parse_cla_codes(std::string_view layer_types,
+absl::StatusOr<LayerPlan> parse_cla_codes(absl::string_view layer_types,
                                           const LayerMapOptions& options);
 
 }  // namespace lckv
