@@ -30,7 +30,10 @@ std::vector<SequenceEvent> Scheduler::Impl::commit(const StepResult& result) {
     finish(*sequence, {.reason = reason}, events);
   }
   for (const SequenceId id : record.done_before) {
-    if (Sequence* sequence = find(id)) finish(*sequence, *sequence->finish(), events);
+    Sequence* sequence = find(id);
+    if (sequence == nullptr) continue;
+    events.push_back({.kind = SequenceEvent::Kind::kStarted, .sequence = id});
+    finish(*sequence, *sequence->finish(), events);
   }
   return events;
 }
