@@ -1,0 +1,91 @@
+#include "tests/bench/limits.h"
+
+#include <omp.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <dnnl.hpp>
+#include <unordered_map>
+
+#include "kernels/check.h"
+
+namespace lckv::bench {
+namespace {
+
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Sums 64-byte lanes; the compiler turns the inner loop into vector loads of the widest kind.
+__attribute__((target_clones("avx512f", "avx2", "default"))) uint64_t sum_lanes(
+    const uint64_t* data, size_t count) {
+  uint64_t lanes[32] = {};
+  for (size_t i = 0; i + 32 <= count; i += 32) {
+    for (size_t lane = 0; lane < 32; ++lane) lanes[lane] ^= data[i + lane];
+  }
+  uint64_t sum = 0;
+  for (const uint64_t lane : lanes) sum ^= lane;
+  return sum;
+}
+
+}  // namespace
+
+double read_bandwidth(size_t bytes, int threads) {
+  void* const memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                            -1, 0);
+  LCKV_CHECK(memory != MAP_FAILED);
+  madvise(memory, bytes, MADV_HUGEPAGE);
+  std::memset(memory, 1, bytes);
+  const auto* const data = static_cast<const uint64_t*>(memory);
+  const size_t part = bytes / sizeof(uint64_t) / static_cast<size_t>(threads);
+  double best = 0.0;
+  uint64_t sink = 0;
+  for (int run = 0; run < 5; ++run) {
+    const double start = seconds_now();
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(^ : sink)
+    for (int thread = 0; thread < threads; ++thread) {
+      sink ^= sum_lanes(data + static_cast<size_t>(thread) * part, part);
+    }
+    best = std::max(best, static_cast<double>(bytes) / (seconds_now() - start));
+  }
+  volatile uint64_t keep = sink;
+  (void)keep;
+  munmap(memory, bytes);
+  return best;
+}
+
+double product_peak(const std::vector<ProductShape>& shapes, int threads) {
+  using dnnl::memory;
+  omp_set_num_threads(threads);
+  dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  dnnl::stream stream(engine);
+  double best = 0.0;
+  for (const ProductShape& shape : shapes) {
+    const auto any = memory::format_tag::any;
+    const memory::desc x({shape.rows, shape.k}, memory::data_type::bf16, any);
+    const memory::desc w({shape.k, shape.n}, memory::data_type::bf16, any);
+    const memory::desc y({shape.rows, shape.n}, memory::data_type::f32, any);
+    const dnnl::matmul::primitive_desc description(dnnl::matmul::desc(x, w, y), engine);
+    const dnnl::matmul product(description);
+    memory x_memory(description.src_desc(), engine);
+    memory w_memory(description.weights_desc(), engine);
+    memory y_memory(description.dst_desc(), engine);
+    std::memset(x_memory.get_data_handle(), 0, description.src_desc().get_size());
+    std::memset(w_memory.get_data_handle(), 0, description.weights_desc().get_size());
+    const std::unordered_map<int, memory> arguments = {
+        {DNNL_ARG_SRC, x_memory}, {DNNL_ARG_WEIGHTS, w_memory}, {DNNL_ARG_DST, y_memory}};
+    const double operations = 2.0 * static_cast<double>(shape.rows) *
+                              static_cast<double>(shape.n) * static_cast<double>(shape.k);
+    for (int run = 0; run < 4; ++run) {
+      const double start = seconds_now();
+      product.execute(stream, arguments);
+      stream.wait();
+      best = std::max(best, operations / (seconds_now() - start));
+    }
+  }
+  return best;
+}
+
+}  // namespace lckv::bench
