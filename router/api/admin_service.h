@@ -1,0 +1,32 @@
+// lckv.v1.Admin.
+#pragma once
+
+#include "absl/time/time.h"
+#include "lckv/v1/admin.grpc.pb.h"
+#include "router/fleet/fleet.h"
+
+namespace lckv {
+
+// Owner: the router. gRPC's threads. Answers from the published replica set alone.
+class AdminService final : public v1::Admin::CallbackService {
+ public:
+  explicit AdminService(Fleet& fleet) : fleet_(fleet) {}
+
+  grpc::ServerUnaryReactor* ListReplicas(grpc::CallbackServerContext* context,
+                                         const v1::ListReplicasRequest* request,
+                                         v1::ListReplicasResponse* response) override;
+  grpc::ServerUnaryReactor* DrainReplica(grpc::CallbackServerContext* context,
+                                         const v1::DrainReplicaRequest* request,
+                                         v1::Replica* response) override;
+  grpc::ServerUnaryReactor* UndrainReplica(grpc::CallbackServerContext* context,
+                                           const v1::UndrainReplicaRequest* request,
+                                           v1::Replica* response) override;
+
+ private:
+  Fleet& fleet_;
+};
+
+// In the order of --workers; a replica that has never said Hello has an address and a state only.
+v1::ListReplicasResponse list_replicas(const ReplicaSet& set, absl::Time now);
+
+}  // namespace lckv

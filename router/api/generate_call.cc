@@ -1,0 +1,333 @@
+#include "router/api/generate_call.h"
+
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "router/model_directory.h"
+#include "router/validation.h"
+#include "rpc/logging.h"
+#include "rpc/status_mapping.h"
+
+namespace lckv {
+namespace {
+
+uint64_t random_number() {
+  std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+double seconds_since(absl::Time time) { return absl::ToDoubleSeconds(absl::Now() - time); }
+
+std::string milliseconds(double seconds) { return absl::StrFormat("%.1f", seconds * 1e3); }
+
+}  // namespace
+
+GenerateCall::GenerateCall(CallEnvironment& environment, grpc::CallbackServerContext& context)
+    : environment_(environment), context_(context), arrival_(absl::Now()) {}
+
+void GenerateCall::start(const v1::GenerateRequest& request) {
+  const auto self = shared_from_this();
+  {
+    std::lock_guard lock(mutex_);
+    self_ = self;
+    request_id_ = request.request_id();
+  }
+  if (!environment_.registry.admit(self, environment_.options.max_concurrent_requests)) {
+    refuse(with_retry(absl::ResourceExhaustedError("too many requests at once"),
+                      absl::Seconds(1)));
+    return;
+  }
+  absl::StatusOr<GenerateSpec> spec = check(request);
+  if (!spec.ok()) {
+    refuse(spec.status());
+    return;
+  }
+  CallQueue::Entry entry{.call = self,
+                         .key = {.model = spec->model,
+                                 .fingerprint = spec->fingerprint,
+                                 .affinity = spec->affinity,
+                                 .ticket = environment_.next_ticket++},
+                         .priority = spec->priority,
+                         .arrival = arrival_};
+  auto relay = std::make_unique<Relay>(*std::move(spec), environment_.options.relay, arrival_);
+  if (absl::Status status = relay->prepare(); !status.ok()) {
+    refuse(status);
+    return;
+  }
+  entry.key.num_sequences = static_cast<uint32_t>(relay->submits().size());
+  {
+    std::lock_guard lock(mutex_);
+    request_id_ = relay->spec().request_id;
+    handles_.assign(relay->spec().choices.size(), 0);
+    token_times_.assign(handles_.size(), absl::InfinitePast());
+    relay_ = std::move(relay);
+    // The call may have been cancelled while it was checked.
+    if (cancelled_) relay_->fail(absl::CancelledError("the caller went away"), true);
+  }
+  environment_.metrics.model(entry.key.model->hello.model()).inflight->Increment();
+  pump();
+  if (entry.key.num_sequences == 0) return;
+  environment_.queue.add(std::move(entry));
+  bool gone = false;
+  {
+    std::lock_guard lock(mutex_);
+    waited_ = link_ == nullptr;
+    gone = phase_ != Phase::kOpen;
+  }
+  if (gone) environment_.queue.remove(this);
+}
+
+absl::StatusOr<GenerateSpec> GenerateCall::check(const v1::GenerateRequest& request) {
+  if (absl::Status status = check_request(request); !status.ok()) return status;
+  const auto set = environment_.fleet.snapshot();
+  auto model = find_model(*set, request.model());
+  if (!model.ok()) return model.status();
+  const std::string name = (*model)->hello.model();
+  {
+    std::lock_guard lock(mutex_);
+    model_name_ = name;
+  }
+  const std::string& fingerprint = request.resume().fingerprint();
+  if (!fingerprint.empty() && !knows_fingerprint(*set, name, fingerprint)) {
+    return with_field(absl::FailedPreconditionError(
+                          "resume.fingerprint: no replica has the interrupted call's fingerprint"),
+                      "resume.fingerprint", "no replica has it");
+  }
+  environment_.metrics.observe_overhead(OverheadStage::kParse, seconds_since(arrival_));
+  const absl::Time before = absl::Now();
+  auto spec = make_spec(request, *std::move(model), random_number());
+  environment_.metrics.observe_overhead(OverheadStage::kTokenize, seconds_since(before));
+  if (spec.ok() && spec->request_id.empty()) {
+    spec->request_id = absl::StrFormat("%016x", random_number());
+  }
+  return spec;
+}
+
+void GenerateCall::refuse(const absl::Status& why) {
+  {
+    std::lock_guard lock(mutex_);
+    phase_ = Phase::kFinished;
+  }
+  close(why);
+}
+
+WaitingCall::Assignment GenerateCall::assign(const ReplicaView& replica) {
+  {
+    std::lock_guard lock(mutex_);
+    if (phase_ != Phase::kOpen || relay_->failed()) return Assignment::kGone;
+    const absl::Time before = absl::Now();
+    std::vector<internal::v1::Submit> submits = relay_->submits();
+    std::vector<uint32_t> choices;
+    for (const auto& submit : submits) choices.push_back(submit.choice());
+    const auto first =
+        replica.link->submit(shared_from_this(), replica.model.get(), std::move(submits));
+    if (!first) return Assignment::kNotTaken;
+    link_ = replica.link;
+    for (size_t i = 0; i < choices.size(); ++i) handles_[choices[i]] = *first + i;
+    const absl::Time now = absl::Now();
+    relay_->on_assigned(replica.model->hello.fingerprint(), now);
+    environment_.metrics.count_route(waited_);
+    environment_.metrics.model(model_name_)
+        .queue_wait_seconds->Observe(absl::ToDoubleSeconds(now - arrival_));
+    environment_.metrics.observe_overhead(OverheadStage::kRoute, seconds_since(before));
+  }
+  replica.link->flush();
+  return Assignment::kTaken;
+}
+
+void GenerateCall::on_update(uint32_t choice, const SequenceUpdate& update) {
+  {
+    std::lock_guard lock(mutex_);
+    if (phase_ != Phase::kOpen) return;
+    const absl::Time now = absl::Now();
+    relay_->on_update(choice, update, now);
+    if (!update.tokens.empty()) note_tokens(choice, now);
+    environment_.metrics.observe_overhead(OverheadStage::kDetokenize, seconds_since(now));
+  }
+  pump();
+}
+
+void GenerateCall::note_tokens(uint32_t choice, absl::Time now) {
+  const ModelMetrics& metrics = environment_.metrics.model(model_name_);
+  absl::Time& last = token_times_[choice];
+  if (last == absl::InfinitePast()) {
+    metrics.ttft_seconds->Observe(absl::ToDoubleSeconds(now - arrival_));
+  } else {
+    metrics.itl_seconds->Observe(absl::ToDoubleSeconds(now - last));
+  }
+  last = now;
+}
+
+void GenerateCall::on_refused(uint32_t choice, const internal::v1::Refused& refused) {
+  {
+    std::lock_guard lock(mutex_);
+    if (phase_ != Phase::kOpen) return;
+    relay_->on_refused(choice, refused);
+  }
+  pump();
+}
+
+void GenerateCall::on_lost(uint32_t choice, const absl::Status& why) {
+  {
+    std::lock_guard lock(mutex_);
+    if (phase_ != Phase::kOpen) return;
+    relay_->on_lost(choice, why);
+  }
+  pump();
+}
+
+void GenerateCall::end(const absl::Status& why) {
+  {
+    std::lock_guard lock(mutex_);
+    if (phase_ != Phase::kOpen || relay_ == nullptr) return;
+    relay_->fail(why, false);
+  }
+  pump();
+}
+
+void GenerateCall::tick(absl::Time now) {
+  {
+    std::lock_guard lock(mutex_);
+    if (phase_ != Phase::kOpen || !write_issued_ || relay_ == nullptr) return;
+    if (now - write_time_ <= environment_.options.slow_reader_timeout) return;
+    slow_ = true;
+    relay_->fail(absl::ResourceExhaustedError("the client reads too slowly"), true);
+  }
+  pump();
+}
+
+void GenerateCall::OnWriteDone(bool ok) {
+  {
+    std::lock_guard lock(mutex_);
+    writing_ = write_issued_ = false;
+    if (!ok && phase_ == Phase::kOpen) {
+      relay_->fail(absl::CancelledError("the caller went away"), true);
+    }
+  }
+  pump();
+}
+
+void GenerateCall::OnCancel() {
+  {
+    std::lock_guard lock(mutex_);
+    if (phase_ != Phase::kOpen) return;
+    cancelled_ = true;
+    if (relay_ == nullptr) return;  // start() sees it
+    const bool late = absl::FromChrono(context_.deadline()) <= absl::Now();
+    environment_.metrics.count_cancelled(late);
+    relay_->fail(late ? absl::DeadlineExceededError("the deadline passed")
+                      : absl::CancelledError("the caller went away"),
+                 true);
+  }
+  environment_.queue.remove(this);
+  pump();
+}
+
+// Tells the replica's link what the relay wants of it; the lock is held.
+void GenerateCall::run_commands() {
+  for (const RelayCommand& command : relay_->take_commands()) {
+    const uint64_t handle = handles_[command.choice];
+    if (handle == 0 || link_ == nullptr) continue;
+    switch (command.kind) {
+      case RelayCommand::Kind::kCancel:
+        link_->cancel(handle);
+        break;
+      case RelayCommand::Kind::kPause:
+        link_->pause(handle);
+        break;
+      case RelayCommand::Kind::kUnpause:
+        link_->unpause(handle);
+        break;
+    }
+  }
+}
+
+void GenerateCall::pump() {
+  bool write = false;
+  bool finish = false;
+  absl::Status status;
+  std::shared_ptr<SessionLink> told;
+  {
+    std::lock_guard lock(mutex_);
+    if (relay_ == nullptr || phase_ != Phase::kOpen) return;
+    if (!writing_ && relay_->next_event(outgoing_)) {
+      writing_ = write = true;
+    } else if (relay_->ended() && (!writing_ || (slow_ && write_issued_))) {
+      // gRPC sends the status behind a write that still waits for its reader.
+      finish = true;
+      phase_ = Phase::kFinished;
+      status = relay_->status();
+    }
+    run_commands();
+    told = link_;
+  }
+  if (told) told->flush();
+  if (write) {
+    StartWrite(&outgoing_);
+    std::lock_guard lock(mutex_);
+    // Its OnWriteDone may have come already, and the next write begun.
+    if (writing_ && !write_issued_) {
+      write_issued_ = true;
+      write_time_ = absl::Now();
+    }
+  }
+  if (finish) close(status);
+}
+
+// Counts, logs and sends the end of the call. Once.
+void GenerateCall::close(const absl::Status& status) {
+  const auto self = shared_from_this();
+  const double total_seconds = seconds_since(arrival_);
+  std::string model;
+  RelaySummary summary;
+  bool was_open = false;
+  bool slow = false;
+  LogFields fields;
+  {
+    std::lock_guard lock(mutex_);
+    slow = slow_;
+    model = model_name_;
+    was_open = relay_ != nullptr;
+    if (was_open) summary = relay_->summary();
+    fields.emplace_back("request_id", request_id_.substr(0, 256));
+  }
+  environment_.registry.remove(self);
+  RouterMetrics& metrics = environment_.metrics;
+  const ModelMetrics& of_model = metrics.model(model);
+  metrics.count_request(model, "Generate", status.code());
+  of_model.e2e_seconds->Observe(total_seconds);
+  if (was_open) of_model.inflight->Decrement();
+  of_model.prompt_tokens->Increment(was_open ? summary.num_prompt_tokens : 0);
+  of_model.cached_tokens->Increment(summary.num_cached_tokens);
+  of_model.completion_tokens->Increment(static_cast<double>(summary.num_new_tokens));
+  if (!status.ok() && status.code() != absl::StatusCode::kCancelled) {
+    metrics.count_rejected(slow ? "slow_reader" : code_name(status.code()));
+  }
+  fields.emplace_back("model", model);
+  fields.emplace_back("code", std::string(code_name(status.code())));
+  fields.emplace_back("prompt_tokens", absl::StrCat(summary.num_prompt_tokens));
+  fields.emplace_back("generated_tokens", absl::StrCat(summary.num_new_tokens));
+  fields.emplace_back("queue_ms", milliseconds(summary.queue_seconds));
+  fields.emplace_back("first_token_ms", milliseconds(summary.first_token_seconds));
+  fields.emplace_back("total_ms", milliseconds(total_seconds));
+  if (!status.ok()) fields.emplace_back("error", std::string(status.message()));
+  log_fields(spdlog::level::info, "generate", fields);
+  // Nothing of the call is used after this but what `self` holds.
+  add_retry_trailer(status, context_);
+  Finish(to_grpc_status(status));
+}
+
+void GenerateCall::OnDone() {
+  std::shared_ptr<GenerateCall> self;
+  std::shared_ptr<SessionLink> link;
+  std::unique_ptr<Relay> relay;
+  std::lock_guard lock(mutex_);
+  self = std::move(self_);
+  link = std::move(link_);
+  relay = std::move(relay_);
+}
+
+}  // namespace lckv

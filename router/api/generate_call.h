@@ -1,0 +1,101 @@
+// One Generate call: the relay between its client and its replica, driven by gRPC's callbacks.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "grpcpp/server_context.h"
+#include "grpcpp/support/server_callback.h"
+#include "lckv/v1/inference.pb.h"
+#include "router/call_queue.h"
+#include "router/call_registry.h"
+#include "router/fleet/fleet.h"
+#include "router/fleet/sequence_sink.h"
+#include "router/relay.h"
+#include "router/router_metrics.h"
+
+namespace lckv {
+
+struct CallOptions {
+  RelayOptions relay;
+  size_t max_concurrent_requests = 4096;
+  // How long one write may wait for a client that does not read.
+  absl::Duration slow_reader_timeout = absl::Seconds(30);
+};
+
+// What calls share; the router owns it all and outlives them.
+struct CallEnvironment {
+  CallOptions options;
+  Fleet& fleet;
+  CallQueue& queue;
+  CallRegistry& registry;
+  RouterMetrics& metrics;
+  std::atomic<uint64_t> next_ticket = 0;
+};
+
+// Ownership: keeps itself alive from start() until gRPC's OnDone; queue, registry and links hold it too. Any
+// thread may come in: client events, frames of the replica's link, the queue, the router's pulse. One lock per call
+// guards everything; it is taken before the link's lock, never after, and is not held while gRPC, the queue or the
+// registry is called. Whoever changes the relay calls pump() afterwards, which starts the one write or the end that
+// is due.
+class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
+                           public SequenceSink,
+                           public WaitingCall,
+                           public std::enable_shared_from_this<GenerateCall> {
+ public:
+  GenerateCall(CallEnvironment& environment, grpc::CallbackServerContext& context);
+
+  void start(const v1::GenerateRequest& request);
+  // Looks after a client that does not read.
+  void tick(absl::Time now);
+  // Ends the call with an error, after what waits for the reader.
+  void end(const absl::Status& why);
+
+  void on_update(uint32_t choice, const SequenceUpdate& update) override;
+  void on_refused(uint32_t choice, const internal::v1::Refused& refused) override;
+  void on_lost(uint32_t choice, const absl::Status& why) override;
+  Assignment assign(const ReplicaView& replica) override;
+  void expire(const absl::Status& why) override { end(why); }
+
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override;
+  void OnDone() override;
+
+ private:
+  enum class Phase { kOpen, kFinished };  // kFinished: Finish was called or is about to be
+
+  absl::StatusOr<GenerateSpec> check(const v1::GenerateRequest& request);
+  void refuse(const absl::Status& why);
+  void pump();
+  void run_commands();
+  void note_tokens(uint32_t choice, absl::Time now);
+  void close(const absl::Status& status);
+
+  CallEnvironment& environment_;
+  grpc::CallbackServerContext& context_;  // valid until OnDone
+  const absl::Time arrival_;
+
+  std::mutex mutex_;  // guards what follows
+  std::string request_id_;
+  std::string model_name_;  // of a served model, else empty
+  std::unique_ptr<Relay> relay_;  // null: refused before it could be made
+  std::shared_ptr<SessionLink> link_;
+  std::vector<uint64_t> handles_;  // by choice; 0: none
+  std::vector<absl::Time> token_times_;
+  Phase phase_ = Phase::kOpen;
+  bool waited_ = false;
+  bool cancelled_ = false;
+  bool slow_ = false;
+  bool writing_ = false;
+  bool write_issued_ = false;
+  absl::Time write_time_;
+  v1::GenerateEvent outgoing_;  // the write's own while writing_
+  std::shared_ptr<GenerateCall> self_;
+};
+
+}  // namespace lckv

@@ -1,0 +1,111 @@
+#include "router/config.h"
+
+#include <limits>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "rpc/byte_size.h"
+#include "rpc/flags.h"
+
+namespace lckv {
+namespace {
+
+std::string check_address(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  uint32_t port = 0;
+  if (colon == std::string::npos || colon == 0 ||
+      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 1 || port > 65535) {
+    return absl::StrCat("\"", address, "\" is no host:port");
+  }
+  return std::string();
+}
+
+void add_endpoints(CLI::App& app, RouterConfig& config) {
+  app.add_option("--host", config.router.host, "Address to listen on, for all ports")
+      ->capture_default_str()
+      ->type_name("")
+      ->group("Endpoints");
+  add_port(app, "--port", config.router.port, "Public gRPC port; 0 takes any free one")
+      ->group("Endpoints");
+  add_port(app, "--metrics-port", config.metrics_port, "Prometheus port; 0 takes any free one")
+      ->group("Endpoints");
+  add_port(app, "--health-port", config.health_port, "grpc.health.v1 port; 0 takes any free one")
+      ->group("Endpoints");
+}
+
+void add_fleet(CLI::App& app, RouterConfig& config) {
+  app.add_option("--workers", config.router.fleet.addresses, "Workers as host:port,host:port,...")
+      ->delimiter(',')
+      ->required()
+      ->check(CLI::Validator([](std::string& given) { return check_address(given); }, ""))
+      ->type_name("")
+      ->group("Replicas");
+  add_choice(app, "--routing-policy", config.router.routing_policy, policy_names(),
+             "How a replica is chosen")
+      ->group("Replicas");
+  LinkOptions& link = config.router.fleet.link;
+  add_duration(app, "--unresponsive-after", link.unresponsive_after,
+               "Silence or standstill after which a replica gets no new work")
+      ->group("Replicas");
+  add_duration(app, "--lost-after", link.lost_after,
+               "Silence or standstill after which its streams are ended")
+      ->group("Replicas");
+}
+
+void add_limits(CLI::App& app, RouterConfig& config) {
+  CallOptions& call = config.router.call;
+  CallQueueOptions& queue = config.router.queue;
+  app.add_option("--max-concurrent-requests", call.max_concurrent_requests,
+                 "Generate calls at once")
+      ->check(CLI::Range(size_t{1}, std::numeric_limits<size_t>::max()).description("NUMBER >= 1"))
+      ->type_name("")
+      ->capture_default_str()
+      ->group("Limits");
+  app.add_option("--max-queue", queue.max_calls, "Calls that wait here when no replica takes them")
+      ->type_name("NUMBER")
+      ->capture_default_str()
+      ->group("Limits");
+  add_duration(app, "--max-queue-wait", queue.max_wait, "Longest wait of a call for a replica")
+      ->group("Limits");
+  add_duration(app, "--max-ready-wait", queue.max_wait_for_ready,
+               "Longest wait of a call while no replica of its model is ready")
+      ->group("Limits");
+  add_duration(app, "--slow-reader-timeout", call.slow_reader_timeout,
+               "Longest wait of one write for its client to read")
+      ->group("Limits");
+  app.add_option_function<std::string>(
+         "--stream-buffer",
+         [&call](const std::string& given) {
+           call.relay.pause_above_bytes = *parse_byte_size(given);
+           call.relay.unpause_below_bytes = call.relay.pause_above_bytes / 4;
+         },
+         "Events that may wait for a client before its sequences pause")
+      ->check(CLI::Validator(
+          [](std::string& given) {
+            return std::string(parse_byte_size(given).status().message());
+          },
+          "SIZE"))
+      ->type_name("")
+      ->default_str("256KiB")
+      ->group("Limits");
+}
+
+}  // namespace
+
+std::optional<int> parse_router_config(int argc, const char* const* argv, RouterConfig& config) {
+  CLI::App app("Routes clients of lckv.v1 to lckv-worker replicas.", "lckv-router");
+  app.set_version_flag("--version", LCKV_VERSION);
+  add_endpoints(app, config);
+  add_fleet(app, config);
+  add_limits(app, config);
+  add_duration(app, "--shutdown-delay", config.shutdown_delay,
+               "After SIGTERM: go on accepting while load balancers forget this endpoint")
+      ->group("Shutdown");
+  add_duration(app, "--shutdown-grace", config.shutdown_grace,
+               "After that: how long streams may go on")
+      ->group("Shutdown");
+  add_logging_flags(app, config.logging);
+  return parse_flags(app, argc, argv);
+}
+
+}  // namespace lckv

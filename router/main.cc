@@ -1,0 +1,58 @@
+#include <string>
+
+#include "absl/time/clock.h"
+#include "router/config.h"
+#include "router/router.h"
+#include "rpc/health_server.h"
+#include "rpc/metrics_server.h"
+#include "rpc/server_options.h"
+#include "rpc/shutdown.h"
+#include "spdlog/spdlog.h"
+
+namespace lckv {
+namespace {
+
+int report(const absl::Status& status) {
+  spdlog::error("{}", std::string(status.message()));
+  return 1;
+}
+
+int run(const RouterConfig& config, ShutdownSignal& shutdown) {
+  const std::string& host = config.router.host;
+  enable_reflection();
+  auto health = HealthServer::start(
+      {.host = host,
+       .port = config.health_port,
+       .services = {"lckv.v1.Inference", "lckv.v1.Models", "lckv.v1.Admin"}});
+  if (!health.ok()) return report(health.status());
+  auto router =
+      Router::start(config.router, [&health](bool ready) { (*health)->set_ready(ready); });
+  if (!router.ok()) return report(router.status());
+  auto metrics = MetricsServer::start({.host = host, .port = config.metrics_port},
+                                      (*router)->metrics().registry());
+  if (!metrics.ok()) return report(metrics.status());
+  spdlog::info("lckv-router {} listens: gRPC {}, health {}, metrics http://{}/metrics",
+               LCKV_VERSION, host_port(host, (*router)->port()),
+               host_port(host, (*health)->port()), host_port(host, (*metrics)->port()));
+
+  shutdown.wait();
+  spdlog::info("shutting down: streams may go on for {}",
+               absl::FormatDuration(config.shutdown_delay + config.shutdown_grace));
+  (*router)->withdraw();
+  absl::SleepFor(config.shutdown_delay);
+  (*router)->stop(config.shutdown_grace);
+  (*health)->stop();
+  spdlog::info("ended");
+  return 0;
+}
+
+}  // namespace
+}  // namespace lckv
+
+int main(int argc, char** argv) {
+  lckv::RouterConfig config;
+  if (const auto code = lckv::parse_router_config(argc, argv, config)) return *code;
+  lckv::ShutdownSignal shutdown;
+  lckv::set_up_logging(config.logging);
+  return lckv::run(config, shutdown);
+}

@@ -1,0 +1,85 @@
+// The router as an object: its fleet, its queue, its public port.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "grpcpp/server.h"
+#include "router/api/admin_service.h"
+#include "router/api/generate_call.h"
+#include "router/api/inference_service.h"
+#include "router/api/models_service.h"
+#include "router/call_queue.h"
+#include "router/call_registry.h"
+#include "router/fleet/fleet.h"
+#include "router/router_metrics.h"
+#include "router/routing/routing_policy.h"
+
+namespace lckv {
+
+struct RouterOptions {
+  std::string host = "127.0.0.1";
+  uint16_t port = 50051;  // 0: any free one
+  FleetOptions fleet;
+  CallQueueOptions queue;
+  CallOptions call;
+  std::string routing_policy = "least-loaded";
+  absl::Duration pulse_interval = absl::Milliseconds(50);
+};
+
+// Owner: main (or a test). One thread of its own, the pulse, drives all that time decides: beats, reconnects, queue
+// deadlines, slow readers. `on_ready` is called on it when the first replica becomes ready and when the last ceases.
+class Router {
+ public:
+  static absl::StatusOr<std::unique_ptr<Router>> start(const RouterOptions& options,
+                                                       std::function<void(bool)> on_ready);
+  ~Router();  // as stop() without grace
+  Router(const Router&) = delete;
+  Router& operator=(const Router&) = delete;
+
+  uint16_t port() const { return static_cast<uint16_t>(port_); }
+  RouterMetrics& metrics() { return metrics_; }
+  Fleet& fleet() { return fleet_; }
+
+  // From now on not ready, whatever the replicas are; still accepting.
+  void withdraw();
+  // Accepts nothing new (clients see GOAWAY), lets streams go on for `grace`, ends the rest with UNAVAILABLE and
+  // what they delivered. Idempotent.
+  void stop(absl::Duration grace);
+
+ private:
+  Router(const RouterOptions& options, std::unique_ptr<const RoutingPolicy> policy,
+         std::function<void(bool)> on_ready);
+  void pulse();
+  void beat(absl::Time now);
+
+  const RouterOptions options_;
+  const std::function<void(bool)> on_ready_;
+  const std::unique_ptr<const RoutingPolicy> policy_;
+  RouterMetrics metrics_;
+  CallRegistry registry_;
+  Fleet fleet_;
+  CallQueue queue_;
+  CallEnvironment environment_;
+  InferenceService inference_;
+  ModelsService models_;
+  AdminService admin_;
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+
+  bool ready_ = false;  // the pulse's own, as it was last told
+  std::mutex mutex_;    // guards what follows
+  bool withdrawn_ = false;
+  bool stopped_ = false;
+  absl::Time end_streams_at_ = absl::InfiniteFuture();
+  std::thread pulse_thread_;
+};
+
+}  // namespace lckv

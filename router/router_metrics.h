@@ -1,0 +1,81 @@
+// lckv_router_*: every metric of the router, declared in one place.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "prometheus/counter.h"
+#include "prometheus/gauge.h"
+#include "prometheus/histogram.h"
+#include "prometheus/registry.h"
+#include "router/fleet/replica_set.h"
+
+namespace lckv {
+
+// Of one served model. Label values come from workers, never from clients.
+struct ModelMetrics {
+  prometheus::Gauge* inflight;
+  prometheus::Gauge* queue_depth;
+  prometheus::Histogram* queue_wait_seconds;
+  prometheus::Histogram* ttft_seconds;
+  prometheus::Histogram* itl_seconds;
+  prometheus::Histogram* e2e_seconds;
+  prometheus::Counter* prompt_tokens;
+  prometheus::Counter* cached_tokens;
+  prometheus::Counter* completion_tokens;
+};
+
+enum class OverheadStage { kParse, kTokenize, kRoute, kForward, kDetokenize };
+
+// Owner: the router. Thread-safe.
+class RouterMetrics {
+ public:
+  explicit RouterMetrics(const std::string& policy);
+
+  const std::shared_ptr<prometheus::Registry>& registry() const { return registry_; }
+
+  // `name` is a served model's, or empty where a request named none that is.
+  const ModelMetrics& model(const std::string& name);
+  void count_request(const std::string& model, absl::string_view method, absl::StatusCode code);
+  // Refusals by their cause: the code, or "slow_reader".
+  void count_rejected(absl::string_view reason);
+  void count_cancelled(bool by_deadline);
+  void count_frame(bool received);
+  // A call found a replica at once, or after waiting.
+  void count_route(bool waited);
+  void observe_overhead(OverheadStage stage, double seconds);
+  void set_replicas(const ReplicaSet& set);
+
+ private:
+
+  const std::shared_ptr<prometheus::Registry> registry_;
+  const std::string policy_;
+  prometheus::Family<prometheus::Counter>& requests_;
+  prometheus::Family<prometheus::Gauge>& inflight_;
+  prometheus::Family<prometheus::Gauge>& queue_depth_;
+  prometheus::Family<prometheus::Histogram>& queue_wait_;
+  prometheus::Family<prometheus::Histogram>& ttft_;
+  prometheus::Family<prometheus::Histogram>& itl_;
+  prometheus::Family<prometheus::Histogram>& e2e_;
+  prometheus::Family<prometheus::Histogram>& overhead_;
+  prometheus::Family<prometheus::Counter>& tokens_;
+  prometheus::Family<prometheus::Counter>& routes_;
+  prometheus::Family<prometheus::Gauge>& worker_up_;
+  prometheus::Family<prometheus::Gauge>& worker_state_;
+  prometheus::Family<prometheus::Counter>& cancelled_;
+  prometheus::Family<prometheus::Counter>& rejected_;
+  prometheus::Family<prometheus::Counter>& frames_;
+  std::vector<prometheus::Histogram*> overhead_by_stage_;
+  prometheus::Counter* frames_in_;
+  prometheus::Counter* frames_out_;
+
+  std::mutex mutex_;  // guards models_
+  std::map<std::string, ModelMetrics> models_;
+};
+
+}  // namespace lckv
