@@ -112,10 +112,10 @@ absl::Status check_lengths(const internal::v1::Submit& submit, const SubmitLimit
   if (submit.has_max_new_tokens() && submit.min_new_tokens() > submit.max_new_tokens()) {
     return invalid_field("stopping.min_new_tokens", "is above max_new_tokens");
   }
-  if (submit.resumed_size() > 0 && submit.resumed_size() >= max_new) {
+  if (submit.resumed_size() > max_new) {
     return invalid_field("resume.choices.ids",
-                         absl::StrCat("has ", submit.resumed_size(), " tokens; of ", max_new,
-                                      " that may be generated none is left"));
+                         absl::StrCat("has ", submit.resumed_size(), " tokens; no more than ",
+                                      max_new, " may be generated"));
   }
   return absl::OkStatus();
 }

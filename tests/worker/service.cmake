@@ -1,0 +1,4 @@
+lckv_test(worker_service_test
+  SOURCES service_test.cc submit_check_test.cc step_frames_test.cc worker_metrics_test.cc
+  DEPS lckv_service
+  LABELS worker)
