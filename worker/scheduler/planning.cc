@@ -7,6 +7,13 @@
 #include "worker/scheduler/scheduler_impl.h"
 
 namespace lckv {
+namespace {
+
+bool any(const std::vector<bool>& flags) {
+  return std::find(flags.begin(), flags.end(), true) != flags.end();
+}
+
+}  // namespace
 
 std::optional<StepPlan> Scheduler::Impl::plan() {
   if (static_cast<int32_t>(uncommitted_.size()) >= options_.max_uncommitted_plans) {
@@ -18,6 +25,7 @@ std::optional<StepPlan> Scheduler::Impl::plan() {
     if (takes_part(*sequence)) extend(planning, *sequence);
   }
   admit(planning);
+  if (planning.builder.empty() && uncommitted_.empty()) break_deadlock(planning);
   starved_ = planning.starved;
 
   const bool empty = planning.builder.empty();
@@ -34,6 +42,7 @@ Scheduler::Impl::Planning Scheduler::Impl::begin_plan() {
                                .max_batched_rows = options_.max_batched_rows,
                                .prefill_tolerance = options_.prefill_tolerance};
   Planning planning{.builder = PlanBuilder(options, map_, memory_)};
+  planning.staging_short.resize(map_.num_groups);
   for (const SeatId seat : std::exchange(closings_, {})) planning.builder.close(seat);
   for (const SequenceId id : std::exchange(done_before_, {})) {
     find(id)->is_done_before = true;
@@ -67,22 +76,22 @@ std::vector<Sequence*> Scheduler::Impl::running_order() const {
 void Scheduler::Impl::extend(Planning& planning, Sequence& sequence) {
   planning.builder.trim(sequence, chunk());
   const RowChoice choice = choose(planning, sequence);
-  if (choice.lacks_budget || choice.lacks_staging) {
-    if (!planning.starved.has_value()) planning.starved = sequence.id;
+  bool starves = choice.lacks_budget || any(choice.lacks_staging);
+  if (!choice.empty()) {
+    const int32_t num_blocks =
+        num_missing_blocks(sequence, choice, map_, options_.slots_per_block);
+    if (make_room(planning, sequence, num_blocks)) {
+      add_rows(planning, sequence, choice);
+    } else {
+      starves = true;
+    }
   }
-  if (choice.empty()) return;
-  const int32_t num_blocks =
-      num_missing_blocks(sequence, choice, map_, options_.slots_per_block);
-  if (make_room(planning, sequence, num_blocks)) {
-    add_rows(planning, sequence, choice);
-  } else if (!planning.starved.has_value()) {
-    planning.starved = sequence.id;
-  }
+  if (starves && !planning.starved.has_value()) planning.starved = sequence.id;
 }
 
 void Scheduler::Impl::admit(Planning& planning) {
   if (planning.evicted) return;
-  while (!planning.blocked && !planning.staging_short) {
+  while (!planning.blocked && !any(planning.staging_short)) {
     Sequence* head = queue_.head();
     if (head == nullptr || !admit_one(planning, *head)) return;
   }
@@ -121,18 +130,18 @@ void Scheduler::Impl::add_rows(Planning& planning, Sequence& sequence, const Row
 
 RowChoice Scheduler::Impl::choose(Planning& planning, const Sequence& sequence) {
   const StepRoom room = step_room(planning, sequence);
-  // A seat without a staging row in every group could not go on.
-  const bool seatable = sequence.seat.has_value() ||
-                        std::all_of(room.staging_rows.begin(), room.staging_rows.end(),
-                                    [](int32_t rows) { return rows > 0; });
-  RowChoice choice;
-  choice.lacks_staging = !seatable;
-  if (seatable) choice = choose_rows(sequence, map_, walk_rules(planning, sequence), room);
-  if (choice.lacks_staging) {
-    planning.staging_short = true;
-    evict_paused(planning);
+  RowChoice choice = choose_rows(sequence, map_, walk_rules(planning, sequence), room);
+  bool seatable = true;
+  bool lacks = false;
+  for (int32_t g = 0; g < map_.num_groups; ++g) {
+    // A seat without a staging row in every group could not go on.
+    const bool has_row = sequence.seat.has_value() || room.staging_rows[g] > 0;
+    seatable = seatable && has_row;
+    if (has_row && !choice.lacks_staging[g]) continue;
+    planning.staging_short[g] = lacks = true;
   }
-  return choice;
+  if (lacks) evict_paused(planning);
+  return seatable ? choice : RowChoice{};
 }
 
 WalkRules Scheduler::Impl::walk_rules(const Planning& planning, const Sequence& sequence) const {
@@ -173,7 +182,7 @@ StepRoom Scheduler::Impl::step_room(const Planning& planning, const Sequence& se
     const int32_t num_free = memory_.staging.num_free(g);
     const int32_t num_next = num_free + planning.builder.num_released(g);
     int32_t rows = std::max(0, std::min(num_free - num_to_come, num_next - num_without));
-    if (planning.staging_short) rows = std::min(rows, has_row ? 0 : 1);
+    if (planning.staging_short[g]) rows = std::min(rows, has_row ? 0 : 1);
     room.staging_rows[g] = rows;
   }
   return room;

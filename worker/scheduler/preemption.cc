@@ -53,6 +53,18 @@ bool Scheduler::Impl::evict_paused(Planning& planning) {
   return true;
 }
 
+// One may hold the staging rows that another waits for, which holds the blocks that the first lacks. The
+// first in rank is served first in the next plan, so that giving way was of use.
+void Scheduler::Impl::break_deadlock(Planning& planning) {
+  const auto first = std::find_if(seated_.begin(), seated_.end(),
+                                  [](const Sequence* sequence) { return !sequence->paused; });
+  if (first == seated_.end()) return;
+  const std::vector<Sequence*> order = victims(**first);
+  if (order.empty()) return;
+  planning.starved = (*first)->id;
+  preempt(planning, *order.front());
+}
+
 void Scheduler::Impl::preempt(Planning& planning, Sequence& victim) {
   LCKV_CHECK(!in_flight(victim) && !victim.awaits_walk && victim.pending.empty());
   give_staging_back(victim);

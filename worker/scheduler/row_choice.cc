@@ -25,6 +25,7 @@ class RowChooser {
     choice_.ordinary.assign(map.num_groups + 1, 0);
     choice_.groups.resize(map.num_groups);
     choice_.stage_end.resize(map.num_groups);
+    choice_.lacks_staging.resize(map.num_groups);
   }
 
   RowChoice choose() {
@@ -65,14 +66,12 @@ class RowChooser {
   }
 
   // The limit, as far as there are staging rows.
-  int32_t staged_end(int32_t g) {
+  int32_t staged_end(int32_t g) const {
     const StageLimit limit = stage_limit(g);
     const int32_t held = sequence_.groups[g].staged_end();
     if (held >= limit.end) return limit.end;
     if (limit.end - held <= room_.staging_rows[g]) return limit.end;
-    if (!limit.whole) return held + room_.staging_rows[g];
-    choice_.lacks_staging = true;
-    return held;
+    return limit.whole ? held : held + room_.staging_rows[g];
   }
 
   // Rows that must be staged all together take their places with the first of them.
@@ -101,7 +100,13 @@ class RowChooser {
 
   // Runs ordinary[k] up to position `end`, as far as the group above has staging rows for them.
   void run_ordinary(int32_t k, int32_t end) {
-    if (k < map_.num_groups) end = std::min(end, choice_.stage_end[k]);
+    if (k < map_.num_groups) {
+      const StageLimit limit = stage_limit(k);
+      end = std::min(end, limit.end);
+      const bool lacks = limit.whole && end > choice_.stage_end[k];
+      choice_.lacks_staging[k] = choice_.lacks_staging[k] || lacks;
+      end = std::min(end, choice_.stage_end[k]);
+    }
     const int32_t range = RangeMap::ordinary(k);
     const int32_t num_rows = affordable(range, end - ordinary_end(k));
     spend(range, num_rows);
@@ -111,7 +116,7 @@ class RowChooser {
   // The lowest group's rows: no more than this step's walk takes with them, unless they may run ahead.
   void run_lowest() {
     const StageLimit limit = stage_limit(0);
-    int32_t end = std::min(choice_.stage_end[0], num_tokens_);
+    int32_t end = num_tokens_;
     if (!limit.whole) {
       const int32_t first = sequence_.groups[0].settled;
       const int64_t have = std::max(0, sequence_.ordinary[0] - first);

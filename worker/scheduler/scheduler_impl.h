@@ -41,7 +41,8 @@ class Scheduler::Impl {
     // Memory that is to change hands is held by sequences that uncommitted plans name: no more rows.
     bool blocked = false;
     bool evicted = false;        // for a sequence that runs: nobody is admitted
-    bool staging_short = false;  // somebody waits for staging rows: others take but the one they need
+    // Per group: somebody waits for staging rows there, others take but the one they need.
+    std::vector<bool> staging_short;
     std::optional<SequenceId> starved;  // the first that memory or budget was too short for
   };
 
@@ -73,6 +74,8 @@ class Scheduler::Impl {
   std::vector<Sequence*> victims(const Sequence& needs) const;
   // Preempts one paused sequence, the last in rank, that no uncommitted plan names.
   bool evict_paused(Planning& planning);
+  // Where nobody goes on and nothing will be freed, the last in rank gives way to the first.
+  void break_deadlock(Planning& planning);
   void preempt(Planning& planning, Sequence& victim);
 
   // committing.cc
