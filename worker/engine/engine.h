@@ -82,9 +82,11 @@ class Engine {
 
  private:
   void loop();
-  // Takes all commands; waits for one, at most until `deadline`, where `wait`.
-  std::vector<EngineCommand> drain(bool wait, absl::Time deadline);
+  // Takes all commands; waits for one until `deadline`. False once stop() was called.
+  bool drain(absl::Time deadline, std::vector<EngineCommand>& commands);
   void apply(EngineCommand& command, absl::Time now, StepReport& report);
+  // Plans, runs and commits one step. False where no sequence can take part.
+  bool step(StepReport& report);
 
   const EngineOptions options_;
   const std::unique_ptr<Scheduler> scheduler_;

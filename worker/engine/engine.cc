@@ -1,0 +1,113 @@
+#include "worker/engine/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "kernels/check.h"
+
+namespace lckv {
+
+Engine::Engine(EngineOptions options, std::unique_ptr<Scheduler> scheduler,
+               std::unique_ptr<ModelRunner> runner, StepSink sink)
+    : options_(options),
+      scheduler_(std::move(scheduler)),
+      runner_(std::move(runner)),
+      sink_(std::move(sink)) {
+  LCKV_CHECK(scheduler_ != nullptr && runner_ != nullptr && sink_ != nullptr);
+}
+
+Engine::~Engine() { stop(); }
+
+void Engine::start() {
+  LCKV_CHECK(!thread_.joinable());
+  thread_ = std::thread([this] { loop(); });
+}
+
+void Engine::stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  posted_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+absl::Status Engine::post(EngineCommand command) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (mailbox_.size() >= options_.max_mailbox) {
+      return absl::ResourceExhaustedError("the engine's mailbox is full");
+    }
+    mailbox_.push_back(std::move(command));
+  }
+  posted_.notify_one();
+  return absl::OkStatus();
+}
+
+void Engine::loop() {
+  absl::Time beat = absl::Now();
+  bool idle = false;  // no step was possible in the last turn: only a command can change that
+  uint64_t num_commands = 0;
+  uint64_t last_step = 0;
+  std::vector<EngineCommand> commands;
+  while (drain(idle ? beat : absl::InfinitePast(), commands)) {
+    StepReport report{.step = last_step};
+    for (EngineCommand& command : commands) apply(command, absl::Now(), report);
+    num_commands += commands.size();
+    idle = !step(report);
+    const absl::Time now = absl::Now();
+    if (idle && commands.empty() && now < beat) continue;
+    last_step = report.step;
+    report.num_commands = num_commands;
+    report.load = scheduler_->load();
+    sink_(report);
+    beat = now + options_.beat_interval;
+  }
+}
+
+bool Engine::drain(absl::Time deadline, std::vector<EngineCommand>& commands) {
+  commands.clear();
+  std::unique_lock lock(mutex_);
+  const absl::Duration wait = deadline - absl::Now();
+  if (wait > absl::ZeroDuration()) {
+    posted_.wait_for(lock, absl::ToChronoMicroseconds(wait),
+                     [this] { return stopping_ || !mailbox_.empty(); });
+  }
+  std::swap(commands, mailbox_);
+  return !stopping_;
+}
+
+void Engine::apply(EngineCommand& command, absl::Time now, StepReport& report) {
+  if (auto* submit = std::get_if<SubmitCommand>(&command)) {
+    absl::Status status = scheduler_->submit(submit->sequence, std::move(submit->spec), now);
+    if (!status.ok()) report.refusals.push_back({submit->sequence, std::move(status)});
+  } else if (const auto* cancel = std::get_if<CancelCommand>(&command)) {
+    scheduler_->cancel(cancel->sequence);
+  } else if (const auto* pause = std::get_if<PauseCommand>(&command)) {
+    scheduler_->pause(pause->sequence);
+  } else {
+    scheduler_->unpause(std::get<UnpauseCommand>(command).sequence);
+  }
+}
+
+bool Engine::step(StepReport& report) {
+  const absl::Time start = absl::Now();
+  const std::optional<StepPlan> plan = scheduler_->plan(start);
+  if (!plan.has_value()) return false;
+  report.plan_time = absl::Now() - start;
+  const StepResult result = runner_->run(*plan, report.times);
+  report.events = scheduler_->commit(result, absl::Now());
+  report.step_time = absl::Now() - start;
+  report.step = plan->step;
+  report.ran_step = true;
+  report.num_sampled = static_cast<int32_t>(
+      std::count_if(plan->samples.begin(), plan->samples.end(), [](const SampleRow& row) {
+        return row.kind == SampleRow::Kind::kSample;
+      }));
+  report.num_rows = plan->ordinary.front().num_rows;
+  report.num_row_layers = plan->num_row_layers;
+  return true;
+}
+
+}  // namespace lckv

@@ -1,0 +1,245 @@
+#include "worker/engine/model_runner.h"
+
+#include <algorithm>
+#include <deque>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/check.h"
+#include "worker/engine/device_kv.h"
+#include "worker/engine/range_inputs.h"
+#include "worker/engine/sampler.h"
+#include "worker/engine/walk_rows.h"
+
+namespace lckv {
+namespace {
+
+// Sampled ids are kept for the plans made before their step was committed: far fewer than this.
+constexpr size_t kStepsKept = 16;
+constexpr int64_t kLogitBytes = 64 << 20;
+constexpr int64_t kLogitRowsMin = 16;
+
+class Stopwatch {
+ public:
+  explicit Stopwatch(absl::Duration& total) : total_(total) {}
+  ~Stopwatch() { total_ += absl::Now() - start_; }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  absl::Duration& total_;
+  const absl::Time start_ = absl::Now();
+};
+
+}  // namespace
+
+class ModelRunner::Impl {
+ public:
+  Impl(RunnerOptions options, PassPlan passes, std::unique_ptr<Model> model,
+       std::unique_ptr<Ops> ops, std::unique_ptr<Collectives> ranks)
+      : options_(std::move(options)),
+        passes_(std::move(passes)),
+        ops_(std::move(ops)),
+        ranks_(std::move(ranks)),
+        model_(std::move(model)),
+        sampler_(options_.max_num_seqs, model_->vocabulary_size(), *ops_) {
+    LCKV_CHECK(options_.max_batched_rows > 0);
+    LCKV_CHECK(options_.max_batched_rows <= model_->max_rows());
+    LCKV_CHECK(ranks_->size() == 1);
+  }
+
+  absl::Status allocate();
+  StepResult run(const StepPlan& plan, StepTimes& times);
+
+ private:
+  struct Sampled {
+    uint64_t step = 0;
+    std::vector<int32_t> tokens;
+  };
+  void change_seats(const StepPlan& plan);
+  void run_ordinary(const StepPlan& plan, int32_t index);
+  std::vector<int32_t> run_walk(const StepPlan& plan, int32_t group);
+  void embed(const StepPlan& plan);
+  void sample(const StepPlan& plan, StepResult& result, StepTimes& times);
+  int32_t resolve(const PlanToken& token) const;
+  void add_ids(PlanSpan staged) {
+    ids_.insert(ids_.end(), staging_.begin() + staged.begin,
+                staging_.begin() + staged.begin + staged.count);
+  }
+
+  const RunnerOptions options_;
+  const PassPlan passes_;
+  const std::unique_ptr<Ops> ops_;
+  const std::unique_ptr<Collectives> ranks_;
+  const std::unique_ptr<Model> model_;
+  Sampler sampler_;
+  std::unique_ptr<DeviceKv> kv_;
+  std::unique_ptr<RangeInputs> inputs_;
+  std::unique_ptr<WalkRows> walk_rows_;
+
+  uint64_t last_step_ = 0;
+  std::deque<Sampled> sampled_;    // of the last steps, ascending
+  std::vector<int32_t> staging_;   // the plan's, as numbers
+  std::vector<int32_t> ids_;       // rows that the next call is about
+  int64_t logit_rows_ = 0;
+  std::unique_ptr<DeviceBuffer> hidden_;       // [max_batched_rows, hidden]
+  std::unique_ptr<DeviceBuffer> last_hidden_;  // [logit_rows, hidden]: rows whose logits are needed
+  std::unique_ptr<DeviceBuffer> logits_;       // [logit_rows, vocabulary]
+};
+
+absl::Status ModelRunner::Impl::allocate() {
+  auto kv = DeviceKv::create(options_, passes_, model_->hidden_size(), *ops_);
+  if (!kv.ok()) return kv.status();
+  kv_ = *std::move(kv);
+  inputs_ = std::make_unique<RangeInputs>(options_, passes_, *kv_);
+  walk_rows_ = std::make_unique<WalkRows>(options_, passes_, *ops_, *kv_);
+  ids_.reserve(options_.max_batched_rows);
+  const size_t hidden_bytes = sizeof(float) * model_->hidden_size();
+  const size_t logit_bytes = sizeof(float) * model_->vocabulary_size();
+  logit_rows_ = std::max<int64_t>(kLogitBytes / static_cast<int64_t>(logit_bytes), kLogitRowsMin);
+  logit_rows_ = std::min<int64_t>(logit_rows_, options_.max_batched_rows);
+  hidden_ = ops_->allocate(hidden_bytes * options_.max_batched_rows);
+  last_hidden_ = ops_->allocate(hidden_bytes * logit_rows_);
+  logits_ = ops_->allocate(logit_bytes * logit_rows_);
+  return absl::OkStatus();
+}
+
+StepResult ModelRunner::Impl::run(const StepPlan& plan, StepTimes& times) {
+  LCKV_CHECK(plan.step == last_step_ + 1);
+  last_step_ = plan.step;
+  LCKV_CHECK(static_cast<int32_t>(plan.groups.size()) == passes_.num_groups());
+  LCKV_CHECK(plan.ordinary.size() == plan.groups.size() + 1);
+  StepResult result{.step = plan.step};
+  {
+    const Stopwatch watch(times.copies);
+    kv_->change(plan);
+    change_seats(plan);
+  }
+  staging_.clear();
+  for (const StagingRow row : plan.staging) staging_.push_back(raw(row));
+  for (int32_t index = 0; index <= passes_.num_groups(); ++index) {
+    {
+      const Stopwatch watch(times.ordinary);
+      run_ordinary(plan, index);
+    }
+    if (index == passes_.num_groups()) break;
+    const Stopwatch watch(times.walks);
+    result.settled_rows.push_back(run_walk(plan, index));
+  }
+  sample(plan, result, times);
+  return result;
+}
+
+void ModelRunner::Impl::change_seats(const StepPlan& plan) {
+  for (const SeatId seat : plan.closed) sampler_.close(seat);
+  for (const SeatOpening& opening : plan.opened) sampler_.open(opening);
+}
+
+int32_t ModelRunner::Impl::resolve(const PlanToken& token) const {
+  if (token.step == 0) return token.token;
+  const auto found = std::find_if(sampled_.begin(), sampled_.end(), [&token](const Sampled& step) {
+    return step.step == token.step;
+  });
+  LCKV_CHECK(found != sampled_.end());
+  return found->tokens.at(token.sample);
+}
+
+void ModelRunner::Impl::embed(const StepPlan& plan) {
+  ids_.clear();
+  for (const OrdinarySegment& segment : plan.ordinary.front().segments) {
+    LCKV_CHECK(segment.tokens.count == segment.num_rows);
+    for (int32_t i = 0; i < segment.num_rows; ++i) {
+      ids_.push_back(resolve(plan.tokens.at(segment.tokens.begin + i)));
+    }
+  }
+  model_->embed(ids_, hidden_->floats());
+}
+
+void ModelRunner::Impl::run_ordinary(const StepPlan& plan, int32_t index) {
+  const RangeRows& rows = plan.ordinary[index];
+  if (rows.num_rows == 0) return;
+  LCKV_CHECK(rows.num_rows <= options_.max_batched_rows);
+  const int64_t hidden_size = model_->hidden_size();
+  if (index == 0) {
+    embed(plan);
+  } else {
+    ids_.clear();
+    for (const OrdinarySegment& segment : rows.segments) add_ids(segment.inputs);
+    ops_->gather_rows(kv_->output(index - 1), ids_, hidden_size, hidden_->floats());
+  }
+  if (passes_.ordinary[index].num_layers() > 0) {
+    model_->run(inputs_->ordinary(index, rows, hidden_->floats()));
+  }
+  if (index == passes_.num_groups()) return;
+  ids_.clear();
+  for (const OrdinarySegment& segment : rows.segments) add_ids(segment.outputs);
+  ops_->scatter_rows(hidden_->floats(), ids_, hidden_size, kv_->input(index));
+}
+
+std::vector<int32_t> ModelRunner::Impl::run_walk(const StepPlan& plan, int32_t group) {
+  const GroupRows& rows = plan.groups[group];
+  if (rows.num_rows == 0) return {};
+  LCKV_CHECK(rows.num_rows <= options_.max_batched_rows);
+  const int64_t hidden_size = model_->hidden_size();
+  walk_rows_->clear_new(group, rows, staging_);
+  const RangeBatch warm = inputs_->warm_rows(group, rows, staging_, hidden_->floats());
+  if (warm.num_rows() > 0) {
+    ops_->gather_rows(kv_->input(group), warm.staged_rows, hidden_size, warm.hidden);
+    model_->guess(warm);
+  }
+  const RangeBatch batch = inputs_->walk(group, rows, staging_, hidden_->floats());
+  ops_->gather_rows(kv_->input(group), batch.staged_rows, hidden_size, batch.hidden);
+  model_->run(batch);
+  ops_->scatter_rows(batch.hidden, batch.staged_rows, hidden_size, kv_->output(group));
+  return walk_rows_->end(group, rows, staging_);
+}
+
+void ModelRunner::Impl::sample(const StepPlan& plan, StepResult& result, StepTimes& times) {
+  const int64_t hidden_size = model_->hidden_size();
+  Sampled sampled{.step = plan.step};
+  result.samples.reserve(plan.samples.size());
+  for (size_t begin = 0; begin < plan.samples.size(); begin += logit_rows_) {
+    const size_t end = std::min(begin + logit_rows_, plan.samples.size());
+    {
+      const Stopwatch watch(times.logits);
+      ids_.clear();
+      for (size_t i = begin; i < end; ++i) ids_.push_back(plan.samples[i].row);
+      ops_->gather_rows(hidden_->floats(), ids_, hidden_size, last_hidden_->floats());
+      model_->logits(last_hidden_->floats(), static_cast<int64_t>(ids_.size()),
+                     logits_->floats());
+    }
+    const Stopwatch watch(times.sample);
+    for (size_t i = begin; i < end; ++i) {
+      float* const row = logits_->floats() + (i - begin) * model_->vocabulary_size();
+      result.samples.push_back(sampler_.draw(plan.samples[i], row));
+      sampled.tokens.push_back(result.samples.back().token);
+    }
+  }
+  sampled_.push_back(std::move(sampled));
+  if (sampled_.size() > kStepsKept) sampled_.pop_front();
+}
+
+ModelRunner::ModelRunner() = default;
+ModelRunner::~ModelRunner() = default;
+
+absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::create(
+    RunnerOptions options, PassPlan passes, std::unique_ptr<Model> model, std::unique_ptr<Ops> ops,
+    std::unique_ptr<Collectives> ranks) {
+  try {
+    std::unique_ptr<ModelRunner> runner(new ModelRunner());
+    runner->impl_ = std::make_unique<Impl>(std::move(options), std::move(passes),
+                                           std::move(model), std::move(ops), std::move(ranks));
+    if (absl::Status status = runner->impl_->allocate(); !status.ok()) return status;
+    return runner;
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("not enough memory for a step's buffers");
+  }
+}
+
+StepResult ModelRunner::run(const StepPlan& plan, StepTimes& times) {
+  return impl_->run(plan, times);
+}
+
+}  // namespace lckv

@@ -1,0 +1,106 @@
+#include "worker/engine/sampler.h"
+
+#include <limits>
+
+#include "kernels/check.h"
+
+namespace lckv {
+namespace {
+
+bool counts_generated(const SamplingSpec& sampling) {
+  return sampling.presence_penalty != 0.0F || sampling.frequency_penalty != 0.0F;
+}
+bool counts_seen(const SamplingSpec& sampling) { return sampling.repetition_penalty != 1.0F; }
+
+}  // namespace
+
+Sampler::Sampler(int32_t max_num_seqs, int32_t vocabulary, Ops& ops)
+    : vocabulary_(vocabulary),
+      ops_(ops),
+      seats_(max_num_seqs),
+      raw_(ops.allocate(sizeof(float) * vocabulary)),
+      top_(vocabulary) {
+  LCKV_CHECK(vocabulary > 0);
+}
+
+void Sampler::open(const SeatOpening& opening) {
+  Seat& seat = seats_.at(raw(opening.seat));
+  LCKV_CHECK(seat.spec == nullptr && opening.spec != nullptr);
+  seat.spec = opening.spec;
+  const SamplingSpec& sampling = seat.spec->sampling;
+  if (counts_generated(sampling)) {
+    for (const int32_t token : opening.generated) ++seat.generated[token];
+  }
+  if (counts_seen(sampling)) {
+    seat.seen.insert(seat.spec->prompt.begin(), seat.spec->prompt.end());
+    seat.seen.insert(opening.generated.begin(), opening.generated.end());
+  }
+}
+
+void Sampler::close(SeatId id) { seats_.at(raw(id)) = {}; }
+
+SampleResult Sampler::draw(const SampleRow& row, float* logits) {
+  Seat& seat = seats_.at(raw(row.seat));
+  LCKV_CHECK(seat.spec != nullptr);
+  if (row.kind == SampleRow::Kind::kPromptLogprob) {
+    return {.token = row.target, .logprob = logprob(logits, row.target, row.num_logprobs)};
+  }
+  if (row.num_logprobs < 0) return {.token = sample(row, seat, logits)};
+  ops_.copy(reinterpret_cast<const std::byte*>(logits), raw_->data(),
+            sizeof(float) * vocabulary_);
+  const int32_t token = sample(row, seat, logits);
+  return {.token = token, .logprob = logprob(raw_->floats(), token, row.num_logprobs)};
+}
+
+int32_t Sampler::sample(const SampleRow& row, Seat& seat, float* logits) {
+  adjust(row, seat, logits);
+  const SamplingSpec& sampling = seat.spec->sampling;
+  const int32_t token = ops_.sample({.logits = logits,
+                                     .vocabulary = vocabulary_,
+                                     .temperature = sampling.temperature,
+                                     .top_k = sampling.top_k,
+                                     .top_p = sampling.top_p,
+                                     .min_p = sampling.min_p,
+                                     .seed = sampling.seed,
+                                     .choice = sampling.choice,
+                                     .position = static_cast<uint32_t>(row.index)});
+  LCKV_CHECK(token >= 0 && token < vocabulary_);
+  if (counts_generated(sampling)) ++seat.generated[token];
+  if (counts_seen(sampling)) seat.seen.insert(token);
+  return token;
+}
+
+void Sampler::adjust(const SampleRow& row, const Seat& seat, float* logits) const {
+  const SequenceSpec& spec = *seat.spec;
+  const SamplingSpec& sampling = spec.sampling;
+  for (const auto& [id, bias] : sampling.logit_bias) logits[id] += bias;
+  for (const int32_t id : seat.seen) {
+    // As in CTRL (Keskar et al., 2019): towards the unlikely, whatever the sign.
+    const float penalty = sampling.repetition_penalty;
+    logits[id] = logits[id] > 0.0F ? logits[id] / penalty : logits[id] * penalty;
+  }
+  for (const auto& [id, count] : seat.generated) {
+    logits[id] -= sampling.presence_penalty +
+                  sampling.frequency_penalty * static_cast<float>(count);
+  }
+  if (row.index < spec.min_new_tokens) {
+    constexpr float kNever = -std::numeric_limits<float>::infinity();
+    for (const int32_t id : spec.eos_token_ids) logits[id] = kNever;
+    for (const int32_t id : spec.stop_token_ids) logits[id] = kNever;
+  }
+}
+
+TokenLogprob Sampler::logprob(const float* logits, int32_t token, int32_t num_top) {
+  LCKV_CHECK(num_top >= 0 && num_top <= vocabulary_);
+  TokenLogprob result;
+  ops_.logprobs(logits, vocabulary_, {&token, 1}, &result.own, num_top, top_.data());
+  result.top_ids.reserve(num_top);
+  result.top_logprobs.reserve(num_top);
+  for (int32_t i = 0; i < num_top; ++i) {
+    result.top_ids.push_back(top_[i].id);
+    result.top_logprobs.push_back(top_[i].logprob);
+  }
+  return result;
+}
+
+}  // namespace lckv

@@ -1,0 +1,47 @@
+// Sampler: draws tokens from logits and tells their log-probabilities.
+//
+// Per seat it keeps what sampling depends on besides the logits: the ids that penalties count, in the order
+// bias, penalties, suppression of ends, then Ops::sample. Log-probabilities are the model's own: before all
+// of these. Owner: ModelRunner. Thread: the engine's only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "kernels/ops.h"
+#include "worker/scheduler/step_plan.h"
+
+namespace lckv {
+
+class Sampler {
+ public:
+  // `ops` must outlive it.
+  Sampler(int32_t max_num_seqs, int32_t vocabulary, Ops& ops);
+
+  void open(const SeatOpening& opening);
+  void close(SeatId seat);
+  // `logits` [vocabulary] of the row are overwritten.
+  SampleResult draw(const SampleRow& row, float* logits);
+
+ private:
+  struct Seat {
+    std::shared_ptr<const SequenceSpec> spec;  // null: empty
+    // Filled only where a penalty needs them.
+    absl::flat_hash_map<int32_t, int32_t> generated;  // id -> how often
+    absl::flat_hash_set<int32_t> seen;                // in prompt or generated
+  };
+  int32_t sample(const SampleRow& row, Seat& seat, float* logits);
+  void adjust(const SampleRow& row, const Seat& seat, float* logits) const;
+  TokenLogprob logprob(const float* logits, int32_t token, int32_t num_top);
+
+  const int32_t vocabulary_;
+  Ops& ops_;
+  std::vector<Seat> seats_;
+  std::unique_ptr<DeviceBuffer> raw_;  // [vocabulary]: a row's logits as the model gave them
+  std::vector<TopEntry> top_;          // [vocabulary]
+};
+
+}  // namespace lckv
