@@ -1,0 +1,238 @@
+// Attention against double precision over a grid of shapes and masks; and byte identity of a row however
+// its history is cut into blocks, staged rows and batches.
+#include <limits>
+#include <numeric>
+
+#include "tests/kernels/backends.h"
+
+namespace lckv {
+namespace {
+
+// One sequence's history and queries, laid out as asked.
+struct Shape {
+  int32_t heads = 4;
+  int32_t kv_heads = 2;
+  int32_t head_dim = 16;
+  int32_t slots_per_block = 4;
+  int32_t committed = 10;
+  int32_t staged = 6;
+  int32_t rows = 3;  // the last positions
+  bool strict = false;
+  int32_t window = 0;
+  int32_t sinks = 0;
+  bool official = false;
+};
+
+struct History {
+  std::vector<float> k;  // [positions, kv_heads * head_dim]
+  std::vector<float> v;
+  std::vector<float> q;  // [positions, heads * head_dim]
+};
+
+History random_history(const Shape& shape, uint64_t seed) {
+  Random random(seed);
+  const int32_t positions = shape.committed + shape.staged;
+  const size_t width = static_cast<size_t>(shape.kv_heads) * shape.head_dim;
+  return {random.floats(positions * width), random.floats(positions * width),
+          random.floats(static_cast<size_t>(positions) * shape.heads * shape.head_dim)};
+}
+
+struct Output {
+  std::vector<float> out;  // [rows, heads * head_dim]
+  std::vector<float> log_sum_exp;
+};
+
+Output attend(Ops& ops, const Shape& shape, const History& history) {
+  const int32_t positions = shape.committed + shape.staged;
+  const int64_t width = static_cast<int64_t>(shape.kv_heads) * shape.head_dim;
+  KvLayout layout{.slots_per_block = shape.slots_per_block,
+                  .kv_heads = shape.kv_heads,
+                  .head_dim = shape.head_dim,
+                  .dtype = ops.dtype()};
+  const auto size = static_cast<int64_t>(dtype_bytes(layout.dtype));
+  layout.block_bytes = 2 * width * shape.slots_per_block * size + 64;
+  const int32_t num_blocks = positions / shape.slots_per_block + 2;
+  // What was never written must not matter: NaN.
+  const auto memory = ops.allocate(num_blocks * layout.block_bytes);
+  std::memset(memory->data(), 0xFF, memory->bytes());
+  layout.base = memory->data();
+  std::vector<int32_t> blocks(num_blocks);
+  std::iota(blocks.rbegin(), blocks.rend(), 0);
+  std::vector<int32_t> all(positions);
+  std::iota(all.begin(), all.end(), 0);
+  std::vector<int32_t> block_of;
+  std::vector<int32_t> slot_of;
+  for (int32_t i = 0; i < shape.committed; ++i) {
+    block_of.push_back(blocks[i / shape.slots_per_block]);
+    slot_of.push_back(i % shape.slots_per_block);
+  }
+  ops.append_kv(history.k.data(), history.v.data(), width, layout, block_of, slot_of);
+
+  const int32_t staging_rows = shape.staged + 3;
+  const auto staged_k = ops.allocate(staging_rows * width * size);
+  const auto staged_v = ops.allocate(staging_rows * width * size);
+  std::memset(staged_k->data(), 0xFF, staged_k->bytes());
+  std::memset(staged_v->data(), 0xFF, staged_v->bytes());
+  std::vector<int32_t> staged_rows(shape.staged);
+  std::iota(staged_rows.rbegin(), staged_rows.rend(), 2);
+  ops.stage_kv(history.k.data() + shape.committed * width,
+               history.v.data() + shape.committed * width, width, layout, staged_rows,
+               {staged_k->data(), staged_v->data()});
+
+  const AttentionSegment segment{.row_begin = 0,
+                                 .row_end = shape.rows,
+                                 .blocks = blocks.data(),
+                                 .slot_positions = all.data(),
+                                 .num_slots = shape.committed,
+                                 .staged_rows = staged_rows.data(),
+                                 .staged_positions = all.data() + shape.committed,
+                                 .num_staged = shape.staged};
+  const int64_t q_width = static_cast<int64_t>(shape.heads) * shape.head_dim;
+  const std::vector<uint8_t> official(shape.rows, 1);
+  Output output{std::vector<float>(shape.rows * q_width),
+                std::vector<float>(shape.rows * shape.heads)};
+  ops.attention({.q = history.q.data() + (positions - shape.rows) * q_width,
+                 .out = output.out.data(),
+                 .positions = all.data() + positions - shape.rows,
+                 .num_heads = shape.heads,
+                 .scale = 1.0F / std::sqrt(static_cast<float>(shape.head_dim)),
+                 .strict = shape.strict,
+                 .window = shape.window,
+                 .num_sinks = shape.sinks,
+                 .official_decode = shape.official ? official.data() : nullptr,
+                 .layout = layout,
+                 .staged = {staged_k->data(), staged_v->data()},
+                 .segments = {&segment, 1},
+                 .log_sum_exp = output.log_sum_exp.data()});
+  return output;
+}
+
+// Softmax in double precision, straight from the definition.
+void expect_definition(const Shape& shape, const History& history, DType dtype,
+                       const Output& output) {
+  const int32_t positions = shape.committed + shape.staged;
+  const int64_t width = static_cast<int64_t>(shape.kv_heads) * shape.head_dim;
+  for (int32_t row = 0; row < shape.rows; ++row) {
+    const int32_t t = positions - shape.rows + row;
+    for (int32_t head = 0; head < shape.heads; ++head) {
+      const int64_t at = head / (shape.heads / shape.kv_heads) * shape.head_dim;
+      std::vector<int32_t> seen;
+      for (int32_t j = 0; j < (shape.strict ? t : t + 1); ++j) {
+        if (shape.window == 0 || j > t - shape.window || j < shape.sinks) seen.push_back(j);
+      }
+      const bool zero_key = shape.official && !seen.empty();
+      if (zero_key) seen.pop_back();
+      const float* const q =
+          &history.q[(static_cast<int64_t>(t) * shape.heads + head) * shape.head_dim];
+      double norm = zero_key ? 1.0 : 0.0;
+      std::vector<double> sum(shape.head_dim);
+      double size = 1.0;
+      for (const int32_t j : seen) {
+        double score = 0.0;
+        for (int32_t i = 0; i < shape.head_dim; ++i) {
+          score += static_cast<double>(q[i]) * rounded(history.k[j * width + at + i], dtype);
+        }
+        const double weight = std::exp(score / std::sqrt(shape.head_dim));
+        norm += weight;
+        for (int32_t i = 0; i < shape.head_dim; ++i) {
+          const double value = rounded(history.v[j * width + at + i], dtype);
+          sum[i] += weight * value;
+          size = std::max(size, std::abs(value));
+        }
+      }
+      for (int32_t i = 0; i < shape.head_dim; ++i) {
+        const double expected = norm > 0.0 ? sum[i] / norm : 0.0;
+        const float got =
+            output.out[(static_cast<int64_t>(row) * shape.heads + head) * shape.head_dim + i];
+        // Scores carry head_dim roundings, weights the error of one exp, sums one rounding a position.
+        const double tolerance =
+            (4.0 * shape.head_dim + 4.0 * static_cast<double>(seen.size()) + 16.0) * 0x1p-24 * size;
+        ASSERT_NEAR(got, expected, tolerance) << "row " << row << " head " << head;
+      }
+      const float lse = output.log_sum_exp[row * shape.heads + head];
+      if (norm > 0.0) {
+        ASSERT_NEAR(lse, std::log(norm), 1e-5 * (1.0 + std::abs(std::log(norm))));
+      } else {
+        ASSERT_EQ(lse, -std::numeric_limits<float>::infinity());
+      }
+    }
+  }
+}
+
+std::vector<Shape> shapes() {
+  std::vector<Shape> out;
+  Random random(17);
+  for (const int32_t head_dim : {16, 32, 48, 64, 80, 96, 128, 256}) {
+    for (const auto& [heads, kv_heads] : {std::pair(4, 4), {4, 2}, {8, 1}, {6, 3}}) {
+      for (int variant = 0; variant < 6; ++variant) {
+        Shape shape{.heads = heads, .kv_heads = kv_heads, .head_dim = head_dim};
+        shape.slots_per_block = 1 << random.below(6);
+        shape.committed = random.below(150);
+        shape.staged = random.below(40) + 1;
+        shape.rows = 1 + random.below(shape.staged);
+        shape.strict = variant % 2 == 0;
+        shape.window = variant == 2 || variant == 3 ? 1 + random.below(90) : 0;
+        shape.sinks = variant == 3 ? random.below(5) : 0;
+        shape.official = variant == 4;
+        out.push_back(shape);
+      }
+    }
+  }
+  // The first token of all: nothing to see; and a prompt of staged rows only.
+  out.push_back({.committed = 0, .staged = 1, .rows = 1, .strict = true});
+  out.push_back({.committed = 0, .staged = 70, .rows = 70, .strict = true});
+  out.push_back({.committed = 0, .staged = 2, .rows = 2, .strict = true, .official = true});
+  return out;
+}
+
+class Attention : public testing::TestWithParam<Backend> {};
+INSTANTIATE_TEST_SUITE_P(All, Attention, testing::ValuesIn(all_backends()), backend_name);
+
+TEST_P(Attention, MatchesItsDefinition) {
+  const auto ops = GetParam().open();
+  uint64_t seed = 100;
+  for (const Shape& shape : shapes()) {
+    SCOPED_TRACE(testing::Message()
+                 << "heads " << shape.heads << "/" << shape.kv_heads << " size "
+                 << shape.head_dim << " block " << shape.slots_per_block << " committed "
+                 << shape.committed << " staged " << shape.staged << " rows " << shape.rows
+                 << " strict " << shape.strict << " window " << shape.window << " official "
+                 << shape.official);
+    const History history = random_history(shape, ++seed);
+    expect_definition(shape, history, ops->dtype(), attend(*ops, shape, history));
+  }
+}
+
+class Identity : public testing::TestWithParam<Backend> {};
+INSTANTIATE_TEST_SUITE_P(All, Identity, testing::ValuesIn(reproducible_backends()), backend_name);
+
+TEST_P(Identity, ARowDoesNotDependOnHowItsHistoryIsCut) {
+  const auto ops = GetParam().open();
+  for (const bool strict : {false, true}) {
+    for (const int32_t window : {0, 50}) {
+      const Shape base{.head_dim = 64, .slots_per_block = 16, .committed = 140, .staged = 30,
+                       .rows = 9, .strict = strict, .window = window, .sinks = 3};
+      const History history = random_history(base, 5);
+      const Output expected = attend(*ops, base, history);
+      const auto width = static_cast<size_t>(base.heads) * base.head_dim;
+      for (const int32_t slots : {1, 8, 16, 32}) {
+        for (const int32_t committed : {0, 1, 64, 100, 169}) {
+          for (const int32_t rows : {1, 4, 9}) {
+            Shape other = base;
+            other.slots_per_block = slots;
+            other.committed = committed;
+            other.staged = base.committed + base.staged - committed;
+            other.rows = rows;
+            const Output got = attend(*ops, other, history);
+            EXPECT_TRUE(same_bytes(&expected.out[(base.rows - rows) * width], got.out.data(),
+                                   rows * width))
+                << "block " << slots << " committed " << committed << " rows " << rows;
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lckv

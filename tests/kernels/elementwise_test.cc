@@ -1,0 +1,162 @@
+// Row operations against double precision, and the moves of keys and values.
+#include <numbers>
+
+#include "tests/kernels/backends.h"
+
+namespace lckv {
+namespace {
+
+class RowOps : public testing::TestWithParam<Backend> {};
+INSTANTIATE_TEST_SUITE_P(All, RowOps, testing::ValuesIn(all_backends()), backend_name);
+
+TEST_P(RowOps, RmsNorm) {
+  const auto ops = GetParam().open();
+  Random random(1);
+  for (const int64_t hidden : {1, 7, 64, 257, 2048}) {
+    const auto x = random.floats(3 * hidden, 2.0F);
+    const auto weight = random.floats(hidden);
+    std::vector<float> out(3 * hidden);
+    ops->rms_norm(x.data(), weight.data(), 1e-5F, 3, hidden, out.data());
+    for (int64_t row = 0; row < 3; ++row) {
+      double sum = 0.0;
+      for (int64_t i = 0; i < hidden; ++i) sum += std::pow(x[row * hidden + i], 2.0);
+      const double scale = 1.0 / std::sqrt(sum / static_cast<double>(hidden) + 1e-5);
+      for (int64_t i = 0; i < hidden; ++i) {
+        const double expected = x[row * hidden + i] * scale * weight[i];
+        ASSERT_NEAR(out[row * hidden + i], expected,
+                    (static_cast<double>(hidden) / 8 + 8) * 0x1p-24 * std::abs(expected) + 1e-30);
+      }
+    }
+  }
+}
+
+TEST_P(RowOps, SiluMul) {
+  const auto ops = GetParam().open();
+  Random random(2);
+  constexpr int64_t kInner = 100;
+  auto gate_up = random.floats(2 * 2 * kInner, 4.0F);
+  gate_up[0] = 100.0F;
+  gate_up[1] = -100.0F;
+  std::vector<float> out(2 * kInner);
+  ops->silu_mul(gate_up.data(), 2, kInner, out.data());
+  for (int64_t i = 0; i < 2 * kInner; ++i) {
+    const int64_t at = i / kInner * 2 * kInner + i % kInner;
+    const double gate = gate_up[at];
+    const double expected = gate / (1.0 + std::exp(-gate)) * gate_up[at + kInner];
+    ASSERT_NEAR(out[i], expected, 1e-6 * std::abs(expected) + 1e-7);
+  }
+}
+
+double llama3_frequency(double frequency) {
+  const double wavelength = 2.0 * std::numbers::pi / frequency;
+  if (wavelength < 8192.0 / 4.0) return frequency;
+  if (wavelength > 8192.0) return frequency / 8.0;
+  const double smooth = (8192.0 / wavelength - 1.0) / 3.0;
+  return (1.0 - smooth) * frequency / 8.0 + smooth * frequency;
+}
+
+TEST_P(RowOps, Rope) {
+  const auto ops = GetParam().open();
+  Random random(3);
+  constexpr int32_t kHeads = 3;
+  using Scaling = RopeOptions::Scaling;
+  for (const int32_t head_dim : {16, 64, 128}) {
+    for (const Scaling scaling : {Scaling::kNone, Scaling::kLinear, Scaling::kLlama3}) {
+      const RopeOptions options{.theta = 500000.0, .scaling = scaling, .factor = 8.0,
+                                .head_dim = head_dim};
+      const auto table = ops->rope_table(options, 600);
+      const std::vector<int32_t> positions = {0, 5, 599};
+      const int64_t stride = kHeads * head_dim + 5;
+      const auto before = random.floats(positions.size() * stride);
+      auto x = before;
+      ops->rope(x.data(), stride, positions, kHeads, head_dim, *table);
+      for (size_t row = 0; row < positions.size(); ++row) {
+        for (int32_t head = 0; head < kHeads; ++head) {
+          for (int32_t i = 0; i < head_dim / 2; ++i) {
+            double frequency = std::pow(500000.0, -2.0 * i / head_dim);
+            if (scaling == Scaling::kLinear) frequency /= 8.0;
+            if (scaling == Scaling::kLlama3) frequency = llama3_frequency(frequency);
+            const double angle = positions[row] * frequency;
+            const size_t low = row * stride + head * head_dim + i;
+            const size_t high = low + head_dim / 2;
+            // The angle itself is rounded to float32.
+            const double tolerance = 8.0 * 0x1p-24 * (1.0 + angle) *
+                                     (std::abs(before[low]) + std::abs(before[high]));
+            ASSERT_NEAR(x[low], before[low] * std::cos(angle) - before[high] * std::sin(angle),
+                        tolerance);
+            ASSERT_NEAR(x[high], before[high] * std::cos(angle) + before[low] * std::sin(angle),
+                        tolerance);
+          }
+        }
+        ASSERT_EQ(x[row * stride + kHeads * head_dim], before[row * stride + kHeads * head_dim]);
+      }
+    }
+  }
+}
+
+TEST_P(RowOps, EmbedGatherScatter) {
+  const auto ops = GetParam().open();
+  Random random(4);
+  constexpr int64_t kHidden = 24;
+  const auto table = random.floats(10 * kHidden);
+  std::vector<uint16_t> narrow(table.size());
+  for (size_t i = 0; i < table.size(); ++i) narrow[i] = float_to_bfloat16(table[i]);
+  const std::vector<int32_t> ids = {9, 0, 3, 3};
+  std::vector<float> out(ids.size() * kHidden);
+  ops->embed({narrow.data(), DType::kBFloat16, 10, kHidden}, ids, out.data());
+  std::vector<float> gathered(out.size());
+  ops->gather_rows(table.data(), ids, kHidden, gathered.data());
+  std::vector<float> scattered(table.size());
+  ops->scatter_rows(gathered.data(), ids, kHidden, scattered.data());
+  for (size_t row = 0; row < ids.size(); ++row) {
+    for (int64_t i = 0; i < kHidden; ++i) {
+      const float expected = table[ids[row] * kHidden + i];
+      ASSERT_EQ(out[row * kHidden + i], rounded(expected, DType::kBFloat16));
+      ASSERT_EQ(gathered[row * kHidden + i], expected);
+      ASSERT_EQ(scattered[ids[row] * kHidden + i], expected);
+    }
+  }
+}
+
+TEST_P(RowOps, ComparesAndCopiesStagedRows) {
+  const auto ops = GetParam().open();
+  const KvLayout layout{.kv_heads = 2, .head_dim = 16, .dtype = ops->dtype()};
+  constexpr int64_t kWidth = 32;
+  Random random(6);
+  const auto k = random.floats(3 * kWidth);
+  const auto v = random.floats(3 * kWidth);
+  const size_t bytes = 4 * kWidth * dtype_bytes(layout.dtype);
+  const auto fresh_k = ops->allocate(bytes);
+  const auto fresh_v = ops->allocate(bytes);
+  const auto read_k = ops->allocate(bytes);
+  const auto read_v = ops->allocate(bytes);
+  const KvRows fresh{fresh_k->data(), fresh_v->data()};
+  const KvRows read{read_k->data(), read_v->data()};
+  const std::vector<int32_t> ids = {2, 0, 3};
+  ops->stage_kv(k.data(), v.data(), kWidth, layout, ids, fresh);
+  ops->copy_kv(layout, {{2, 3}}, fresh, read);
+  ops->zero_kv(layout, {{0}}, read);
+  std::vector<KvDistance> distance(3);
+  ops->compare_kv(layout, ids, fresh, read, distance.data());
+  EXPECT_TRUE(distance[0].identical);
+  EXPECT_FALSE(distance[1].identical);
+  EXPECT_TRUE(distance[2].identical);
+  EXPECT_EQ(distance[0].difference_squared, 0.0F);
+  double norm = 0.0;
+  for (int64_t i = kWidth; i < 2 * kWidth; ++i) {
+    norm += std::pow(rounded(k[i], layout.dtype), 2.0) + std::pow(rounded(v[i], layout.dtype), 2.0);
+  }
+  EXPECT_NEAR(distance[1].difference_squared, norm, 1e-5 * norm);
+  EXPECT_NEAR(distance[1].norm_squared, norm, 1e-5 * norm);
+}
+
+TEST(BFloat16, RoundsToNearestEven) {
+  EXPECT_EQ(float_to_bfloat16(1.0F), 0x3F80);
+  EXPECT_EQ(float_to_bfloat16(1.00390625F), 0x3F80);   // halfway, even below
+  EXPECT_EQ(float_to_bfloat16(1.01171875F), 0x3F82);   // halfway, even above
+  EXPECT_EQ(float_to_bfloat16(std::numeric_limits<float>::infinity()), 0x7F80);
+  EXPECT_TRUE(std::isnan(bfloat16_to_float(float_to_bfloat16(std::nanf("")))));
+}
+
+}  // namespace
+}  // namespace lckv
