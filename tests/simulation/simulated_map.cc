@@ -24,8 +24,8 @@ SimulatedMap make_map(const std::string& layer_types, bool no_diagonal, int32_t 
     return std::any_of(map.layers.begin(), map.layers.end(),
                        [layer](const SimulatedLayer& other) { return other.source == layer; });
   };
-  // A layer is in a group if some layer at or below it reads a layer at or above it, upward; layers that
-  // hang together so are one group.
+  // A layer is in a group if some layer at or below it reads a layer at or above it, upward; layers
+  // that hang together so are one group.
   int32_t group_end = 0;
   map.range_layers.emplace_back();
   for (int32_t i = 0; i < count; ++i) {

@@ -1,4 +1,5 @@
-// A layer map with its ranges derived a second time, the slow way, to check the production plans against.
+// A layer map with its ranges derived a second time, the slow way, to check the production plans
+// against.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Simulation: the production scheduler, with plans uncommitted in flight, under a random load from one
-// seed, over a SymbolicDevice; every stream is compared with the naive token-by-token one.
+// Simulation: the production scheduler, with plans uncommitted in flight, under a random load from
+// one seed, over a SymbolicDevice; every stream is compared with the naive token-by-token one.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// 10,000 random loads (LCKV_SIMULATION_SEEDS to run others: "first,count") must give the naive streams; each
-// planted defect must be found.
+// 10,000 random loads (LCKV_SIMULATION_SEEDS to run others: "first,count") must give the naive
+// streams; each planted defect must be found.
 #include <gtest/gtest.h>
 
 #include <charconv>

@@ -132,7 +132,8 @@ void SymbolicDevice::write_slot(const StepPlan& plan, SeatId seat, int32_t unit,
   *target = content;
 }
 
-// All that `layer` may see of committed slots below `committed_end` is there, for a row at `position`.
+// All that `layer` may see of committed slots below `committed_end` is there, for a row at
+// `position`.
 void SymbolicDevice::check_history(const StepPlan& plan, const Seat& seat, SeatId id,
                                    int32_t layer, int32_t position, int32_t committed_end) {
   const SimulatedLayer& shape = map_.layers[layer];

@@ -1,8 +1,9 @@
 // SymbolicDevice: executes StepPlans on values that say whose they are.
 //
-// Every slot, staging row and token holds (sequence, position, hash of the tokens up to there). Whatever a
-// row reads is compared with what the layer map says it must see; the first difference is kept as the
-// error. Sampled tokens are a function of that hash, so any schedule must give the same stream.
+// Every slot, staging row and token holds (sequence, position, hash of the tokens up to there).
+// Whatever a row reads is compared with what the layer map says it must see; the first difference
+// is kept as the error. Sampled tokens are a function of that hash, so any schedule must give the
+// same stream.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // BlockPool: which blocks of a memory are free. Ids only, no bytes.
 //
-// BasicBlockRef is a shared hold on one block: copies count up, and the last one dropped returns the
-// block to its pool, which must outlive it. Owner and only thread: the scheduler's.
+// BasicBlockRef is a shared hold on one block: copies count up, and the last one dropped returns
+// the block to its pool, which must outlive it. Owner and only thread: the scheduler's.
 #pragma once
 
 #include <cstdint>

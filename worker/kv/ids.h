@@ -13,7 +13,8 @@ enum class StagingRow : int32_t {};
 // A cached layer: its index among the cached layers, ascending by layer.
 enum class UnitId : int32_t {};
 
-// A place in the batch: 0 .. max_num_seqs - 1. Every rank mirrors tables and sampling state per seat.
+// A place in the batch: 0 .. max_num_seqs - 1. Every rank mirrors tables and sampling state per
+// seat.
 enum class SeatId : int32_t {};
 
 // Chosen by whoever submits; never used again.

@@ -1,4 +1,5 @@
-// SequenceTable: the blocks of one sequence, per unit, from position 0 on; the first ones may be trimmed.
+// SequenceTable: the blocks of one sequence, per unit, from position 0 on; the first ones may be
+// trimmed.
 //
 // Owner and only thread: the scheduler's.
 #pragma once

@@ -10,9 +10,9 @@
 namespace lckv {
 namespace {
 
-// Row-walks per settled row at a given look-ahead, measured on the demo model (8 layers, one group of 6
-// reading the layer above, 512 held-out tokens, tolerance 2^-9, walks started from the warm guess where
-// marked):
+// Row-walks per settled row at a given look-ahead, measured on the demo model (8 layers, one group
+// of 6 reading the layer above, 512 held-out tokens, tolerance 2^-9, walks started from the warm
+// guess where marked):
 //
 //   look-ahead      4     16     64 warm   512 warm
 //   walks           207   63     16        2
@@ -62,7 +62,8 @@ int32_t choose_lookahead(const LookaheadLoad& load) {
   LCKV_CHECK(load.rows_left > 0 && load.num_prompts > 0);
   const int32_t free_share =
       std::max(1, (load.free_rows - load.num_decoding_rows) / load.num_prompts);
-  // Bitwise settling moves about two rows a walk whatever the look-ahead: only free rows are worth it.
+  // Bitwise settling moves about two rows a walk whatever the look-ahead: only free rows are worth
+  // it.
   if (load.tolerance <= 0.0F) return std::min(free_share, load.rows_left);
   int32_t best = 1;
   float least = std::numeric_limits<float>::max();

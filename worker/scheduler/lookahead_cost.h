@@ -1,5 +1,5 @@
-// How many rows an exact prefill walk takes: trades the number of walks (latency) against the rows that
-// are walked more than once (throughput). A pure function.
+// How many rows an exact prefill walk takes: trades the number of walks (latency) against the rows
+// that are walked more than once (throughput). A pure function.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,8 @@
-// PlanBuilder: puts one StepPlan together, sequence by sequence, and moves each sequence's progress on.
+// PlanBuilder: puts one StepPlan together, sequence by sequence, and moves each sequence's progress
+// on.
 //
-// What is named here was chosen before: rows by choose_rows, blocks are known to be free. Lives for one
-// plan, on the scheduler's thread.
+// What is named here was chosen before: rows by choose_rows, blocks are known to be free. Lives for
+// one plan, on the scheduler's thread.
 #pragma once
 
 #include <cstdint>

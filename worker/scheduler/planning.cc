@@ -164,8 +164,8 @@ WalkRules Scheduler::Impl::walk_rules(const Planning& planning, const Sequence& 
   return rules;
 }
 
-// Each other seat without a staging row keeps one back, in this plan where it is still to come and in the
-// next one in any case: rows whose last reader is in this plan are free by then.
+// Each other seat without a staging row keeps one back, in this plan where it is still to come and
+// in the next one in any case: rows whose last reader is in this plan are free by then.
 StepRoom Scheduler::Impl::step_room(const Planning& planning, const Sequence& sequence) const {
   StepRoom room{.row_layers = planning.builder.row_layers_left(),
                 .range_rows = planning.builder.range_rows_left(),

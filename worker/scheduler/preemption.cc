@@ -1,7 +1,8 @@
 // Preemption: who gives up what it holds when memory runs out.
 //
-// Nothing is taken from a sequence that an uncommitted plan names; the plan in the making then takes no more
-// rows until those plans are committed. The first in rank never gives way, so it always goes on.
+// Nothing is taken from a sequence that an uncommitted plan names; the plan in the making then
+// takes no more rows until those plans are committed. The first in rank never gives way, so it
+// always goes on.
 #include <algorithm>
 
 #include "kernels/check.h"
@@ -9,8 +10,8 @@
 
 namespace lckv {
 
-// In the order they give way: paused ones, then the others that `needs` outranks, each last in rank first.
-// Who only waits for a seat takes from none of its own priority.
+// In the order they give way: paused ones, then the others that `needs` outranks, each last in rank
+// first. Who only waits for a seat takes from none of its own priority.
 std::vector<Sequence*> Scheduler::Impl::victims(const Sequence& needs) const {
   std::vector<Sequence*> order;
   for (auto it = seated_.rbegin(); it != seated_.rend(); ++it) {
@@ -53,8 +54,8 @@ bool Scheduler::Impl::evict_paused(Planning& planning) {
   return true;
 }
 
-// One may hold the staging rows that another waits for, which holds the blocks that the first lacks. The
-// first in rank is served first in the next plan, so that giving way was of use.
+// One may hold the staging rows that another waits for, which holds the blocks that the first
+// lacks. The first in rank is served first in the next plan, so that giving way was of use.
 void Scheduler::Impl::break_deadlock(Planning& planning) {
   const auto first = std::find_if(seated_.begin(), seated_.end(),
                                   [](const Sequence* sequence) { return !sequence->paused; });

@@ -1,5 +1,5 @@
-// RangeMap: what the scheduler needs of a PassPlan. Ranges are numbered in the order they run: ordinary[k]
-// is range 2k, groups[g] is range 2g + 1.
+// RangeMap: what the scheduler needs of a PassPlan. Ranges are numbered in the order they run:
+// ordinary[k] is range 2k, groups[g] is range 2g + 1.
 #pragma once
 
 #include <cstdint>

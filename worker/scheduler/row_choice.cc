@@ -11,7 +11,8 @@ namespace {
 // Up to where a group's rows may be staged now.
 struct StageLimit {
   int32_t end = 0;
-  bool whole = false;  // all of them or none: two sequences holding half of theirs would wait for ever
+  // All of them or none: two sequences holding half of theirs would wait for ever.
+  bool whole = false;
 };
 
 class RowChooser {
@@ -113,7 +114,8 @@ class RowChooser {
     choice_.ordinary[k] += num_rows;
   }
 
-  // The lowest group's rows: no more than this step's walk takes with them, unless they may run ahead.
+  // The lowest group's rows: no more than this step's walk takes with them, unless they may run
+  // ahead.
   void run_lowest() {
     const StageLimit limit = stage_limit(0);
     int32_t end = num_tokens_;

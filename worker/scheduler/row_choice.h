@@ -1,9 +1,10 @@
-// RowChoice: which rows of which range a sequence runs in a step. A pure function of its progress and of
-// what is left of the step.
+// RowChoice: which rows of which range a sequence runs in a step. A pure function of its progress
+// and of what is left of the step.
 //
-// Rows that some walk found settled and that wait for the layers above go first, deepest range first;
-// then, from the lowest group up, each group's next walk and the rows that it settles for certain, which
-// go on through the layers above in the same step. So a decoding sequence's row runs through every range.
+// Rows that some walk found settled and that wait for the layers above go first, deepest range
+// first; then, from the lowest group up, each group's next walk and the rows that it settles for
+// certain, which go on through the layers above in the same step. So a decoding sequence's row runs
+// through every range.
 #pragma once
 
 #include <cstdint>
@@ -51,8 +52,8 @@ struct RowChoice {
 RowChoice choose_rows(const Sequence& sequence, const RangeMap& map, const WalkRules& rules,
                       StepRoom room);
 
-// The end of the walk window that position belongs to, in reproducible mode: chunks of prompt rows and of
-// generated rows at fixed multiples, cut at the prompt's end.
+// The end of the walk window that position belongs to, in reproducible mode: chunks of prompt rows
+// and of generated rows at fixed multiples, cut at the prompt's end.
 int32_t chunk_end(const Sequence& sequence, int32_t chunk, int32_t position);
 
 }  // namespace lckv

@@ -104,8 +104,8 @@ SeatId Scheduler::Impl::unseat(Sequence& sequence) {
   return seat;
 }
 
-// Staging rows may go at once: plans run in order, and those that name them were made before. Blocks
-// wait for the commit of the last plan that names them.
+// Staging rows may go at once: plans run in order, and those that name them were made before.
+// Blocks wait for the commit of the last plan that names them.
 void Scheduler::Impl::end(Sequence& sequence) {
   if (sequence.seat.has_value()) {
     closings_.push_back(unseat(sequence));

@@ -1,9 +1,9 @@
 // Scheduler: who runs in the next step, on which rows, in which blocks.
 //
-// Pure: no thread, no clock, no device. Owner and only caller: the engine's thread. Several plans may be
-// uncommitted; commits come in plan order. A sequence one of whose walks may settle an unknown number of
-// rows takes no part in further plans until that walk is committed; decoding sequences go on with
-// tokens named by reference.
+// Pure: no thread, no clock, no device. Owner and only caller: the engine's thread. Several plans
+// may be uncommitted; commits come in plan order. A sequence one of whose walks may settle an
+// unknown number of rows takes no part in further plans until that walk is committed; decoding
+// sequences go on with tokens named by reference.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@ struct SchedulerOptions {
   int32_t max_num_seqs = 64;              // seats
   int32_t max_waiting = 1024;             // queue bound
   int64_t max_row_layers = 2048 * 22;     // budget of a step: rows times the layers they run
-  int32_t max_batched_rows = 2048;        // rows of one range in one step: what buffers are sized for
+  int32_t max_batched_rows = 2048;        // rows of one range in one step: buffers are that large
   int32_t max_context = 2048;             // prompt plus generated
   int32_t num_blocks = 0;                 // of the device pool
   int32_t num_host_blocks = 0;            // of the host tier, 0: none
@@ -81,12 +81,12 @@ class Scheduler {
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
-  // Errors: ResourceExhausted where the queue is full; InvalidArgument where the request can never fit
-  // (the message names what is too long and the limit).
+  // Errors: ResourceExhausted where the queue is full; InvalidArgument where the request can never
+  // fit (the message names what is too long and the limit).
   absl::Status submit(SequenceId sequence, std::shared_ptr<const SequenceSpec> spec,
                       absl::Time now);
-  // No event follows. What the sequence holds is free with the next plan, or once the uncommitted plans
-  // naming it are committed. Unknown ids are ignored, as in the next two.
+  // No event follows. What the sequence holds is free with the next plan, or once the uncommitted
+  // plans naming it are committed. Unknown ids are ignored, as in the next two.
   void cancel(SequenceId sequence);
   // A paused sequence keeps what it holds (until memory runs out) and takes part in no plan.
   void pause(SequenceId sequence);

@@ -38,7 +38,8 @@ class Scheduler::Impl {
     PlanBuilder builder;
     int32_t num_prompts = 0;        // that are or could be prefilled side by side
     int32_t num_decoding_rows = 0;
-    // Memory that is to change hands is held by sequences that uncommitted plans name: no more rows.
+    // Memory that is to change hands is held by sequences that uncommitted plans name: no more
+    // rows.
     bool blocked = false;
     bool evicted = false;        // for a sequence that runs: nobody is admitted
     // Per group: somebody waits for staging rows there, others take but the one they need.

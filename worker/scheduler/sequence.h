@@ -1,7 +1,7 @@
 // Sequence: how far one submitted sequence has come, as of the last plan made.
 //
-// Positions count from 0 over prompt and generated tokens. In each range rows run in the order of positions,
-// so that progress is a number per range. Owner and only thread: the scheduler's.
+// Positions count from 0 over prompt and generated tokens. In each range rows run in the order of
+// positions, so that progress is a number per range. Owner and only thread: the scheduler's.
 #pragma once
 
 #include <cstdint>

@@ -1,13 +1,15 @@
 // StepPlan: what one step does, as an immutable value; StepResult: what came of it.
 //
-// A model's layers are cut into ranges (worker/kv/pass_plan.h): ordinary[0], groups[0], ordinary[1],
-// ... groups[G-1], ordinary[G], some of the ordinary ones empty. A step runs them in this order, each at
-// most once, each with its own rows. Hidden states cross from an ordinary range to the next group and
-// back through that group's staging rows: ordinary[g] writes the rows' `input`, a walk of groups[g] reads
-// it and writes `output`, ordinary[g+1] reads that, in the same step or in a later one.
+// A model's layers are cut into ranges (worker/kv/pass_plan.h): ordinary[0], groups[0],
+// ordinary[1], ... groups[G-1], ordinary[G], some of the ordinary ones empty. A step runs them in
+// this order, each at most once, each with its own rows. Hidden states cross from an ordinary range
+// to the next group and back through that group's staging rows: ordinary[g] writes the rows'
+// `input`, a walk of groups[g] reads it and writes `output`, ordinary[g+1] reads that, in the same
+// step or in a later one.
 //
-// Order within a step: block copies to the host, copies to the device, seats closed, seats opened, table
-// changes, then the ranges, then sampling. Tables are mirrored: a plan carries only their changes.
+// Order within a step: block copies to the host, copies to the device, seats closed, seats opened,
+// table changes, then the ranges, then sampling. Tables are mirrored: a plan carries only their
+// changes.
 #pragma once
 
 #include <cstdint>
@@ -26,16 +28,16 @@ struct PlanSpan {
   int32_t count = 0;
 };
 
-// A row's token: known, or what an earlier plan's sample `index` will give (`step` > 0), which may not
-// have been committed when this plan was made.
+// A row's token: known, or what an earlier plan's sample `index` will give (`step` > 0), which may
+// not have been committed when this plan was made.
 struct PlanToken {
   int32_t token = 0;
   uint64_t step = 0;
   int32_t sample = 0;
 };
 
-// A sequence takes a seat. `generated` are its tokens so far, `spec->resumed` included: what penalties
-// count and from where positions go on.
+// A sequence takes a seat. `generated` are its tokens so far, `spec->resumed` included: what
+// penalties count and from where positions go on.
 struct SeatOpening {
   SeatId seat{};
   SequenceId sequence{};
@@ -49,7 +51,9 @@ struct TableAppend {
   BlockId block{};
 };
 
-// The first `num_blocks` blocks of the table leave it: no reader's window reaches them any more.
+// The first `num_blocks` blocks of the table leave it: no reader's window reaches them any more. On a
+// seat that the same plan opens: so many blocks had left before the sequence was copied to the host, and
+// what is appended comes after them (MirroredTables::trim does both).
 struct TableTrim {
   SeatId seat{};
   UnitId unit{};
@@ -68,7 +72,7 @@ struct OrdinarySegment {
   int32_t num_rows = 0;
   PlanSpan tokens;   // range 0 only: in StepPlan::tokens, num_rows of them
   PlanSpan inputs;   // other ranges: staging rows of the group before (their `output` is read)
-  PlanSpan outputs;  // all ranges but the last: staging rows of the group after (their `input` is written)
+  PlanSpan outputs;  // all but the last: staging rows of the group after (`input` is written)
 };
 
 // What becomes of a walk's rows.
@@ -78,7 +82,7 @@ enum class WalkEnd : uint8_t {
   // committed to slots; the others' new values become what the next walk reads.
   kSettle,
   kPass,        // iterated: not the last pass; nothing is promoted before the pass's last chunk
-  kPassEnd,     // iterated: the pass's last chunk: new values of all staged rows become what is read
+  kPassEnd,     // iterated: the pass's last chunk: all staged rows' new values become what is read
   kCommit,      // every row is settled and committed (an iterated prompt's last pass)
 };
 
@@ -87,12 +91,13 @@ struct WalkSegment {
   SeatId seat{};
   int32_t first_position = 0;
   int32_t num_rows = 0;
-  // Staging rows of positions [staged_position, staged_position + staged.count), in order; they hold the
-  // walk's rows and, in iterated mode, the whole prompt's. Positions below are committed slots.
+  // Staging rows of positions [staged_position, staged_position + staged.count), in order; they
+  // hold the walk's rows and, in iterated mode, the whole prompt's. Positions below are committed
+  // slots.
   int32_t staged_position = 0;
   PlanSpan staged;
-  // The last `num_new` rows have never been walked: their first guess is made before the walk, from the
-  // source layers' own projections of the group's input (`warm`), else zeros.
+  // The last `num_new` rows have never been walked: their first guess is made before the walk, from
+  // the source layers' own projections of the group's input (`warm`), else zeros.
   int32_t num_new = 0;
   bool warm = false;
   float tolerance = 0.0F;
@@ -155,7 +160,8 @@ struct SampleResult {
 struct StepResult {
   uint64_t step = 0;
   std::vector<SampleResult> samples;                // one per StepPlan::samples
-  std::vector<std::vector<int32_t>> settled_rows;   // [group][segment]: rows settled, from the first one
+  // [group][segment]: rows settled, from the segment's first one; 0 where its end is kPass or kPassEnd.
+  std::vector<std::vector<int32_t>> settled_rows;
 };
 
 }  // namespace lckv
