@@ -1,11 +1,9 @@
 #include "kernels/reference_ops.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -13,6 +11,7 @@
 #include "kernels/check.h"
 #include "kernels/rope_frequencies.h"
 #include "kernels/sampling.h"
+#include "kernels/weight_values.h"
 
 namespace lckv {
 namespace {
@@ -66,6 +65,7 @@ class ReferenceOps final : public Ops {
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
     auto weight = std::make_unique<FloatWeight>();
     for (const WeightSource& source : sources) {
+      LCKV_CHECK(weight->columns == 0 || weight->columns == source.k);
       weight->rows += source.n;
       weight->columns = source.k;
       for (int64_t i = 0; i < source.n * source.k; ++i) {
@@ -79,7 +79,7 @@ class ReferenceOps final : public Ops {
     std::vector<float> values;
     for (const WeightSource& source : sources) {
       for (int64_t i = 0; i < source.n * source.k; ++i) {
-        values.push_back(load(source.data, source.dtype, i));
+        values.push_back(weight_value(source, i));
       }
     }
     auto buffer = allocate(values.size() * sizeof(float));
@@ -89,7 +89,7 @@ class ReferenceOps final : public Ops {
 
   void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) override {
     for (const int32_t id : ids) {
-      for (int64_t i = 0; i < table.k; ++i) *out++ = load(table.data, table.dtype, id * table.k + i);
+      for (int64_t i = 0; i < table.k; ++i) *out++ = rounded(weight_value(table, id * table.k + i));
     }
   }
 

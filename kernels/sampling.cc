@@ -12,97 +12,126 @@
 namespace lckv {
 namespace {
 
+// NaN counts as the least likely, so that the order below is one.
+float rank_of(float logit) {
+  return std::isnan(logit) ? -std::numeric_limits<float>::infinity() : logit;
+}
+
 // Larger first, equal ones by id.
 struct ByLogit {
   const float* logits;
   bool operator()(int32_t left, int32_t right) const {
-    if (logits[left] != logits[right]) return logits[left] > logits[right];
-    return left < right;
+    const float a = rank_of(logits[left]);
+    const float b = rank_of(logits[right]);
+    return a != b ? a > b : left < right;
   }
 };
 
-// The `count` largest, in order.
-std::vector<int32_t> largest(const float* logits, int32_t vocabulary, int32_t count) {
-  std::vector<int32_t> ids(vocabulary);
-  std::iota(ids.begin(), ids.end(), 0);
-  count = std::min(count, vocabulary);
-  if (count < vocabulary) {
-    std::nth_element(ids.begin(), ids.begin() + count, ids.end(), ByLogit{logits});
-    ids.resize(count);
+int32_t most_likely(const float* logits, int32_t vocabulary) {
+  int32_t best = 0;
+  for (int32_t id = 1; id < vocabulary; ++id) {
+    if (rank_of(logits[id]) > rank_of(logits[best])) best = id;
   }
-  std::sort(ids.begin(), ids.end(), ByLogit{logits});
-  return ids;
+  return best;
+}
+
+// Brings the `count` first of `ids` to the front, in order.
+void order_first(const float* logits, std::vector<int32_t>& ids, size_t count) {
+  const auto end = ids.begin() + static_cast<std::ptrdiff_t>(std::min(count, ids.size()));
+  if (end != ids.end()) std::nth_element(ids.begin(), end, ids.end(), ByLogit{logits});
+  std::sort(ids.begin(), end, ByLogit{logits});
 }
 
 // In [0, 1), from the seed, the choice and the position alone.
 double uniform(const SampleArgs& args) {
-  const auto words = philox_4x32_10({args.position, args.choice, 0, 0},
-                                    {static_cast<uint32_t>(args.seed),
-                                     static_cast<uint32_t>(args.seed >> 32)});
+  const auto words = philox_4x32_10(
+      {args.position, args.choice, 0, 0},
+      {static_cast<uint32_t>(args.seed), static_cast<uint32_t>(args.seed >> 32)});
   const uint64_t bits = (static_cast<uint64_t>(words[0]) << 32 | words[1]) >> 11;
   return static_cast<double>(bits) * 0x1.0p-53;
 }
 
-// Candidates in order of falling probability, cut by top-k, min-p and top-p in this order; weights are
-// relative to the most likely one.
+// What may be drawn. Weights are relative to the most likely token's.
 struct Candidates {
   std::vector<int32_t> ids;
   std::vector<double> weights;
+  double sum = 0.0;
 };
 
-Candidates candidates(const SampleArgs& args) {
-  const bool cut = args.top_k > 0 && args.top_k < static_cast<uint32_t>(args.vocabulary);
-  const int32_t count = cut ? static_cast<int32_t>(args.top_k) : args.vocabulary;
-  Candidates out{.ids = largest(args.logits, args.vocabulary, count), .weights = {}};
-  const double top = args.logits[out.ids.front()];
-  double sum = 0.0;
-  for (const int32_t id : out.ids) {
-    const double weight = std::exp((args.logits[id] - top) / args.temperature);
-    if (weight == 0.0 || weight < static_cast<double>(args.min_p)) break;
-    out.weights.push_back(weight);
-    sum += weight;
-  }
-  if (args.top_p < 1.0F) {
+// The fewest most likely ones that together reach top_p. Their number is not known beforehand and mostly
+// small against the vocabulary, so ever longer heads are put in order until one suffices.
+void cut_top_p(const SampleArgs& args, Candidates& all) {
+  const double wanted = static_cast<double>(args.top_p) * all.sum;
+  std::vector<double> weight_of(static_cast<size_t>(args.vocabulary), 0.0);
+  for (size_t i = 0; i < all.ids.size(); ++i) weight_of[all.ids[i]] = all.weights[i];
+  for (size_t head = 64;; head *= 8) {
+    head = std::min(head, all.ids.size());
+    order_first(args.logits, all.ids, head);
     double reached = 0.0;
     size_t kept = 0;
-    while (kept < out.weights.size() && reached < static_cast<double>(args.top_p) * sum) {
-      reached += out.weights[kept++];
-    }
-    out.weights.resize(std::max<size_t>(kept, 1));
+    while (kept < head && (kept == 0 || reached < wanted)) reached += weight_of[all.ids[kept++]];
+    if (reached < wanted && head < all.ids.size()) continue;
+    all.ids.resize(kept);
+    all.weights.resize(kept);
+    for (size_t i = 0; i < kept; ++i) all.weights[i] = weight_of[all.ids[i]];
+    all.sum = reached;
+    return;
   }
-  out.ids.resize(out.weights.size());
-  return out;
+}
+
+Candidates candidates(const SampleArgs& args) {
+  std::vector<int32_t> ids(static_cast<size_t>(args.vocabulary));
+  std::iota(ids.begin(), ids.end(), 0);
+  if (args.top_k > 0 && args.top_k < ids.size()) {
+    order_first(args.logits, ids, args.top_k);
+    ids.resize(args.top_k);
+  }
+  const float top = rank_of(args.logits[most_likely(args.logits, args.vocabulary)]);
+  Candidates kept;
+  for (const int32_t id : ids) {
+    const float logit = rank_of(args.logits[id]);
+    // The difference of two equal infinities is not a number.
+    const double weight = logit == top ? 1.0
+                                       : std::exp((static_cast<double>(logit) - top) /
+                                                  static_cast<double>(args.temperature));
+    if (weight == 0.0 || weight < static_cast<double>(args.min_p)) continue;
+    kept.ids.push_back(id);
+    kept.weights.push_back(weight);
+    kept.sum += weight;
+  }
+  if (args.top_p < 1.0F) cut_top_p(args, kept);
+  return kept;
 }
 
 }  // namespace
 
 void row_logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,
                   int32_t num_top, TopEntry* top) {
-  const float most = *std::max_element(logits, logits + vocabulary);
+  const double most = logits[most_likely(logits, vocabulary)];
   double sum = 0.0;
   for (int32_t i = 0; i < vocabulary; ++i) sum += std::exp(static_cast<double>(logits[i]) - most);
   const double norm = most + std::log(sum);
   for (size_t i = 0; i < ids.size(); ++i) own[i] = static_cast<float>(logits[ids[i]] - norm);
   if (num_top == 0) return;
-  for (const int32_t id : largest(logits, vocabulary, num_top)) {
-    *top++ = {id, static_cast<float>(logits[id] - norm)};
+  LCKV_CHECK(num_top <= vocabulary);
+  std::vector<int32_t> order(static_cast<size_t>(vocabulary));
+  std::iota(order.begin(), order.end(), 0);
+  order_first(logits, order, static_cast<size_t>(num_top));
+  for (int32_t i = 0; i < num_top; ++i) {
+    top[i] = {order[i], static_cast<float>(logits[order[i]] - norm)};
   }
 }
 
 int32_t draw_token(const SampleArgs& args) {
-  LCKV_CHECK(args.vocabulary > 0);
-  if (args.temperature == 0.0F) {
-    return static_cast<int32_t>(std::max_element(args.logits, args.logits + args.vocabulary) -
-                                args.logits);
+  LCKV_CHECK(args.vocabulary > 0 && args.temperature >= 0.0F);
+  if (args.temperature == 0.0F) return most_likely(args.logits, args.vocabulary);
+  const Candidates kept = candidates(args);
+  double left = uniform(args) * kept.sum;
+  for (size_t i = 0; i < kept.ids.size(); ++i) {
+    left -= kept.weights[i];
+    if (left < 0.0) return kept.ids[i];
   }
-  const Candidates cut = candidates(args);
-  const double sum = std::accumulate(cut.weights.begin(), cut.weights.end(), 0.0);
-  double left = uniform(args) * sum;
-  for (size_t i = 0; i < cut.ids.size(); ++i) {
-    left -= cut.weights[i];
-    if (left < 0.0) return cut.ids[i];
-  }
-  return cut.ids.back();
+  return kept.ids.back();
 }
 
 }  // namespace lckv
