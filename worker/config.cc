@@ -1,0 +1,177 @@
+#include "worker/config.h"
+
+#include <cmath>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "rpc/flags.h"
+
+namespace lckv {
+namespace {
+
+// Rows of one walk, tokens of a context: beyond it sums of rows and layers leave 32 bits.
+constexpr int kMaxRows = 1 << 24;
+
+CLI::Option* add_number(CLI::App& app, const std::string& flag, int32_t& target, int min, int max,
+                        const std::string& help) {
+  return app.add_option(flag, target, help)
+      ->check(CLI::Range(min, max))
+      ->type_name("")
+      ->capture_default_str();
+}
+
+const std::vector<std::pair<std::string, NumberFormat>>& number_formats() {
+  static const auto& formats = *new std::vector<std::pair<std::string, NumberFormat>>{
+      {"auto", NumberFormat::kAuto},
+      {"float32", NumberFormat::kFloat32},
+      {"bfloat16", NumberFormat::kBFloat16}};
+  return formats;
+}
+
+void add_model_flags(CLI::App& app, WorkerConfig& config) {
+  const char* group = "Model";
+  app.add_option("--model", config.model, "Folder of the checkpoint: config.json, *.safetensors")
+      ->required()
+      ->type_name("FOLDER")
+      ->group(group);
+  app.add_option("--served-model-name", config.served_model_name,
+                 "Name that requests use; default: the folder's")
+      ->type_name("NAME")
+      ->group(group);
+  add_enum(app, "--load-format", config.load_format,
+           {{"auto", LoadFormat::kAuto}, {"dummy", LoadFormat::kDummy}},
+           "dummy: random weights from config.json alone")
+      ->group(group);
+  add_enum(app, "--device", config.device, {{"cpu", Device::kCpu}}, "What runs the model")
+      ->group(group);
+  add_enum(app, "--dtype", config.dtype, number_formats(),
+           "Of weights and of what products take in; auto: the checkpoint's")
+      ->group(group);
+  add_number(app, "--threads", config.threads, 0, 1024, "Threads of the kernels; 0: one per core")
+      ->group(group);
+  add_number(app, "--max-model-len", config.max_model_len, 0, kMaxRows,
+             "Prompt plus generated tokens; 0: the checkpoint's")
+      ->group(group);
+  add_number(app, "--max-logprobs", config.max_logprobs, -1, kMaxRows,
+             "Most logprobs that a request may ask for; -1: the vocabulary")
+      ->group(group);
+  add_enum(app, "--reproducible", config.reproducible,
+           {{"auto", Choice::kAuto}, {"on", Choice::kOn}, {"off", Choice::kOff}},
+           "Results that no other request, thread count or chunking can change; auto: with float32")
+      ->group(group);
+  add_enum(app, "--compatibility", config.compatibility,
+           {{"none", Compatibility::kNone}, {"official-decode", Compatibility::kOfficialDecode}},
+           "Reproduces the official code's decode, for comparison only")
+      ->group(group);
+}
+
+void add_memory_flags(CLI::App& app, WorkerConfig& config) {
+  const char* group = "Memory";
+  add_byte_size(app, "--kv-cache-memory", config.kv_cache_bytes, "For keys and values")
+      ->group(group);
+  add_enum(app, "--kv-cache-dtype", config.kv_cache_dtype, number_formats(),
+           "Of keys and values; auto: as --dtype")
+      ->group(group);
+  add_number(app, "--block-size", config.block_size, 1, 1024,
+             "Tokens per block of the largest slot, a power of two")
+      ->group(group);
+  add_number(app, "--staging-rows", config.staging_rows, 0, kMaxRows,
+             "Unsettled rows per cyclic group; 0: --max-model-len and one per --max-num-seqs")
+      ->group(group);
+  add_byte_size(app, "--swap-space", config.swap_bytes, "Host memory for preempted sequences")
+      ->group(group);
+}
+
+void add_prefill_flags(CLI::App& app, WorkerConfig& config) {
+  const char* group = "Scheduling";
+  add_enum(app, "--prefill-mode", config.prefill_mode,
+           {{"exact", PrefillMode::kExact}, {"iterated", PrefillMode::kIterated}},
+           "Where requests name none: the token-by-token result, or the checkpoint's passes")
+      ->group(group);
+  add_number(app, "--prefill-lookahead", config.prefill_lookahead, 0, kMaxRows,
+             "Rows that a walk takes; 0: by cost, reproducible: 512, or 16 with float32 KV")
+      ->group(group);
+  const auto check = [](std::string& given) {
+    float value = 0;
+    const bool valid = given == "auto" ||
+                       (absl::SimpleAtof(given, &value) && std::isfinite(value) && value >= 0);
+    return valid ? std::string()
+                 : absl::StrCat("\"", given, "\" is neither auto nor a number from 0 on");
+  };
+  app.add_option_function<std::string>(
+         "--prefill-tolerance",
+         [&config](const std::string& given) {
+           config.prefill_tolerance.reset();
+           float value = 0;
+           if (absl::SimpleAtof(given, &value)) config.prefill_tolerance = value;
+         },
+         "How far a row may be from what was read and count as settled: auto: 2^-9 for bfloat16 "
+         "KV, 0 for float32; 0: bitwise")
+      ->check(CLI::Validator(check, "auto|NUMBER"))
+      ->type_name("")
+      ->default_str("auto")
+      ->group(group);
+}
+
+void add_scheduling_flags(CLI::App& app, WorkerConfig& config) {
+  const char* group = "Scheduling";
+  add_number(app, "--max-num-seqs", config.max_num_seqs, 1, 1 << 16, "Sequences that run at once")
+      ->group(group);
+  add_number(app, "--max-num-batched-tokens", config.max_num_batched_tokens, 1, kMaxRows,
+             "Rows of a step; times the layers, its budget")
+      ->group(group);
+  add_number(app, "--max-waiting", config.max_waiting, 1, 1 << 20, "Sequences that wait")
+      ->group(group);
+  add_prefill_flags(app, config);
+  add_duration(app, "--drain-timeout", config.drain_timeout,
+               "After SIGTERM running sequences have so long to finish")
+      ->group(group);
+  add_duration(app, "--step-timeout", config.step_timeout,
+               "No longer ready where work has waited so long without a step")
+      ->group(group);
+}
+
+void add_network_flags(CLI::App& app, WorkerConfig& config) {
+  const char* group = "Network";
+  app.add_option("--host", config.host, "Address that all ports bind to")
+      ->type_name("ADDRESS")
+      ->capture_default_str()
+      ->group(group);
+  add_port(app, "--port", config.port, "For routers; 0: any free one")->group(group);
+  add_port(app, "--metrics-port", config.metrics_port, "Prometheus, /metrics")->group(group);
+  add_port(app, "--health-port", config.health_port, "grpc.health.v1")->group(group);
+}
+
+}  // namespace
+
+std::optional<int> parse_worker_config(int argc, const char* const* argv, WorkerConfig& config) {
+  CLI::App app("Serves one model to LCKV routers.", "lckv-worker");
+  app.set_version_flag("--version", LCKV_VERSION);
+  add_model_flags(app, config);
+  add_memory_flags(app, config);
+  add_scheduling_flags(app, config);
+  add_network_flags(app, config);
+  add_logging_flags(app, config.logging);
+  return parse_flags(app, argc, argv);
+}
+
+absl::Status check_worker_config(const WorkerConfig& config) {
+  if (config.kv_cache_dtype != NumberFormat::kAuto && config.dtype != NumberFormat::kAuto &&
+      config.kv_cache_dtype != config.dtype) {
+    return absl::InvalidArgumentError("--kv-cache-dtype must be --dtype, or auto");
+  }
+  if (config.max_num_seqs > config.max_num_batched_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--max-num-seqs ", config.max_num_seqs, " exceeds --max-num-batched-tokens ",
+        config.max_num_batched_tokens, ": every running sequence takes a row of a step"));
+  }
+  if (config.staging_rows > 0 && config.staging_rows <= config.max_num_seqs) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--staging-rows ", config.staging_rows, " must exceed --max-num-seqs ",
+                     config.max_num_seqs, ": every running sequence holds a row"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace lckv

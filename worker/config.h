@@ -1,0 +1,62 @@
+// The worker's command line as data.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "kernels/dtype.h"
+#include "rpc/logging.h"
+#include "worker/scheduler/sequence_spec.h"
+
+namespace lckv {
+
+enum class LoadFormat : uint8_t { kAuto, kDummy };
+enum class Device : uint8_t { kCpu };
+enum class NumberFormat : uint8_t { kAuto, kFloat32, kBFloat16 };
+enum class Choice : uint8_t { kAuto, kOn, kOff };
+enum class Compatibility : uint8_t { kNone, kOfficialDecode };
+
+struct WorkerConfig {
+  std::string model;              // folder of the checkpoint
+  std::string served_model_name;  // empty: the folder's name
+  LoadFormat load_format = LoadFormat::kAuto;
+  Device device = Device::kCpu;
+  NumberFormat dtype = NumberFormat::kAuto;
+  NumberFormat kv_cache_dtype = NumberFormat::kAuto;
+  int32_t threads = 0;            // 0: one per core
+  int32_t max_model_len = 0;      // tokens; 0: the checkpoint's
+  int32_t max_logprobs = 20;      // -1: the vocabulary
+  Choice reproducible = Choice::kAuto;
+  Compatibility compatibility = Compatibility::kNone;
+
+  uint64_t kv_cache_bytes = uint64_t{4} << 30;
+  uint64_t swap_bytes = uint64_t{1} << 30;
+  int32_t block_size = 16;        // tokens per block of the largest slot
+  int32_t staging_rows = 0;       // per cyclic group; 0: the context and one row per seat
+
+  int32_t max_num_seqs = 64;
+  int32_t max_num_batched_tokens = 2048;
+  int32_t max_waiting = 1024;
+  PrefillMode prefill_mode = PrefillMode::kExact;
+  int32_t prefill_lookahead = 0;  // 0: by cost, or by kReproducibleLookahead
+  std::optional<float> prefill_tolerance;  // absent: by the KV format
+
+  std::string host = "127.0.0.1";
+  uint16_t port = 50061;
+  uint16_t metrics_port = 9091;
+  uint16_t health_port = 50062;
+  absl::Duration drain_timeout = absl::Seconds(30);
+  absl::Duration step_timeout = absl::Seconds(60);
+  LoggingOptions logging;
+};
+
+// Fills `config` from flags and environment. Returns the exit code where the program is to end now.
+std::optional<int> parse_worker_config(int argc, const char* const* argv, WorkerConfig& config);
+
+// What can be said without a checkpoint. Errors: InvalidArgument naming the flags.
+absl::Status check_worker_config(const WorkerConfig& config);
+
+}  // namespace lckv

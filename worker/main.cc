@@ -1,0 +1,204 @@
+// lckv-worker: one model on one device, behind the Engine session.
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <future>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "grpcpp/server.h"
+#include "grpcpp/server_builder.h"
+#include "rpc/health_server.h"
+#include "rpc/logging.h"
+#include "rpc/metrics_server.h"
+#include "rpc/server_options.h"
+#include "rpc/shutdown.h"
+#include "worker/config.h"
+#include "worker/engine/engine.h"
+#include "worker/scheduler/scheduler.h"
+#include "worker/service/engine_service.h"
+#include "worker/service/worker_metrics.h"
+#include "worker/startup.h"
+
+namespace lckv {
+namespace {
+
+constexpr char kServiceName[] = "lckv.internal.v1.Engine";
+// How often main looks after readiness and the step's age.
+constexpr absl::Duration kWatchInterval = absl::Milliseconds(200);
+// What open streams get to hear that the worker ends.
+constexpr std::chrono::seconds kCloseTimeout(2);
+// No step takes so long; one that does is not waited for.
+constexpr std::chrono::seconds kStopTimeout(10);
+
+// Kernels' threads must sleep between parallel regions, not spin: other processes share the cores. The OpenMP
+// runtime reads its settings once, before main, so the process starts itself again with them.
+void quiet_openmp(const WorkerConfig& config, char** argv) {
+  const std::string threads = config.threads > 0 ? absl::StrCat(config.threads) : "";
+  const char* given_threads = std::getenv("OMP_NUM_THREADS");
+  const bool threads_set =
+      threads.empty() || (given_threads != nullptr && threads == given_threads);
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr && threads_set) return;
+  setenv("OMP_WAIT_POLICY", "passive", /*overwrite=*/0);
+  if (!threads.empty()) setenv("OMP_NUM_THREADS", threads.c_str(), 1);
+  execv("/proc/self/exe", argv);
+  // Without /proc the worker still runs, only less quietly.
+}
+
+// What listens from before the model is loaded until the very end.
+struct Ports {
+  std::unique_ptr<HealthServer> health;
+  std::unique_ptr<MetricsServer> metrics;
+  std::unique_ptr<grpc::Server> engine;
+};
+
+absl::StatusOr<Ports> open_ports(const WorkerConfig& config, WorkerMetrics& metrics,
+                                 EngineService& service) {
+  Ports ports;
+  auto health = HealthServer::start(
+      {.host = config.host, .port = config.health_port, .services = {kServiceName}});
+  if (!health.ok()) return health.status();
+  ports.health = *std::move(health);
+  auto metrics_server = MetricsServer::start({.host = config.host, .port = config.metrics_port},
+                                             metrics.registry());
+  if (!metrics_server.ok()) return metrics_server.status();
+  ports.metrics = *std::move(metrics_server);
+
+  enable_reflection();
+  grpc::ServerBuilder builder;
+  configure_internal_server(builder);
+  const std::string address = host_port(config.host, config.port);
+  int port = 0;
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(&service);
+  ports.engine = builder.BuildAndStart();
+  if (ports.engine == nullptr || port == 0) {
+    return absl::UnavailableError(absl::StrCat("cannot serve routers on ", address));
+  }
+  log_fields(spdlog::level::info, "listening",
+             {{"routers", host_port(config.host, static_cast<uint16_t>(port))},
+              {"metrics", host_port(config.host, ports.metrics->port())},
+              {"health", host_port(config.host, ports.health->port())}});
+  return ports;
+}
+
+// Loads the model and starts its engine.
+absl::StatusOr<std::unique_ptr<Engine>> start_engine(const WorkerConfig& config,
+                                                     WorkerMetrics& metrics,
+                                                     EngineService& service) {
+  auto loaded = load_model(config);
+  if (!loaded.ok()) return loaded.status();
+  log_geometry(config, *loaded);
+  metrics.set_weights_load(loaded->load_time);
+  metrics.set_geometry(metrics_geometry(config, *loaded));
+  internal::v1::Hello hello = make_hello(*loaded);
+  auto runner = make_runner(*loaded);
+  if (!runner.ok()) return runner.status();
+  auto scheduler = std::make_unique<Scheduler>(loaded->plan.scheduler, loaded->passes);
+  auto engine =
+      std::make_unique<Engine>(EngineOptions{}, std::move(scheduler), *std::move(runner),
+                               [&service](const StepReport& report) { service.report(report); });
+  service.serve(std::move(hello), make_limits(config, *loaded),
+                [post_to = engine.get()](EngineCommand command) {
+                  return post_to->post(std::move(command));
+                });
+  engine->start();
+  return engine;
+}
+
+// Follows the engine until SIGTERM: ready as long as steps follow one another.
+void watch(const WorkerConfig& config, ShutdownSignal& signal, EngineService& service,
+           WorkerMetrics& metrics, HealthServer& health) {
+  bool ready = true;
+  while (!signal.wait(kWatchInterval)) {
+    const absl::Duration age = service.step_age(absl::Now());
+    metrics.set_step_age(age);
+    const bool moves = age <= config.step_timeout;
+    if (moves == ready) continue;
+    ready = moves;
+    health.set_ready(ready);
+    if (ready) {
+      spdlog::info("steps go on: ready again");
+    } else {
+      spdlog::error("work has waited {} without a step: not ready", absl::FormatDuration(age));
+    }
+  }
+}
+
+// Lets what runs finish, then closes.
+void shut_down(const WorkerConfig& config, EngineService& service, Ports& ports) {
+  ports.health->set_ready(false);
+  service.drain();
+  const absl::Time deadline = absl::Now() + config.drain_timeout;
+  spdlog::info("draining: {} sequences", service.num_sequences());
+  while (service.num_sequences() > 0 && absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  if (const size_t left = service.num_sequences(); left > 0) {
+    spdlog::warn("{} sequences are cut off after {}", left,
+                 absl::FormatDuration(config.drain_timeout));
+  }
+  service.close();
+  ports.engine->Shutdown(std::chrono::system_clock::now() + kCloseTimeout);
+}
+
+int run(const WorkerConfig& config) {
+  const absl::Time began = absl::Now();
+  ShutdownSignal signal;
+  WorkerMetrics metrics(std::make_shared<prometheus::Registry>(), served_name(config),
+                        LCKV_VERSION);
+  EngineService service({.max_waiting = config.max_waiting}, &metrics);
+  auto ports = open_ports(config, metrics, service);
+  if (!ports.ok()) {
+    spdlog::error("{}", std::string(ports.status().message()));
+    return 1;
+  }
+  auto loading = std::async(std::launch::async,
+                            [&] { return start_engine(config, metrics, service); });
+  while (loading.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
+    // Nothing is being served that would have to end in order.
+    if (signal.wait(absl::Milliseconds(50))) std::_Exit(0);
+  }
+  auto engine = loading.get();
+  if (!engine.ok()) {
+    spdlog::error("{}", std::string(engine.status().message()));
+    ports->engine->Shutdown(std::chrono::system_clock::now());
+    return 1;
+  }
+  ports->health->set_ready(true);
+  metrics.set_ready(absl::Now() - began);
+  log_fields(spdlog::level::info, "ready",
+             {{"seconds", absl::StrFormat("%.2f", absl::ToDoubleSeconds(absl::Now() - began))}});
+  watch(config, signal, service, metrics, *ports->health);
+  shut_down(config, service, *ports);
+  auto stopping = std::async(std::launch::async, [&] { (*engine)->stop(); });
+  if (stopping.wait_for(kStopTimeout) != std::future_status::ready) {
+    spdlog::error("the step in progress does not end: ending without it");
+    std::_Exit(1);
+  }
+  ports->health->stop();
+  spdlog::info("ended");
+  return 0;
+}
+
+}  // namespace
+}  // namespace lckv
+
+int main(int argc, char** argv) {
+  lckv::WorkerConfig config;
+  if (const auto code = lckv::parse_worker_config(argc, argv, config)) return *code;
+  if (const absl::Status status = lckv::check_worker_config(config); !status.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+    return 2;
+  }
+  lckv::quiet_openmp(config, argv);
+  lckv::set_up_logging(config.logging);
+  return lckv::run(config);
+}

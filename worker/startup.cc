@@ -1,0 +1,200 @@
+#include "worker/startup.h"
+
+#include <algorithm>
+#include <random>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "kernels/collectives.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "rpc/byte_size.h"
+#include "rpc/logging.h"
+#include "worker/engine/numerics.h"
+#include "worker/model/llama.h"
+#include "worker/model/load_progress.h"
+#include "worker/model/weight_store.h"
+
+namespace lckv {
+namespace {
+
+absl::StatusOr<std::unique_ptr<WeightStore>> open_weights(const WorkerConfig& config,
+                                                          const LoadedModel& loaded) {
+  if (config.load_format == LoadFormat::kAuto) {
+    return WeightStore::open(config.model, loaded.config);
+  }
+  const int32_t cores = static_cast<int32_t>(std::thread::hardware_concurrency());
+  return WeightStore::dummy(
+      loaded.config, {.dtype = loaded.plan.dtype,
+                      .num_threads = config.threads > 0 ? config.threads : std::max(cores, 1)});
+}
+
+// 64-bit FNV-1a: short, and equal everywhere.
+uint64_t hash_of(absl::string_view text) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return hash;
+}
+
+// Of the checkpoint and of whatever else a token may depend on.
+std::string fingerprint_of(const LoadedModel& loaded, const WeightStore& weights) {
+  const SchedulerOptions& scheduler = loaded.plan.scheduler;
+  const std::string numerics =
+      describe_numerics(*loaded.ops, {.reproducible = loaded.plan.reproducible,
+                                      .prefill_lookahead = scheduler.prefill_lookahead,
+                                      .prefill_tolerance = scheduler.prefill_tolerance,
+                                      .official_decode = scheduler.official_decode});
+  return absl::StrFormat("%s-%016x", content_fingerprint(loaded.files, weights),
+                         hash_of(numerics));
+}
+
+std::string random_id() {
+  std::random_device random;
+  return absl::StrFormat("%08x%08x", random(), random());
+}
+
+void fill_defaults(internal::v1::GenerationDefaults& to, const GenerationDefaults& from) {
+  if (from.temperature) to.set_temperature(*from.temperature);
+  if (from.top_k) to.set_top_k(*from.top_k);
+  if (from.top_p) to.set_top_p(*from.top_p);
+  if (from.min_p) to.set_min_p(*from.min_p);
+  if (from.repetition_penalty) to.set_repetition_penalty(*from.repetition_penalty);
+  if (from.max_new_tokens) to.set_max_new_tokens(*from.max_new_tokens);
+}
+
+}  // namespace
+
+absl::StatusOr<LoadedModel> load_model(const WorkerConfig& config) {
+  LoadedModel loaded;
+  const absl::Time began = absl::Now();
+  auto files = read_checkpoint_files(config.model);
+  if (!files.ok()) return files.status();
+  loaded.files = *std::move(files);
+  auto model_config = parse_model_config(loaded.files.config, loaded.files.generation_config);
+  if (!model_config.ok()) return model_config.status();
+  loaded.config = *std::move(model_config);
+  loaded.passes = make_pass_plan(loaded.config.layers);
+  auto plan = plan_serving(config, loaded.config, loaded.passes);
+  if (!plan.ok()) return plan.status();
+  loaded.plan = *std::move(plan);
+
+  auto weights = open_weights(config, loaded);
+  if (!weights.ok()) return weights.status();
+  loaded.ops = open_cpu_ops({.dtype = loaded.plan.dtype,
+                             .threads = config.threads,
+                             .reproducible = loaded.plan.reproducible});
+  // Before the weights are packed: then their memory is given back.
+  loaded.fingerprint = fingerprint_of(loaded, **weights);
+  const uint64_t total_bytes = (*weights)->total_bytes();
+  LoadProgress progress = LoadProgress::to_stderr("Loading weights", total_bytes);
+  auto model = load_llama({.max_rows = config.max_num_batched_tokens,
+                           .max_positions = loaded.plan.max_context,
+                           .progress = [&progress](uint64_t done) { progress.update(done); }},
+                          loaded.config, loaded.passes, *std::move(weights), *loaded.ops);
+  if (!model.ok()) return model.status();
+  loaded.model = *std::move(model);
+  loaded.weight_bytes = loaded.model->weight_bytes();
+  loaded.load_time = absl::Now() - began;
+  return loaded;
+}
+
+absl::StatusOr<std::unique_ptr<ModelRunner>> make_runner(LoadedModel& loaded) {
+  return ModelRunner::create(loaded.plan.runner, loaded.passes, std::move(loaded.model),
+                             std::move(loaded.ops), single_rank_collectives());
+}
+
+internal::v1::Hello make_hello(const LoadedModel& loaded) {
+  internal::v1::Hello hello;
+  hello.set_replica_id(random_id());
+  hello.set_model(loaded.plan.model_name);
+  hello.set_architecture(loaded.config.architecture);
+  hello.set_fingerprint(loaded.fingerprint);
+  hello.set_version(LCKV_VERSION);
+  hello.set_tensor_parallel_size(1);
+  hello.set_vocabulary_size(loaded.config.vocabulary_size);
+  hello.set_max_context_tokens(loaded.plan.max_context);
+  // What was asked for as "the vocabulary" is told so.
+  hello.set_max_logprobs(
+      loaded.plan.max_logprobs == loaded.config.vocabulary_size ? -1 : loaded.plan.max_logprobs);
+  hello.set_num_layers(loaded.config.num_layers);
+  for (const LayerSpec& layer : loaded.config.layers.layers) {
+    hello.add_kv_source_layers(layer.source);
+  }
+  hello.set_num_cached_layers(loaded.passes.num_units());
+  hello.set_prefill_passes(loaded.passes.num_passes);
+  hello.set_weight_dtype(dtype_name(loaded.plan.dtype));
+  hello.set_kv_cache_dtype(dtype_name(loaded.plan.dtype));
+  hello.set_kv_bytes_per_token(static_cast<double>(loaded.plan.geometry.bytes_per_token));
+  hello.set_block_tokens(*std::min_element(loaded.plan.geometry.slots_per_block.begin(),
+                                           loaded.plan.geometry.slots_per_block.end()));
+  hello.set_kv_capacity_tokens(loaded.plan.geometry.capacity_tokens);
+  for (const int32_t id : loaded.config.eos_token_ids) hello.add_eos_token_ids(id);
+  if (loaded.config.bos_token_id) hello.set_bos_token_id(*loaded.config.bos_token_id);
+  fill_defaults(*hello.mutable_generation_defaults(), loaded.config.generation);
+  if (!loaded.files.tokenizer_model.empty()) {
+    hello.mutable_tokenizer()->set_sentencepiece_model(loaded.files.tokenizer_model);
+    hello.mutable_tokenizer()->set_config_json(loaded.files.tokenizer_config);
+  }
+  hello.set_chat_template(loaded.files.chat_template);
+  return hello;
+}
+
+SubmitLimits make_limits(const WorkerConfig& config, const LoadedModel& loaded) {
+  return {.vocabulary = loaded.config.vocabulary_size,
+          .max_context = loaded.plan.max_context,
+          .max_logprobs = loaded.plan.max_logprobs,
+          .max_iterated_prompt = loaded.plan.scheduler.staging_rows,
+          .has_cyclic_groups = loaded.passes.num_groups() > 0,
+          .default_prefill_mode = config.prefill_mode,
+          .eos_token_ids = loaded.config.eos_token_ids};
+}
+
+KvGeometry metrics_geometry(const WorkerConfig& config, const LoadedModel& loaded) {
+  return {.block_tokens = config.block_size,
+          .capacity_tokens = loaded.plan.geometry.capacity_tokens,
+          .bytes_per_token = static_cast<double>(loaded.plan.geometry.bytes_per_token),
+          .num_layers = loaded.config.num_layers,
+          .num_cached_layers = loaded.passes.num_units(),
+          .max_context = loaded.plan.max_context};
+}
+
+void log_geometry(const WorkerConfig& config, const LoadedModel& loaded) {
+  const MemoryGeometry& geometry = loaded.plan.geometry;
+  for (const std::string& warning : loaded.plan.warnings) spdlog::warn("{}", warning);
+  log_fields(spdlog::level::info, "model",
+             {{"name", loaded.plan.model_name},
+              {"architecture", loaded.config.architecture},
+              {"parameters", absl::StrCat(num_parameters(loaded.config))},
+              {"weights", format_byte_size(loaded.weight_bytes)},
+              {"dtype", dtype_name(loaded.plan.dtype)},
+              {"reproducible", loaded.plan.reproducible ? "yes" : "no"},
+              {"numerics", loaded.ops == nullptr ? "" : loaded.ops->numerics()},
+              {"fingerprint", loaded.fingerprint}});
+  const SchedulerOptions& scheduler = loaded.plan.scheduler;
+  log_fields(spdlog::level::info, "prefill",
+             {{"cyclic_groups", absl::StrCat(loaded.passes.num_groups())},
+              {"lookahead", scheduler.prefill_lookahead > 0
+                                ? absl::StrCat(scheduler.prefill_lookahead)
+                                : "by cost"},
+              {"tolerance", absl::StrCat(scheduler.prefill_tolerance)},
+              {"staging_rows", absl::StrCat(scheduler.staging_rows)},
+              {"staging_memory",
+               format_byte_size(static_cast<uint64_t>(geometry.staging_bytes))}});
+  const double longest = static_cast<double>(geometry.num_blocks) /
+                         static_cast<double>(geometry.blocks_of(loaded.plan.max_context));
+  log_fields(spdlog::level::info, "KV memory",
+             {{"budget", format_byte_size(config.kv_cache_bytes)},
+              {"layers", absl::StrCat(loaded.config.num_layers)},
+              {"cached_layers", absl::StrCat(loaded.passes.num_units())},
+              {"bytes_per_token", absl::StrCat(geometry.bytes_per_token)},
+              {"blocks", absl::StrCat(geometry.num_blocks)},
+              {"block_bytes", absl::StrCat(geometry.block_bytes)},
+              {"host_blocks", absl::StrCat(geometry.num_host_blocks)},
+              {"capacity_tokens", absl::StrCat(geometry.capacity_tokens)},
+              {"longest_request_tokens", absl::StrCat(loaded.plan.max_context)},
+              {"longest_requests_at_once", absl::StrFormat("%.1f", longest)}});
+}
+
+}  // namespace lckv

@@ -1,0 +1,50 @@
+// Start-up in pieces: checkpoint → operations → model → runner, and what a router is told about them.
+//
+// Called by main (and by measurements that leave the network away), each function on one thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "kernels/ops.h"
+#include "lckv/internal/v1/engine.pb.h"
+#include "worker/config.h"
+#include "worker/engine/model_runner.h"
+#include "worker/kv/pass_plan.h"
+#include "worker/model/checkpoint_files.h"
+#include "worker/model/model.h"
+#include "worker/model/model_config.h"
+#include "worker/service/submit_check.h"
+#include "worker/service/worker_metrics.h"
+#include "worker/serving_plan.h"
+
+namespace lckv {
+
+struct LoadedModel {
+  ModelConfig config;
+  PassPlan passes;
+  ServingPlan plan;
+  CheckpointFiles files;
+  std::string fingerprint;  // of content, formats and numerics: equal ones give equal tokens
+  uint64_t weight_bytes = 0;
+  absl::Duration load_time;
+  std::unique_ptr<Ops> ops;      // outlives the model
+  std::unique_ptr<Model> model;
+};
+
+// Reads everything. Errors: what is broken, in one line that names the file and the tensor or key.
+absl::StatusOr<LoadedModel> load_model(const WorkerConfig& config);
+
+// Allocates all memory of steps. Takes ops and model out of `loaded`.
+absl::StatusOr<std::unique_ptr<ModelRunner>> make_runner(LoadedModel& loaded);
+
+internal::v1::Hello make_hello(const LoadedModel& loaded);
+SubmitLimits make_limits(const WorkerConfig& config, const LoadedModel& loaded);
+KvGeometry metrics_geometry(const WorkerConfig& config, const LoadedModel& loaded);
+// Weights, bytes per token, blocks, capacity: what an operator sizes by.
+void log_geometry(const WorkerConfig& config, const LoadedModel& loaded);
+
+}  // namespace lckv
