@@ -1,0 +1,32 @@
+// How the client's commands reach a router, and how they report what went wrong.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "grpcpp/channel.h"
+#include "grpcpp/client_context.h"
+
+namespace lckv {
+
+struct ConnectionOptions {
+  std::string router = "127.0.0.1:50051";
+  absl::Duration timeout = absl::Minutes(10);  // deadline of each call
+};
+
+// --router and --timeout; `options` must outlive the parsing of `app`.
+void add_connection_flags(CLI::App& app, ConnectionOptions& options);
+
+// Connects when the first call is made. Any thread may use the channel.
+std::shared_ptr<grpc::Channel> open_channel(const ConnectionOptions& options);
+
+// Gives `call` the deadline that begins now.
+void set_deadline(grpc::ClientContext& call, const ConnectionOptions& options);
+
+// The line a user reads: "UNAVAILABLE: no replica is ready (retry in 1s)".
+std::string describe_error(const absl::Status& status);
+
+}  // namespace lckv
