@@ -80,6 +80,8 @@ class Run {
     return absl::StrCat("map ", map_.name, ": no end after ", kMaxSteps, " turns");
   }
 
+  SchedulerLoad load() const { return scheduler_.load(); }
+
  private:
   struct InFlight {
     StepPlan plan;
@@ -117,7 +119,10 @@ class Run {
     }
     options.num_blocks = blocks_per_longest + below(blocks_per_longest * 2 + 1);
     options.num_host_blocks = one_in(3) ? 0 : below(blocks_per_longest * 2 + 1);
-    options.staging_rows = options.max_context + options.max_num_seqs;
+    // A seat needs a row, a reproducible chunk all of its own.
+    const int32_t fewest = std::max(1, options.reproducible ? options.prefill_lookahead : 1);
+    options.staging_rows = fewest + below(options.max_context + options.max_num_seqs);
+    options.official_decode = one_in(5);
     options.prefill_tolerance = one_in(2) ? 0.0F : 0.001F;
     options.free_rows = 1 + below(16);
     options.max_uncommitted_plans = 1 + below(2);
@@ -138,7 +143,8 @@ class Run {
     if (one_in(3)) spec->stop_token_ids = {1 + below(kVocabulary - 1)};
     if (one_in(4)) spec->num_prompt_logprobs = 0;
     if (one_in(4)) spec->num_logprobs = 1;
-    if (one_in(3)) spec->prefill_mode = PrefillMode::kIterated;
+    const bool can_iterate = !map_.cyclic() || prompt <= options_.staging_rows;
+    if (can_iterate && one_in(3)) spec->prefill_mode = PrefillMode::kIterated;
     if (one_in(3)) {
       std::vector<int32_t> tokens = naive_stream(*spec).tokens;
       tokens.resize(below(static_cast<int32_t>(tokens.size()) + 1));
@@ -185,8 +191,12 @@ class Run {
         check_plan(*plan);
         return;
       }
+      if (in_flight_.empty() && scheduler_.has_work()) error_ = "there is work, but no plan";
     }
     if (in_flight_.empty()) return;
+    if (defect_ == Defect::kStaleOrder && in_flight_.size() > 1) {
+      std::swap(in_flight_[0], in_flight_[1]);
+    }
     StepPlan plan = std::move(in_flight_.front().plan);
     if (defect_ == Defect::kEarlyRelease) {
       ghost_ = std::move(in_flight_.front().blocks);
@@ -256,9 +266,21 @@ class Run {
           if (token.step > 0) ++token.sample;
         }
         break;
+      case Defect::kMisalignedWindow: cut_windows(plan); break;
       default: break;
     }
     return plan;
+  }
+
+  void cut_windows(StepPlan& plan) const {
+    for (GroupRows& group : plan.groups) {
+      for (WalkSegment& walk : group.segments) {
+        if (!options_.reproducible || walk.end != WalkEnd::kSettle || walk.num_rows < 2) continue;
+        --walk.num_rows;
+        --walk.staged.count;
+        --group.num_rows;
+      }
+    }
   }
 
   static void claim_one_more(const StepPlan& plan, StepResult& result) {
@@ -301,7 +323,8 @@ class Run {
     const auto scored = static_cast<int32_t>(stream.spec->prompt.size()) - 1;
     // Resumed behind its end, a sequence runs nothing.
     const bool ran = stream.spec->resumed != expected.tokens || expected.tokens.empty();
-    if (ran && stream.spec->num_prompt_logprobs.has_value() && stream.num_prompt_logprobs != scored) {
+    const bool asked = ran && stream.spec->num_prompt_logprobs.has_value();
+    if (asked && stream.num_prompt_logprobs != scored) {
       error_ = "prompt log-probabilities are missing";
     }
   }
@@ -336,6 +359,10 @@ class Run {
 
 }  // namespace
 
-std::string simulate(uint64_t seed, Defect defect) { return Run(seed, defect).to_end(); }
+Outcome simulate(uint64_t seed, Defect defect) {
+  Run run(seed, defect);
+  std::string error = run.to_end();
+  return {.error = std::move(error), .load = run.load()};
+}
 
 }  // namespace lckv::simulation

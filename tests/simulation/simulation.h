@@ -27,9 +27,16 @@ enum class Defect : uint8_t {
   kTokenReference,    // a sampled token is named one off
   kUnsettledRow,      // one row more is called settled than was
   kEarlyRelease,      // blocks return while an uncommitted plan names them
+  kMisalignedWindow,  // a reproducible window ends one row before its chunk
+  kStaleOrder,        // a plan runs before the one made before it
 };
 
-// Runs one seed to its end. Empty: all was right. Else what went wrong first.
-std::string simulate(uint64_t seed, Defect defect = Defect::kNone);
+struct Outcome {
+  std::string error;   // what went wrong first; empty: all was right
+  SchedulerLoad load;  // at the end
+};
+
+// Runs one seed to its end.
+Outcome simulate(uint64_t seed, Defect defect = Defect::kNone);
 
 }  // namespace lckv::simulation

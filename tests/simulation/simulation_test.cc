@@ -30,9 +30,19 @@ Seeds seeds() {
 TEST(Simulation, EveryScheduleGivesTheNaiveStreams) {
   const auto [first, count] = seeds();
   std::printf("seeds %lu to %lu\n", first, first + count - 1);
+  uint64_t num_preemptions = 0;
+  uint64_t num_swapped_out = 0;
   for (uint64_t seed = first; seed < first + count; ++seed) {
-    ASSERT_EQ(simulate(seed), "") << "seed " << seed;
+    const Outcome outcome = simulate(seed);
+    ASSERT_EQ(outcome.error, "") << "seed " << seed;
+    num_preemptions += outcome.load.num_preemptions;
+    num_swapped_out += outcome.load.num_swapped_out;
   }
+  std::printf("%lu preemptions, of them %lu to the host tier\n", num_preemptions, num_swapped_out);
+  if (count < 100) return;
+  // The loads put both ways of preemption to the test.
+  EXPECT_GT(num_swapped_out, count / 100);
+  EXPECT_GT(num_preemptions - num_swapped_out, count / 100);
 }
 
 class PlantedDefect : public testing::TestWithParam<Defect> {};
@@ -42,7 +52,7 @@ TEST_P(PlantedDefect, IsFound) {
   constexpr uint64_t kSeeds = 200;
   uint64_t found = 0;
   for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
-    if (!simulate(seed, GetParam()).empty()) ++found;
+    if (!simulate(seed, GetParam()).error.empty()) ++found;
   }
   std::printf("found with %lu of %lu seeds\n", found, kSeeds);
   EXPECT_GT(found, 0U);
@@ -51,7 +61,8 @@ TEST_P(PlantedDefect, IsFound) {
 INSTANTIATE_TEST_SUITE_P(All, PlantedDefect,
                          testing::Values(Defect::kLostAppend, Defect::kSharedBlock,
                                          Defect::kSharedStagingRow, Defect::kTokenReference,
-                                         Defect::kUnsettledRow, Defect::kEarlyRelease));
+                                         Defect::kUnsettledRow, Defect::kEarlyRelease,
+                                         Defect::kMisalignedWindow, Defect::kStaleOrder));
 
 }  // namespace
 }  // namespace lckv::simulation

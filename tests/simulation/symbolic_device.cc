@@ -231,18 +231,55 @@ void SymbolicDevice::check_window(const StepPlan& plan, const Seat& seat,
   if (end != chunk_end) fail(plan, "a reproducible window does not end with its chunk");
 }
 
+// Rows that the official code decodes: generated ones, and iterated prompts no longer than its passes.
+void SymbolicDevice::check_official(const StepPlan& plan, const Seat& seat,
+                                    const WalkSegment& segment) {
+  const auto prompt = static_cast<int32_t>(seat.spec->prompt.size());
+  const bool decodes = segment.first_position >= prompt ||
+                       (seat.spec->prefill_mode == PrefillMode::kIterated &&
+                        prompt <= map_.num_passes);
+  const bool official = options_.official_decode && decodes;
+  if (segment.official_decode != official) fail(plan, "official decode");
+  if (official && segment.num_rows != 1) fail(plan, "official decode of several rows");
+}
+
+// All rows of a prompt finish a pass before the next one begins.
+void SymbolicDevice::check_passes(const StepPlan& plan, int32_t group,
+                                  const WalkSegment& segment) {
+  const int32_t begin = segment.first_position;
+  const int32_t end = begin + segment.num_rows;
+  const auto num_walks = [&](int32_t position) {
+    return staging_[group].at(raw(plan.staging.at(segment.staged.begin + position))).num_walks;
+  };
+  const int32_t pass = num_walks(begin) + 1;
+  for (int32_t position = 0; position < segment.staged.count; ++position) {
+    const int32_t walked = position < begin ? pass : pass - 1;
+    if (num_walks(position) != walked) return fail(plan, "a pass begins before the last one ends");
+  }
+  const bool ends = end == segment.staged.count;
+  const WalkEnd expected = pass == map_.num_passes ? WalkEnd::kCommit
+                           : ends                  ? WalkEnd::kPassEnd
+                                                   : WalkEnd::kPass;
+  if (segment.end != expected) fail(plan, "a pass ends in another way");
+}
+
 void SymbolicDevice::run_walk(const StepPlan& plan, int32_t group, const WalkSegment& segment,
                               std::vector<int32_t>& settled) {
   settled.push_back(segment.num_rows);
   Seat& seat = seats_.at(raw(segment.seat));
   if (seat.spec == nullptr) return fail(plan, "a walk for an empty seat");
   check_window(plan, seat, segment);
+  check_official(plan, seat, segment);
   int32_t& next = seat.next_position[2 * group + 1];
   const bool settles = segment.end == WalkEnd::kSettle || segment.end == WalkEnd::kCommit;
   if (settles && next >= 0 && segment.first_position != next) fail(plan, "a walk starts elsewhere");
   const int32_t offset = segment.first_position - segment.staged_position;
   if (offset < 0 || offset + segment.num_rows > segment.staged.count) {
     return fail(plan, "a walk's rows are not staged");
+  }
+  const auto prompt = static_cast<int32_t>(seat.spec->prompt.size());
+  if (segment.end != WalkEnd::kSettle && segment.staged.count != prompt) {
+    return fail(plan, "a pass needs the whole prompt staged");
   }
   for (int32_t i = 0; i < offset + segment.num_rows; ++i) {
     const int32_t position = segment.staged_position + i;
@@ -254,6 +291,7 @@ void SymbolicDevice::run_walk(const StepPlan& plan, int32_t group, const WalkSeg
     const bool is_new = i >= offset + segment.num_rows - segment.num_new;
     if (i >= offset && is_new != (row.num_walks == 0)) fail(plan, "num_new");
   }
+  if (segment.end != WalkEnd::kSettle) check_passes(plan, group, segment);
   for (const int32_t layer : map_.range_layers[2 * group + 1]) {
     const bool inside = map_.unit_range[map_.layers[layer].source_unit] == 2 * group + 1;
     for (int32_t i = 0; i < segment.num_rows; ++i) {

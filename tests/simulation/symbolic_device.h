@@ -67,6 +67,8 @@ class SymbolicDevice {
   void finish_walk(const StepPlan& plan, int32_t group, const WalkSegment& segment,
                    int32_t num_settled);
   void feed(const StepPlan& plan, Seat& seat, int32_t position, const PlanToken& source);
+  void check_official(const StepPlan& plan, const Seat& seat, const WalkSegment& segment);
+  void check_passes(const StepPlan& plan, int32_t group, const WalkSegment& segment);
   void check_window(const StepPlan& plan, const Seat& seat, const WalkSegment& segment);
   void check_history(const StepPlan& plan, const Seat& seat, SeatId id, int32_t layer,
                      int32_t position, int32_t committed_end);
