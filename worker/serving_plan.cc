@@ -123,8 +123,7 @@ void fill_runner(ServingPlan& plan) {
                  .num_host_blocks = plan.geometry.num_host_blocks,
                  .block_bytes = plan.geometry.block_bytes,
                  .slots_per_block = plan.geometry.slots_per_block,
-                 .staging_rows = plan.scheduler.staging_rows,
-                 .official_decode = plan.scheduler.official_decode};
+                 .staging_rows = plan.scheduler.staging_rows};
 }
 
 }  // namespace

@@ -26,7 +26,6 @@ struct RunnerOptions {
   int64_t block_bytes = 0;
   std::vector<int32_t> slots_per_block;  // per unit
   int32_t staging_rows = 0;              // per cyclic group
-  bool official_decode = false;
 };
 
 // Wall time of a step's phases.
