@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Installs what LCKV Serve needs on Debian 12 or a later Debian or Ubuntu. Idempotent; does nothing, and needs no
+# root, where everything is there.
+#
+#   install-deps.sh            to build, and to run every test
+#   install-deps.sh --build    to build only
+#   install-deps.sh --runtime  shared libraries of the built programs only
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+tools=$root/build/tools/bin
+grpcurl_version=v1.9.1  # the last one that Debian 12's Go builds
+
+libraries=(libgrpc++-dev libprotobuf-dev libabsl-dev libdnnl-dev libhwy-dev libsentencepiece-dev
+           libspdlog-dev prometheus-cpp-dev)
+build=("${libraries[@]}" ca-certificates g++ cmake ninja-build pkg-config mold ccache
+       protobuf-compiler protobuf-compiler-grpc libcli11-dev nlohmann-json3-dev libbenchmark-dev
+       libgtest-dev libgmock-dev libgomp1)
+tests=(clang-14 clang-format-14 libclang-rt-14-dev llvm-14 python3 python3-grpcio python3-protobuf
+       python3-pytest procps)
+
+say() { echo "install-deps: $*" >&2; }
+fail() { say "$*"; exit 1; }
+
+installed() { [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
+
+refreshed=
+as_root() {
+  if [[ $EUID -eq 0 ]]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    fail "needs root to run: $* (be root, or install sudo)"
+  fi
+}
+refresh() {
+  [[ -n $refreshed ]] || as_root apt-get update -q >&2
+  refreshed=yes
+}
+install_packages() {
+  local missing=()
+  for package in "$@"; do installed "$package" || missing+=("$package"); done
+  [[ ${#missing[@]} -gt 0 ]] || return 0
+  say "installing ${missing[*]}"
+  refresh
+  as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -q -y --no-install-recommends "${missing[@]}" </dev/null >&2
+}
+
+# The shared libraries that the development packages stand for, under the names of this release.
+runtime_packages() {
+  echo ca-certificates
+  echo libgomp1
+  apt-cache depends "${libraries[@]}" | awk '$1 == "Depends:" && $2 ~ /^lib/ && $2 !~ /-dev$/ { print $2 }' | sort -u
+}
+
+# The package would start a server; one program of it is all we need.
+install_promtool() {
+  command -v promtool >/dev/null || [[ -x $tools/promtool ]] && return
+  say "taking promtool from the package prometheus"
+  refresh
+  local folder
+  folder=$(mktemp -d)
+  (cd "$folder" && apt-get download -q prometheus >&2 && dpkg-deb -x prometheus_*.deb unpacked)
+  mkdir -p "$tools"
+  install -m 755 "$folder/unpacked/usr/bin/promtool" "$tools/promtool"
+  rm -rf "$folder"
+}
+
+install_grpcurl() {
+  command -v grpcurl >/dev/null || [[ -x $tools/grpcurl ]] && return
+  local go
+  go=$(command -v go || true)
+  [[ -n $go || ! -x /usr/local/go/bin/go ]] || go=/usr/local/go/bin/go
+  if [[ -z $go ]]; then
+    install_packages golang-go
+    go=go
+  fi
+  say "building grpcurl $grpcurl_version"
+  mkdir -p "$tools"
+  GOBIN=$tools GOFLAGS=-modcacherw "$go" install \
+    "github.com/fullstorydev/grpcurl/cmd/grpcurl@$grpcurl_version" >&2
+}
+
+command -v dpkg-query >/dev/null || fail "this system has no dpkg; see the package lists in $0"
+case ${1-} in
+  --runtime)
+    apt-cache show libgrpc++-dev >/dev/null 2>&1 || refresh
+    mapfile -t runtime < <(runtime_packages)
+    install_packages "${runtime[@]}"
+    ;;
+  --build)
+    install_packages "${build[@]}"
+    ;;
+  "")
+    install_packages "${build[@]}" "${tests[@]}"
+    install_promtool
+    install_grpcurl
+    ;;
+  *) fail "unknown argument \"$1\"; valid: --build, --runtime" ;;
+esac
