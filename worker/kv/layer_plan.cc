@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -14,7 +15,7 @@ constexpr int32_t kMaxPasses = 1024;
 
 absl::Status bad_entry(size_t index, absl::string_view entry, absl::string_view why) {
   return absl::InvalidArgumentError(
-      absl::StrCat("layer_types: entry ", index, " \"", entry.substr(0, 32), "\" ", why));
+      absl::StrCat("layer_types: entry ", index, " \"", absl::CHexEscape(entry.substr(0, 32)), "\" ", why));
 }
 
 // The entries, as many as there are layers.

@@ -7,10 +7,10 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "kernels/dtype.h"
 #include "kernels/ops.h"
 #include "worker/kv/layer_plan.h"
@@ -51,8 +51,8 @@ struct ModelConfig {
 
 // Errors: InvalidArgument, one line that begins with the file's name and the key
 // ("config.json: num_hidden_layers: ..."). `generation_config` is empty where there is no such file.
-absl::StatusOr<ModelConfig> parse_model_config(std::string_view config,
-                                               std::string_view generation_config);
+absl::StatusOr<ModelConfig> parse_model_config(absl::string_view config,
+                                               absl::string_view generation_config);
 
 // A tensor that a checkpoint of this config has, under its Hugging Face name.
 struct TensorSpec {

@@ -9,10 +9,10 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "kernels/dtype.h"
 
 namespace lckv {
@@ -31,6 +31,6 @@ struct SafetensorsEntry {
 // Entries by ascending begin, which do not overlap. Errors: InvalidArgument, one line naming `file_name` and
 // the tensor.
 absl::StatusOr<std::vector<SafetensorsEntry>> parse_safetensors(std::span<const std::byte> file,
-                                                                std::string_view file_name);
+                                                                absl::string_view file_name);
 
 }  // namespace lckv

@@ -8,11 +8,11 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "kernels/dtype.h"
 #include "worker/model/mapped_memory.h"
 #include "worker/model/model_config.h"
@@ -28,7 +28,7 @@ struct TensorView {
 };
 
 struct DummyWeights {
-  DType dtype = DType::kBFloat16;
+  DType dtype = DType::kBFloat16;  // or float32
   uint64_t seed = 0;
   int32_t num_threads = 1;  // does not change the values
 };
@@ -36,7 +36,7 @@ struct DummyWeights {
 class WeightStore {
  public:
   // model.safetensors, or the shards that model.safetensors.index.json names. Every expected tensor must
-  // be there with its shape, in float32 or bfloat16; others are ignored. Errors name file and tensor:
+  // be there with its shape, as float32, bfloat16 or float16; others are ignored. Errors name file and tensor:
   // NotFound (no file, no tensor), InvalidArgument (a broken file, a wrong shape or dtype).
   static absl::StatusOr<std::unique_ptr<WeightStore>> open(const std::string& folder,
                                                            const ModelConfig& config);
@@ -46,7 +46,7 @@ class WeightStore {
                                                             const DummyWeights& options);
 
   // Null where the checkpoint is not expected to have it.
-  const TensorView* find(std::string_view name) const;
+  const TensorView* find(absl::string_view name) const;
   // In the order of expected_tensors().
   const std::vector<TensorView>& tensors() const { return tensors_; }
   uint64_t total_bytes() const;
