@@ -1,6 +1,7 @@
 #include "router/call_queue.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -73,7 +74,7 @@ void CallQueue::dispatch() {
 // Offers the first call of some line that is not stuck to a replica; false where there is none.
 bool CallQueue::place_next(std::set<std::string>& stuck) {
   const auto set = fleet_.snapshot();
-  Entry entry;
+  std::optional<Entry> entry;
   std::string name;
   Position position;
   size_t pick = 0;
@@ -93,12 +94,12 @@ bool CallQueue::place_next(std::set<std::string>& stuck) {
     position = first->first;
     entry = take(line, first);
   }
-  const auto assignment = entry.call->assign(set->replicas[pick]);
+  const auto assignment = entry->call->assign(set->replicas[pick]);
   // Before the next pick, so that it counts these submits, or sees what the set was behind with.
   fleet_.refresh();
   if (assignment == WaitingCall::Assignment::kNotTaken) {
     std::lock_guard lock(mutex_);
-    put_back(name, position, std::move(entry));
+    put_back(name, position, *std::move(entry));
   }
   return true;
 }

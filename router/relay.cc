@@ -96,12 +96,7 @@ absl::Status Relay::replay(Choice& choice, const ChoiceStart& start) {
 
 std::optional<v1::Finished> Relay::ending_of(const Choice& choice, const ChoiceStart& start) const {
   if (start.resumed.empty()) return std::nullopt;
-  if (choice.text && choice.text->stop_index() >= 0) {
-    v1::Finished finished = finished_for(v1::Finished::REASON_STOP_STRING);
-    finished.set_matched_stop_string(
-        spec_.stop_strings[static_cast<size_t>(choice.text->stop_index())]);
-    return finished;
-  }
+  if (choice.text && choice.text->stop_index() >= 0) return finished_by_string(*choice.text);
   const uint32_t last = start.resumed.back();
   if (choice.num_tokens >= spec_.min_new_tokens) {
     if (!spec_.ignore_eos && contains(spec_.model->hello.eos_token_ids(), last)) {
@@ -120,6 +115,12 @@ std::optional<v1::Finished> Relay::ending_of(const Choice& choice, const ChoiceS
     return finished_for(v1::Finished::REASON_CONTEXT_FULL);
   }
   return std::nullopt;
+}
+
+v1::Finished Relay::finished_by_string(const ChoiceText& text) const {
+  v1::Finished finished = finished_for(v1::Finished::REASON_STOP_STRING);
+  finished.set_matched_stop_string(spec_.stop_strings[static_cast<size_t>(text.stop_index())]);
+  return finished;
 }
 
 std::string Relay::without_skipped(Choice& choice, std::string text) {
@@ -185,24 +186,6 @@ void Relay::start_choice(uint32_t index) {
   add_tokens(index, std::move(tokens));
 }
 
-void Relay::take_prompt_logprobs(const internal::v1::PromptLogprobs& prompt) {
-  v1::GenerateEvent event;
-  size_t bytes = 0;
-  for (int i = 0; i < prompt.logprobs_size(); ++i) {
-    const size_t position = size_t{prompt.position()} + static_cast<size_t>(i);
-    if (position >= spec_.prompt.size()) break;
-    if (bytes > options_.event_bytes) {
-      push(0, std::exchange(event, v1::GenerateEvent()));
-      bytes = 0;
-    }
-    if (bytes == 0) event.mutable_prompt_logprobs()->set_position(static_cast<uint32_t>(position));
-    v1::TokenLogprobs& entry = *event.mutable_prompt_logprobs()->add_logprobs();
-    fill_logprobs(prompt.logprobs(i), spec_.prompt[position], entry);
-    bytes += entry.ByteSizeLong();
-  }
-  if (bytes > 0) push(0, std::move(event));
-}
-
 void Relay::take_tokens(uint32_t index, const SequenceUpdate& update, absl::Time now) {
   Choice& choice = choices_[index];
   v1::Tokens tokens;
@@ -229,9 +212,7 @@ void Relay::take_tokens(uint32_t index, const SequenceUpdate& update, absl::Time
   if (spec_.with_text) tokens.set_text(without_skipped(choice, std::move(text)));
   if (!tokens.ids().empty() || !tokens.text().empty()) add_tokens(index, std::move(tokens));
   if (choice.text && choice.text->stop_index() >= 0) {
-    v1::Finished finished = finished_for(v1::Finished::REASON_STOP_STRING);
-    finished.set_matched_stop_string(
-        spec_.stop_strings[static_cast<size_t>(choice.text->stop_index())]);
+    v1::Finished finished = finished_by_string(*choice.text);
     if (update.finished != nullptr) {
       finished.mutable_usage()->set_num_prefill_walks(update.finished->num_prefill_walks());
       finished.mutable_usage()->set_num_preemptions(update.finished->num_preemptions());
@@ -392,23 +373,6 @@ absl::Status Relay::status() const {
 
 std::vector<RelayCommand> Relay::take_commands() {
   return std::exchange(commands_, std::vector<RelayCommand>());
-}
-
-void Relay::fill_logprobs(const internal::v1::Logprobs& from, uint32_t id,
-                          v1::TokenLogprobs& to) const {
-  const Vocabulary* vocabulary =
-      spec_.model->tokenizer ? &spec_.model->tokenizer->vocabulary() : nullptr;
-  to.set_id(id);
-  if (from.has_own()) to.set_logprob(from.own());
-  if (vocabulary) to.set_token(vocabulary->entry(id).bytes);
-  const int count = std::min(from.top_ids_size(), from.top_logprobs_size());
-  to.mutable_top()->Reserve(count);
-  for (int i = 0; i < count; ++i) {
-    v1::TopLogprob& top = *to.add_top();
-    top.set_id(from.top_ids(i));
-    top.set_logprob(from.top_logprobs(i));
-    if (vocabulary) top.set_token(vocabulary->entry(from.top_ids(i)).bytes);
-  }
 }
 
 }  // namespace lckv

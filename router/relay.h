@@ -99,6 +99,7 @@ class Relay {
 
   absl::Status replay(Choice& choice, const ChoiceStart& start);
   std::optional<v1::Finished> ending_of(const Choice& choice, const ChoiceStart& start) const;
+  v1::Finished finished_by_string(const ChoiceText& text) const;
   std::string without_skipped(Choice& choice, std::string text);
   void start_choice(uint32_t index);
   void take_prompt_logprobs(const internal::v1::PromptLogprobs& prompt);

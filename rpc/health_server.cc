@@ -1,12 +1,11 @@
 #include "rpc/health_server.h"
 
 #include <map>
+#include <mutex>
 #include <set>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server.h"
@@ -52,7 +51,7 @@ class HealthServer::Service final : public Health::CallbackService {
     auto* watch = new WatchReactor(*this, canonical(request->service()));
     bool admitted = false;
     {
-      absl::MutexLock lock(&mutex_);
+      std::lock_guard lock(mutex_);
       admitted = !stopping_ && watches_.size() < kMaxWatches;
       if (admitted) watches_.insert(watch);
     }
@@ -67,7 +66,7 @@ class HealthServer::Service final : public Health::CallbackService {
   void set(const std::vector<std::string>& services, bool serving) {
     std::vector<WatchReactor*> affected;
     {
-      absl::MutexLock lock(&mutex_);
+      std::lock_guard lock(mutex_);
       for (const std::string& service : services) serving_[service] = serving;
       affected = hold_watches();
     }
@@ -75,7 +74,7 @@ class HealthServer::Service final : public Health::CallbackService {
   }
 
   std::vector<std::string> all_but_liveness() {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     std::vector<std::string> names;
     for (const auto& [name, serving] : serving_) {
       if (name != kLiveness) names.push_back(name);
@@ -86,7 +85,7 @@ class HealthServer::Service final : public Health::CallbackService {
   void stop() {
     std::vector<WatchReactor*> affected;
     {
-      absl::MutexLock lock(&mutex_);
+      std::lock_guard lock(mutex_);
       stopping_ = true;
       affected = hold_watches();
     }
@@ -100,7 +99,7 @@ class HealthServer::Service final : public Health::CallbackService {
 
     void OnWriteDone(bool ok) override {
       {
-        absl::MutexLock lock(&service_.mutex_);
+        std::lock_guard lock(service_.mutex_);
         writing_ = false;
         cancelled_ = cancelled_ || !ok;
       }
@@ -108,16 +107,20 @@ class HealthServer::Service final : public Health::CallbackService {
     }
     void OnCancel() override {
       {
-        absl::MutexLock lock(&service_.mutex_);
+        std::lock_guard lock(service_.mutex_);
         cancelled_ = true;
       }
       advance();
     }
     void OnDone() override {
-      absl::MutexLock lock(&service_.mutex_);
-      service_.watches_.erase(this);
-      done_ = true;
-      if (holds_ == 0) delete this;
+      bool last = false;
+      {
+        std::lock_guard lock(service_.mutex_);
+        service_.watches_.erase(this);
+        done_ = true;
+        last = holds_ == 0;
+      }
+      if (last) delete this;
     }
 
     void refuse() { Finish(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "too many watches")); }
@@ -126,7 +129,7 @@ class HealthServer::Service final : public Health::CallbackService {
     void advance() {
       bool finish = false;
       {
-        absl::MutexLock lock(&service_.mutex_);
+        std::lock_guard lock(service_.mutex_);
         if (finished_ || writing_) return;
         if (cancelled_ || service_.stopping_) {
           finished_ = finish = true;
@@ -159,18 +162,17 @@ class HealthServer::Service final : public Health::CallbackService {
   };
 
   HealthCheckResponse::ServingStatus status_of(const std::string& service) {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard lock(mutex_);
     return status_locked(service);
   }
 
-  HealthCheckResponse::ServingStatus status_locked(const std::string& service)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  HealthCheckResponse::ServingStatus status_locked(const std::string& service) {
     const auto it = serving_.find(service);
     if (it == serving_.end()) return HealthCheckResponse::SERVICE_UNKNOWN;
     return it->second ? HealthCheckResponse::SERVING : HealthCheckResponse::NOT_SERVING;
   }
 
-  std::vector<WatchReactor*> hold_watches() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  std::vector<WatchReactor*> hold_watches() {
     std::vector<WatchReactor*> held(watches_.begin(), watches_.end());
     for (WatchReactor* watch : held) ++watch->holds_;
     return held;
@@ -179,15 +181,19 @@ class HealthServer::Service final : public Health::CallbackService {
   void release(const std::vector<WatchReactor*>& held) {
     for (WatchReactor* watch : held) {
       watch->advance();
-      absl::MutexLock lock(&mutex_);
-      if (--watch->holds_ == 0 && watch->done_) delete watch;
+      bool last = false;
+      {
+        std::lock_guard lock(mutex_);
+        last = --watch->holds_ == 0 && watch->done_;
+      }
+      if (last) delete watch;
     }
   }
 
-  absl::Mutex mutex_;
-  std::map<std::string, bool> serving_ ABSL_GUARDED_BY(mutex_);
-  std::set<WatchReactor*> watches_ ABSL_GUARDED_BY(mutex_);
-  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::mutex mutex_;  // guards what follows, and the watches' own state
+  std::map<std::string, bool> serving_;
+  std::set<WatchReactor*> watches_;
+  bool stopping_ = false;
 };
 
 struct HealthServer::State {
