@@ -1,0 +1,98 @@
+#include "tests/support/local_runner.h"
+
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "kernels/check.h"
+#include "kernels/collectives.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/reference_ops.h"
+#include "worker/model/checkpoint_files.h"
+#include "worker/model/llama.h"
+
+namespace lckv {
+namespace {
+
+std::unique_ptr<Ops> open_ops(const LocalOptions& options) {
+  if (options.reference_ops) return open_reference_ops(options.dtype);
+  return open_cpu_ops({.dtype = options.dtype,
+                       .threads = options.threads,
+                       .reproducible = options.reproducible});
+}
+
+float to_float(const std::byte* number, DType dtype) {
+  if (dtype == DType::kFloat32) {
+    float value = 0.0F;
+    std::memcpy(&value, number, sizeof(value));
+    return value;
+  }
+  LCKV_CHECK(dtype == DType::kBFloat16);
+  uint16_t bits = 0;
+  std::memcpy(&bits, number, sizeof(bits));
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
+
+}  // namespace
+
+absl::StatusOr<LocalRunner> open_local_runner(const LocalOptions& options) {
+  LocalRunner local;
+  auto files = read_checkpoint_files(options.model);
+  if (!files.ok()) return files.status();
+  auto config = parse_model_config(files->config, files->generation_config);
+  if (!config.ok()) return config.status();
+  local.config = *std::move(config);
+  local.passes = make_pass_plan(local.config.layers);
+  auto weights = WeightStore::open(options.model, local.config);
+  if (!weights.ok()) return weights.status();
+  GeometryOptions sizes{.kv_cache_bytes = uint64_t{1} << 40,
+                        .block_size = options.block_size,
+                        .kv_dtype = options.dtype,
+                        .hidden_size = local.config.hidden_size,
+                        .max_context = options.max_context,
+                        .max_num_seqs = options.max_num_seqs,
+                        .staging_rows = options.staging_rows};
+  auto geometry = plan_memory(local.passes, sizes);
+  if (!geometry.ok()) return geometry.status();
+  local.geometry = *std::move(geometry);
+
+  auto ops = std::make_unique<ProbedOps>(open_ops(options), options.fill);
+  local.ops = ops.get();
+  const LlamaOptions llama{.max_rows = options.max_batched_rows,
+                           .max_positions = options.max_context};
+  auto model = load_llama(llama, local.config, local.passes, *std::move(weights), *ops);
+  if (!model.ok()) return model.status();
+  RunnerOptions runner{.max_num_seqs = options.max_num_seqs,
+                       .max_batched_rows = options.max_batched_rows,
+                       .max_context = options.max_context,
+                       .num_blocks = options.num_blocks,
+                       .num_host_blocks = options.num_host_blocks,
+                       .block_bytes = local.geometry.block_bytes,
+                       .slots_per_block = local.geometry.slots_per_block,
+                       .staging_rows = options.staging_rows};
+  auto created = ModelRunner::create(std::move(runner), local.passes, *std::move(model),
+                                     std::move(ops), single_rank_collectives());
+  if (!created.ok()) return created.status();
+  local.runner = *std::move(created);
+  return local;
+}
+
+std::vector<float> read_slot(const LocalRunner& local, UnitId unit, int32_t block, int32_t slot,
+                             bool values) {
+  const LayerSpec& spec = local.passes.layers.layers[local.passes.units[raw(unit)].layer];
+  const int32_t slots = local.geometry.slots_per_block[raw(unit)];
+  const DType dtype = local.ops->dtype();
+  const std::byte* const base =
+      local.ops->block_base() + block * local.geometry.block_bytes;
+  std::vector<float> row;
+  for (int32_t head = 0; head < spec.kv_heads; ++head) {
+    for (int32_t i = 0; i < spec.head_dim; ++i) {
+      const int64_t at =
+          ((int64_t{values ? spec.kv_heads : 0} + head) * slots + slot) * spec.head_dim + i;
+      row.push_back(to_float(base + at * static_cast<int64_t>(dtype_bytes(dtype)), dtype));
+    }
+  }
+  return row;
+}
+
+}  // namespace lckv

@@ -1,0 +1,56 @@
+// LocalRunner: a model and its runner in this process, on probed memory.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/dtype.h"
+#include "tests/support/probed_ops.h"
+#include "worker/engine/geometry.h"
+#include "worker/engine/model_runner.h"
+#include "worker/model/model_config.h"
+
+namespace lckv {
+
+struct LocalOptions {
+  std::string model = "tests/golden/cases/llama";  // folder of a checkpoint
+  DType dtype = DType::kFloat32;
+  bool reference_ops = false;
+  int32_t threads = 1;
+  bool reproducible = true;
+  int32_t block_size = 16;
+  int32_t num_blocks = 512;
+  int32_t num_host_blocks = 0;
+  int32_t max_context = 512;
+  int32_t max_num_seqs = 8;
+  int32_t max_batched_rows = 256;
+  int32_t staging_rows = 1024;
+  uint8_t fill = 0xff;  // memory's bytes before they are written
+
+  // Of the scheduler only.
+  bool fixed_windows = true;  // where reproducible: exact prefill walks chunks of `lookahead`
+  bool official_decode = false;
+  int64_t max_row_layers = 1 << 20;
+  int32_t lookahead = 16;  // 0: by cost
+  float tolerance = 0.0F;
+  int32_t max_uncommitted_plans = 1;
+  bool poison = true;      // blocks that are given back are filled with garbage
+};
+
+struct LocalRunner {
+  ModelConfig config;
+  PassPlan passes;
+  MemoryGeometry geometry;
+  ProbedOps* ops = nullptr;  // the runner's
+  std::unique_ptr<ModelRunner> runner;
+};
+
+absl::StatusOr<LocalRunner> open_local_runner(const LocalOptions& options);
+
+// A row of keys or of values.
+std::vector<float> read_slot(const LocalRunner& local, UnitId unit, int32_t block, int32_t slot,
+                             bool values);
+
+}  // namespace lckv

@@ -1,0 +1,106 @@
+// ProbedOps: a backend that tests can look into.
+//
+// Forwards to another Ops. Memory starts filled with one byte (0xff is not-a-number in every format), so that
+// reading what was never written shows; logits that log-probabilities are asked of are kept; the place of the KV
+// blocks is remembered. One thread, as any Ops.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "kernels/ops.h"
+
+namespace lckv {
+
+class ProbedOps : public Ops {
+ public:
+  ProbedOps(std::unique_ptr<Ops> inner, uint8_t fill) : inner_(std::move(inner)), fill_(fill) {}
+
+  // Logits given to logprobs() since the last call.
+  std::vector<std::vector<float>> take_logits() { return std::exchange(logits_, {}); }
+  // Where the blocks begin; null before any KV was written.
+  std::byte* block_base() const { return block_base_; }
+
+  DType dtype() const override { return inner_->dtype(); }
+  const char* numerics() const override { return inner_->numerics(); }
+  std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override;
+  std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
+    return inner_->pack(sources);
+  }
+  std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) override {
+    return inner_->upload(sources);
+  }
+  void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) override {
+    inner_->embed(table, ids, out);
+  }
+  void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t hidden,
+                float* out) override {
+    inner_->rms_norm(x, weight, eps, rows, hidden, out);
+  }
+  void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y,
+              const float* bias, bool accumulate) override {
+    inner_->matmul(weight, x, rows, y, bias, accumulate);
+  }
+  std::unique_ptr<DeviceBuffer> rope_table(const RopeOptions& options,
+                                           int64_t max_positions) override {
+    return inner_->rope_table(options, max_positions);
+  }
+  void rope(float* x, int64_t row_stride, std::span<const int32_t> positions, int32_t heads,
+            int32_t head_dim, DeviceBuffer& table) override {
+    inner_->rope(x, row_stride, positions, heads, head_dim, table);
+  }
+  void silu_mul(const float* gate_up, int64_t rows, int64_t inner, float* out) override {
+    inner_->silu_mul(gate_up, rows, inner, out);
+  }
+  void gather_rows(const float* x, std::span<const int32_t> ids, int64_t hidden,
+                   float* out) override {
+    inner_->gather_rows(x, ids, hidden, out);
+  }
+  void scatter_rows(const float* x, std::span<const int32_t> ids, int64_t hidden,
+                    float* out) override {
+    inner_->scatter_rows(x, ids, hidden, out);
+  }
+  void stage_kv(const float* k, const float* v, int64_t row_stride, const KvLayout& layout,
+                std::span<const int32_t> ids, const KvRows& staged) override {
+    inner_->stage_kv(k, v, row_stride, layout, ids, staged);
+  }
+  void zero_kv(const KvLayout& layout, std::span<const int32_t> ids,
+               const KvRows& staged) override {
+    inner_->zero_kv(layout, ids, staged);
+  }
+  void copy_kv(const KvLayout& layout, std::span<const int32_t> ids, const KvRows& from,
+               const KvRows& to) override {
+    inner_->copy_kv(layout, ids, from, to);
+  }
+  void compare_kv(const KvLayout& layout, std::span<const int32_t> ids, const KvRows& fresh,
+                  const KvRows& read, KvDistance* out) override {
+    inner_->compare_kv(layout, ids, fresh, read, out);
+  }
+  void append_kv(const float* k, const float* v, int64_t row_stride, const KvLayout& layout,
+                 std::span<const int32_t> blocks, std::span<const int32_t> slots) override {
+    block_base_ = layout.base;
+    inner_->append_kv(k, v, row_stride, layout, blocks, slots);
+  }
+  void commit_kv(const KvRows& staged, std::span<const int32_t> ids, const KvLayout& layout,
+                 std::span<const int32_t> blocks, std::span<const int32_t> slots) override {
+    block_base_ = layout.base;
+    inner_->commit_kv(staged, ids, layout, blocks, slots);
+  }
+  void attention(const AttentionArgs& args) override { inner_->attention(args); }
+  void copy(const std::byte* from, std::byte* to, size_t bytes) override {
+    inner_->copy(from, to, bytes);
+  }
+  void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,
+                int32_t num_top, TopEntry* top) override;
+  int32_t sample(const SampleArgs& args) override { return inner_->sample(args); }
+
+ private:
+  const std::unique_ptr<Ops> inner_;
+  const uint8_t fill_;
+  std::vector<std::vector<float>> logits_;
+  std::byte* block_base_ = nullptr;
+};
+
+}  // namespace lckv
