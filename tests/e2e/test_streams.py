@@ -1,0 +1,108 @@
+"""200 concurrent streams with cancels, deadlines and readers that never read: nothing is lost, nothing leaks."""
+
+import os
+import random
+import threading
+import time
+
+import grpc
+
+import api
+import serving
+
+SEED = int(os.environ.get("TEST_SEED") or random.randrange(1 << 32))
+NUM_STREAMS = 200
+FLAGS = ["--dtype", "float32", "--max-num-seqs", 64, "--kv-cache-memory", "64MiB"]
+
+
+def plan(rng, number):
+    kind = "idle" if number % 20 == 0 else rng.choice(["whole"] * 6 + ["cancel", "cancel", "deadline"])
+    length = rng.randrange(1, 60)
+    made = api.request(
+        [rng.randrange(3, 4096) for _ in range(rng.randrange(1, 120))],
+        sampling={"temperature": rng.choice([0, 0.8]), "seed": number},
+        stopping={"max_new_tokens": length, "ignore_eos": True},
+        num_choices=rng.choice([1, 1, 1, 2]),
+    )
+    return kind, made, length, rng.random()
+
+
+class Stream(threading.Thread):
+    def __init__(self, client, kind, made, length, chance):
+        super().__init__(daemon=True)
+        self.client, self.kind, self.made = client, kind, made
+        self.length, self.chance = length, chance
+        self.problem = None
+
+    def run(self):
+        try:
+            getattr(self, self.kind)()
+        except (AssertionError, grpc.RpcError) as problem:
+            self.problem = f"{self.kind}: {problem!r}"
+
+    def whole(self):
+        choices = self.client.generate(self.made, timeout=300 * serving.SLOWNESS)
+        assert sorted(choices) == list(range(max(1, self.made.num_choices)))
+        for choice in choices.values():
+            assert len(choice.ids) == self.length and choice.first_position == 0
+            assert choice.finished.reason == api.REASONS["MAX_NEW_TOKENS"]
+
+    def cancel(self):
+        call = self.client.stream(self.made, timeout=300 * serving.SLOWNESS)
+        stop_after = int(self.chance * self.length)
+        choices = {}
+        try:
+            for event in call:
+                choices.setdefault(event.choice, api.Choice()).add(event)
+                if sum(len(choice.ids) for choice in choices.values()) >= stop_after:
+                    break
+        finally:
+            call.cancel()
+
+    def deadline(self):
+        try:
+            self.client.generate(self.made, timeout=0.01 + 2 * self.chance)
+        except grpc.RpcError as error:
+            # A server may also say at once that what waits before the call leaves no time for it.
+            assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED, error
+
+    def idle(self):
+        """Starts a call and reads nothing of it until it is cancelled."""
+        call = self.client.stream(self.made, timeout=300 * serving.SLOWNESS)
+        time.sleep(1 + self.chance)
+        call.cancel()
+
+
+def repetition(client, seed):
+    rng = random.Random(seed)
+    streams = [Stream(client, *plan(rng, number)) for number in range(NUM_STREAMS)]
+    for stream in streams:
+        stream.start()
+    for stream in streams:
+        stream.join(600 * serving.SLOWNESS)
+        assert not stream.is_alive(), "a stream does not end"
+    assert [stream.problem for stream in streams if stream.problem] == []
+
+
+def test_mixed_streams_leave_nothing_behind():
+    print(f"seed {SEED} (TEST_SEED repeats it)")
+    with serving.System(serving.DEMO, *FLAGS) as system:
+        worker = system.workers[0]
+
+        def state():
+            return [
+                serving.metric(worker.metrics_address, "lckv_kv_blocks", state="free"),
+                serving.metric(worker.metrics_address, "lckv_staging_rows_free"),
+                serving.metric(worker.metrics_address, "lckv_host_blocks", state="free"),
+                serving.metric(system.router.metrics_address, "lckv_router_inflight"),
+            ]
+
+        before = state()
+        resident = []
+        for number in range(3):
+            repetition(system.client, SEED)
+            serving.wait_until(lambda: state() == before, "everything free again")
+            resident.append([process.resident_bytes() for process in (worker, system.router)])
+        if serving.PRESET == "release":  # sanitizers keep freed memory
+            for second, third in zip(resident[1], resident[2]):
+                assert third <= 1.01 * second, f"memory grows: {resident}"
