@@ -1,212 +1,383 @@
-// One task computes all query heads of one KV head for one row: keys and values are loaded once for the
-// group. History is reduced in tiles of 64 positions counted from position 0, whatever blocks or staged
-// rows hold them, so the order of every sum is a function of the row's position and window alone.
+// One task computes the query heads of one KV head for a few neighbouring rows of one sequence: a tile's
+// keys and values are widened once for all of them. Every score and every sum of one query is built in an
+// order that its own position, window and history give, so grouping rows changes no bit.
 #include "kernels/cpu/attention.h"
 
+#include <omp.h>
+
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/cpu/attention_tile.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attention.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
-#include "hwy/contrib/math/math-inl.h"
+#include "kernels/cpu/exponential-inl.h"
+
+#ifndef LCKV_ATTENTION_TASK
+#define LCKV_ATTENTION_TASK
+namespace lckv {
+
+struct AttentionTask {
+  const AttentionArgs* args = nullptr;
+  const AttentionSegment* segment = nullptr;
+  int32_t row_begin = 0;
+  int32_t row_end = 0;
+  int32_t kv_head = 0;
+  float* scratch = nullptr;
+};
+
+// Queries of a task: enough to make widening a tile cheap, few enough to stay in the nearest caches.
+constexpr int32_t kTaskQueries = 32;
+
+inline int32_t rows_together(const AttentionArgs& args) {
+  return std::max(1, kTaskQueries / (args.num_heads / args.layout.kv_heads));
+}
+
+// A tile's keys and values, then of each query: itself spread fourfold, its sums, its scores.
+inline int64_t task_floats(const AttentionArgs& args) {
+  const int64_t size = args.layout.head_dim;
+  const int64_t queries =
+      static_cast<int64_t>(rows_together(args)) * (args.num_heads / args.layout.kv_heads);
+  return 2 * kTilePositions * size + queries * (5 * size + kTilePositions);
+}
+
+}  // namespace lckv
+#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace lckv {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+#if HWY_TARGET == HWY_SCALAR
+// Highway compiles this target for x86 processors without SSSE3; they are not served.
+void RunTask(const AttentionTask&) { LCKV_CHECK(!"SSSE3"); }
+#else
+
 // Head sizes are multiples of 16 and tiles of 64: no vector has a tail.
 using D = hn::CappedTag<float, 16>;
+using V = hn::Vec<D>;
 constexpr int32_t kLanes = static_cast<int32_t>(hn::MaxLanes(D()));
-constexpr int32_t kTile = 64;
+constexpr int32_t kQuads = kTilePositions / 4;
+// Blocks of sums that fill the registers.
+constexpr int kQueryBlock = 4;
+constexpr int kVectorBlock = kLanes == 16 ? 4 : 2;
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
-HWY_INLINE hn::Vec<D> load_values(const float* from) { return hn::LoadU(D(), from); }
-HWY_INLINE hn::Vec<D> load_values(const uint16_t* from) {
+HWY_INLINE V load_values(const float* from) { return hn::LoadU(D(), from); }
+HWY_INLINE V load_values(const uint16_t* from) {
   const hn::Rebind<uint16_t, D> narrow;
   const hn::RebindToUnsigned<D> wide;
   return hn::BitCast(D(), hn::ShiftLeft<16>(hn::PromoteTo(wide, hn::LoadU(narrow, from))));
 }
 
-template <class Value>
-class RowTask {
- public:
-  RowTask(const AttentionArgs& args, const AttentionSegment& segment, int32_t row,
-          int32_t kv_head)
-      : args_(args),
-        segment_(segment),
-        kv_head_(kv_head),
-        size_(args.layout.head_dim),
-        group_(args.num_heads / args.layout.kv_heads),
-        first_head_(static_cast<int64_t>(row) * args.num_heads + kv_head * group_),
-        q_(args.q + first_head_ * size_) {
-    std::fill_n(&sums_[0][0], group_ * kMaxHeadDim, 0.0F);
-    std::fill_n(norms_, group_, 0.0F);
-    std::fill_n(tops_, group_, kLowest);
+// Adds the groups of four lanes and stores the four sums.
+template <class Tag>
+HWY_INLINE void store_quad(Tag d, hn::Vec<Tag> sums, float* to) {
+  if constexpr (hn::MaxLanes(Tag()) <= 4) {
+    hn::StoreU(sums, d, to);
+  } else {
+    const hn::Half<Tag> half;
+    store_quad(half, hn::Add(hn::LowerHalf(half, sums), hn::UpperHalf(half, sums)), to);
   }
+}
 
-  void run(int32_t position, bool official) {
-    int32_t end = args_.strict ? position : position + 1;
-    if (official && end > 0) {
-      --end;  // the newest is dropped, a zero key with a zero value joins
-      std::fill_n(norms_, group_, 1.0F);
-      std::fill_n(tops_, group_, 0.0F);
+template <class Value>
+class RowGroup {
+ public:
+  explicit RowGroup(const AttentionTask& task)
+      : args_(*task.args),
+        segment_(*task.segment),
+        row_begin_(task.row_begin),
+        rows_(task.row_end - task.row_begin),
+        size_(args_.layout.head_dim),
+        heads_(args_.num_heads / args_.layout.kv_heads),
+        first_head_(task.kv_head * heads_),
+        queries_(rows_ * heads_),
+        walk_(args_, segment_, task.kv_head),
+        keys_(task.scratch),
+        values_(keys_ + kTilePositions * size_),
+        spread_(values_ + kTilePositions * size_),
+        sums_(spread_ + int64_t{4} * queries_ * size_),
+        scores_(sums_ + static_cast<int64_t>(queries_) * size_),
+        views_(rows_),
+        masks_(rows_),
+        tops_(queries_, kLowest),
+        norms_(queries_, 0.0F) {}
+
+  void run() {
+    std::fill_n(sums_, static_cast<int64_t>(queries_) * size_, 0.0F);
+    spread_queries();
+    int32_t sinks = 0;
+    int32_t begin = INT32_MAX;
+    int32_t end = 0;
+    for (int32_t row = 0; row < rows_; ++row) {
+      RowView& view = views_[row] = RowView(args_, args_.positions[row_begin_ + row]);
+      if (official(row)) view.dropped = newest_seen(segment_, view);
+      sinks = std::max(sinks, view.sinks);
+      begin = std::min(begin, view.begin);
+      end = std::max(end, view.end);
     }
-    const int32_t begin = args_.window > 0 ? std::max(0, position - args_.window + 1) : 0;
-    const int32_t sinks = std::min(args_.num_sinks, begin);
-    visit(0, std::min(sinks, end));
-    visit(begin, end);
-    flush();
-    write();
+    while (walk_.next(sinks, begin, end)) add_tile();
+    for (int32_t row = 0; row < rows_; ++row) {
+      if (official(row) && views_[row].dropped >= 0) add_zero_key(row);
+      for (int32_t head = 0; head < heads_; ++head) write(row, head);
+    }
   }
 
  private:
-  // Positions [begin, end) of slots, then of staged rows.
-  void visit(int32_t begin, int32_t end) {
-    if (begin >= end) return;
-    const KvLayout& layout = args_.layout;
-    const int32_t* const slots = segment_.slot_positions;
-    const int64_t width = static_cast<int64_t>(layout.kv_heads) * size_;
-    const int64_t values = width * layout.slots_per_block;
-    for (const int32_t* at = std::lower_bound(slots, slots + segment_.num_slots, begin);
-         at != slots + segment_.num_slots && *at < end; ++at) {
-      const auto i = static_cast<int32_t>(at - slots);
-      const auto* const base = reinterpret_cast<const Value*>(
-          layout.base + segment_.blocks[i / layout.slots_per_block] * layout.block_bytes);
-      const int64_t offset =
-          (static_cast<int64_t>(kv_head_) * layout.slots_per_block + i % layout.slots_per_block) *
-          size_;
-      add(*at, base + offset, base + values + offset);
-    }
-    const int32_t* const staged = segment_.staged_positions;
-    for (const int32_t* at = std::lower_bound(staged, staged + segment_.num_staged, begin);
-         at != staged + segment_.num_staged && *at < end; ++at) {
-      const int64_t offset =
-          segment_.staged_rows[at - staged] * width + static_cast<int64_t>(kv_head_) * size_;
-      add(*at, reinterpret_cast<const Value*>(args_.staged.k) + offset,
-          reinterpret_cast<const Value*>(args_.staged.v) + offset);
+  bool official(int32_t row) const {
+    return args_.official_decode != nullptr && args_.official_decode[row_begin_ + row] != 0;
+  }
+  int64_t head_of(int32_t row, int32_t head) const {
+    return static_cast<int64_t>(row_begin_ + row) * args_.num_heads + first_head_ + head;
+  }
+
+  // Each value of a query four times, to meet the same element of four keys.
+  void spread_queries() {
+    for (int32_t query = 0; query < queries_; ++query) {
+      const float* const q = args_.q + head_of(query / heads_, query % heads_) * size_;
+      float* const to = spread_ + int64_t{4} * query * size_;
+      for (int32_t i = 0; i < size_; ++i) std::fill_n(to + 4 * i, 4, q[i]);
     }
   }
 
-  void add(int32_t position, const Value* key, const Value* value) {
-    if (position / kTile != tile_) {
-      flush();
-      tile_ = position / kTile;
-      for (int32_t head = 0; head < group_; ++head) std::fill_n(scores_[head], kTile, kLowest);
-      std::fill_n(values_, kTile, nullptr);
+  void add_tile() {
+    uint64_t seen = 0;
+    bool equal = true;
+    for (int32_t row = 0; row < rows_; ++row) {
+      masks_[row] = walk_.present & views_[row].lanes(walk_.base);
+      seen |= masks_[row];
+      equal = equal && masks_[row] == masks_[0];
     }
-    const int32_t lane = position % kTile;
-    values_[lane] = value;
-    score(lane, key);
-  }
-
-  void score(int32_t lane, const Value* key) {
-    const D d;
-    hn::Vec<D> parts[kMaxHeadDim / kLanes];
-    for (int32_t i = 0; i < size_ / kLanes; ++i) parts[i] = load_values(key + i * kLanes);
-    for (int32_t head = 0; head < group_; ++head) {
-      const float* const q = q_ + static_cast<int64_t>(head) * size_;
-      auto sum = hn::Zero(d);
-      for (int32_t i = 0; i < size_ / kLanes; ++i) {
-        sum = hn::MulAdd(parts[i], hn::LoadU(d, q + i * kLanes), sum);
+    if (seen == 0) return;
+    widen_tile(seen);
+    score_tile(seen);
+    for (int32_t query = 0; query < queries_; ++query) weigh(query, masks_[query / heads_]);
+    // Rows that see the same share the loads; others must not meet what only a neighbour sees.
+    if (equal) {
+      add_values(0, queries_, masks_[0]);
+    } else {
+      for (int32_t row = 0; row < rows_; ++row) {
+        add_values(row * heads_, (row + 1) * heads_, masks_[row]);
       }
-      scores_[head][lane] = hn::GetLane(hn::SumOfLanes(d, sum)) * args_.scale;
     }
   }
 
-  // Online softmax: takes the tile into the running maximum, norm and sum.
-  void flush() {
-    if (tile_ < 0) return;
+  // Keys of four lanes interleaved element by element, [quad][head_dim][4]; values as they are.
+  void widen_tile(uint64_t seen) {
     const D d;
-    for (int32_t head = 0; head < group_; ++head) {
-      float* const scores = scores_[head];
-      auto most = hn::Set(d, kLowest);
-      for (int32_t i = 0; i < kTile; i += kLanes) most = hn::Max(most, hn::Load(d, scores + i));
-      const float top = std::max(tops_[head], hn::GetLane(hn::MaxOfLanes(d, most)));
-      const float shrink = hn::GetLane(hn::Exp(d, hn::Set(d, tops_[head] - top)));
-      auto norm = hn::Zero(d);
-      for (int32_t i = 0; i < kTile; i += kLanes) {
-        const auto logits = hn::Load(d, scores + i);
-        const auto weights = hn::IfThenElseZero(hn::Gt(logits, hn::Set(d, kLowest)),
-                                                hn::Exp(d, hn::Sub(logits, hn::Set(d, top))));
-        hn::Store(weights, d, scores + i);
-        norm = hn::Add(norm, weights);
+    for (int32_t quad = 0; quad < kQuads; ++quad) {
+      const uint64_t lanes = seen >> (4 * quad) & 0xF;
+      if (lanes == 0) continue;
+      const Value* from[4];
+      // A lane that nobody sees repeats one that somebody does; its scores are dropped.
+      const int32_t some = 4 * quad + std::countr_zero(lanes);
+      for (int32_t i = 0; i < 4; ++i) {
+        const int32_t lane = (lanes >> i & 1) != 0 ? 4 * quad + i : some;
+        from[i] = reinterpret_cast<const Value*>(walk_.keys[lane]);
       }
-      norms_[head] = norms_[head] * shrink + hn::GetLane(hn::SumOfLanes(d, norm));
-      tops_[head] = top;
-      if (shrink != 1.0F) scale_sum(head, shrink);
-    }
-    add_values();
-    tile_ = -1;
-  }
-
-  void scale_sum(int32_t head, float factor) {
-    const D d;
-    for (int32_t i = 0; i < size_; i += kLanes) {
-      hn::Store(hn::Mul(hn::Load(d, sums_[head] + i), hn::Set(d, factor)), d, sums_[head] + i);
-    }
-  }
-
-  void add_values() {
-    const D d;
-    for (int32_t lane = 0; lane < kTile; ++lane) {
-      if (values_[lane] == nullptr) continue;
-      hn::Vec<D> parts[kMaxHeadDim / kLanes];
-      for (int32_t i = 0; i < size_ / kLanes; ++i) {
-        parts[i] = load_values(values_[lane] + i * kLanes);
+      float* const to = keys_ + int64_t{4} * quad * size_;
+      for (int32_t i = 0; i < size_; i += kLanes) {
+        hn::StoreInterleaved4(load_values(from[0] + i), load_values(from[1] + i),
+                              load_values(from[2] + i), load_values(from[3] + i), d, to + 4 * i);
       }
-      for (int32_t head = 0; head < group_; ++head) {
-        const auto weight = hn::Set(d, scores_[head][lane]);
-        for (int32_t i = 0; i < size_ / kLanes; ++i) {
-          float* const sum = sums_[head] + i * kLanes;
-          hn::Store(hn::MulAdd(weight, parts[i], hn::Load(d, sum)), d, sum);
+    }
+    for (uint64_t left = seen; left != 0; left &= left - 1) {
+      const int32_t lane = std::countr_zero(left);
+      const auto* const from = reinterpret_cast<const Value*>(walk_.values[lane]);
+      float* const to = values_ + static_cast<int64_t>(lane) * size_;
+      for (int32_t i = 0; i < size_; i += kLanes) hn::StoreU(load_values(from + i), d, to + i);
+    }
+  }
+
+  void score_tile(uint64_t seen) {
+    for (int32_t quad = 0; quad < kQuads; quad += kVectorBlock) {
+      if ((seen >> (4 * quad) & ((uint64_t{1} << (4 * kVectorBlock)) - 1)) == 0) continue;
+      int32_t query = 0;
+      for (; query + kQueryBlock <= queries_; query += kQueryBlock) {
+        score_block<kQueryBlock>(query, quad);
+      }
+      for (; query < queries_; ++query) score_block<1>(query, quad);
+    }
+  }
+
+  // Unseen quads of the block hold what an earlier tile left; their scores are dropped.
+  template <int kCount>
+  void score_block(int32_t query, int32_t quad) {
+    const D d;
+    V sums[kCount][kVectorBlock];
+    for (int i = 0; i < kCount; ++i) {
+      for (int j = 0; j < kVectorBlock; ++j) sums[i][j] = hn::Zero(d);
+    }
+    const int64_t stride = int64_t{4} * size_;
+    const float* const q = spread_ + query * stride;
+    const float* const k = keys_ + quad * stride;
+    for (int32_t at = 0; at < 4 * size_; at += kLanes) {
+      V keys[kVectorBlock];
+      for (int j = 0; j < kVectorBlock; ++j) keys[j] = hn::LoadU(d, k + j * stride + at);
+      for (int i = 0; i < kCount; ++i) {
+        const V value = hn::LoadU(d, q + i * stride + at);
+        for (int j = 0; j < kVectorBlock; ++j) {
+          sums[i][j] = hn::MulAdd(value, keys[j], sums[i][j]);
         }
       }
     }
+    for (int i = 0; i < kCount; ++i) {
+      for (int j = 0; j < kVectorBlock; ++j) {
+        store_quad(d, sums[i][j],
+                   scores_ + static_cast<int64_t>(query + i) * kTilePositions + 4 * (quad + j));
+      }
+    }
   }
 
-  void write() const {
-    for (int32_t head = 0; head < group_; ++head) {
-      float* const out = args_.out + (first_head_ + head) * size_;
-      const bool seen = norms_[head] > 0.0F;
-      for (int32_t i = 0; i < size_; ++i) out[i] = seen ? sums_[head][i] / norms_[head] : 0.0F;
-      if (args_.log_sum_exp != nullptr) {
-        args_.log_sum_exp[first_head_ + head] =
-            seen ? tops_[head] + std::log(norms_[head]) : kLowest;
+  static float exponential_of(float x) { return hn::GetLane(exponential(D(), hn::Set(D(), x))); }
+
+  // Online softmax: turns scores into weights relative to the new maximum.
+  void weigh(int32_t query, uint64_t mask) {
+    if (mask == 0) return;
+    const D d;
+    float* const scores = scores_ + static_cast<int64_t>(query) * kTilePositions;
+    const V scale = hn::Set(d, args_.scale);
+    V most = hn::Set(d, kLowest);
+    for (int32_t i = 0; i < kTilePositions; i += kLanes) {
+      const V score = hn::IfThenElse(lanes_of(mask >> i), hn::Mul(hn::LoadU(d, scores + i), scale),
+                                     hn::Set(d, kLowest));
+      hn::StoreU(score, d, scores + i);
+      most = hn::Max(most, score);
+    }
+    const float top = std::max(tops_[query], hn::GetLane(hn::MaxOfLanes(d, most)));
+    const float shrink = exponential_of(tops_[query] - top);
+    V norm = hn::Zero(d);
+    for (int32_t i = 0; i < kTilePositions; i += kLanes) {
+      const V weight =
+          hn::IfThenElseZero(lanes_of(mask >> i),
+                             exponential(d, hn::Sub(hn::LoadU(d, scores + i), hn::Set(d, top))));
+      hn::StoreU(weight, d, scores + i);
+      norm = hn::Add(norm, weight);
+    }
+    norms_[query] = norms_[query] * shrink + hn::GetLane(hn::SumOfLanes(d, norm));
+    tops_[query] = top;
+    shrink_sums(query, shrink);
+  }
+
+  static hn::Mask<D> lanes_of(uint64_t mask) {
+    uint8_t bits[8];
+    std::memcpy(bits, &mask, sizeof(bits));
+    return hn::LoadMaskBits(D(), bits);
+  }
+
+  void shrink_sums(int32_t query, float factor) {
+    if (factor == 1.0F) return;
+    const D d;
+    float* const sums = sums_ + static_cast<int64_t>(query) * size_;
+    for (int32_t i = 0; i < size_; i += kLanes) {
+      hn::StoreU(hn::Mul(hn::LoadU(d, sums + i), hn::Set(d, factor)), d, sums + i);
+    }
+  }
+
+  void add_values(int32_t begin, int32_t end, uint64_t mask) {
+    int32_t query = begin;
+    for (; query + kQueryBlock <= end; query += kQueryBlock) add_to<kQueryBlock>(query, mask);
+    for (; query < end; ++query) add_to<1>(query, mask);
+  }
+
+  template <int kCount>
+  void add_to(int32_t query, uint64_t mask) {
+    int32_t i = 0;
+    for (; i + kVectorBlock * kLanes <= size_; i += kVectorBlock * kLanes) {
+      add_block<kCount, kVectorBlock>(query, i, mask);
+    }
+    for (; i < size_; i += kLanes) add_block<kCount, 1>(query, i, mask);
+  }
+
+  template <int kCount, int kVectors>
+  void add_block(int32_t query, int32_t at, uint64_t mask) {
+    const D d;
+    V sums[kCount][kVectors];
+    float* const to = sums_ + static_cast<int64_t>(query) * size_ + at;
+    const float* const weights = scores_ + static_cast<int64_t>(query) * kTilePositions;
+    for (int i = 0; i < kCount; ++i) {
+      for (int j = 0; j < kVectors; ++j) sums[i][j] = hn::LoadU(d, to + i * size_ + j * kLanes);
+    }
+    for (; mask != 0; mask &= mask - 1) {
+      const int32_t lane = std::countr_zero(mask);
+      const float* const from = values_ + static_cast<int64_t>(lane) * size_ + at;
+      V values[kVectors];
+      for (int j = 0; j < kVectors; ++j) values[j] = hn::LoadU(d, from + j * kLanes);
+      for (int i = 0; i < kCount; ++i) {
+        const V weight = hn::Set(d, weights[i * kTilePositions + lane]);
+        for (int j = 0; j < kVectors; ++j) {
+          sums[i][j] = hn::MulAdd(weight, values[j], sums[i][j]);
+        }
       }
+    }
+    for (int i = 0; i < kCount; ++i) {
+      for (int j = 0; j < kVectors; ++j) hn::StoreU(sums[i][j], d, to + i * size_ + j * kLanes);
+    }
+  }
+
+  // Its score is zero and so is its value.
+  void add_zero_key(int32_t row) {
+    for (int32_t query = row * heads_; query < (row + 1) * heads_; ++query) {
+      const float top = std::max(tops_[query], 0.0F);
+      const float shrink = exponential_of(tops_[query] - top);
+      norms_[query] = norms_[query] * shrink + exponential_of(-top);
+      tops_[query] = top;
+      shrink_sums(query, shrink);
+    }
+  }
+
+  void write(int32_t row, int32_t head) const {
+    const int32_t query = row * heads_ + head;
+    const float* const sums = sums_ + static_cast<int64_t>(query) * size_;
+    const float norm = norms_[query];
+    float* const out = args_.out + head_of(row, head) * size_;
+    // NaN is not nothing: it must reach the output.
+    const bool seen = norm != 0.0F;
+    for (int32_t i = 0; i < size_; ++i) out[i] = seen ? sums[i] / norm : 0.0F;
+    if (args_.log_sum_exp != nullptr) {
+      args_.log_sum_exp[head_of(row, head)] = seen ? tops_[query] + std::log(norm) : kLowest;
     }
   }
 
   const AttentionArgs& args_;
   const AttentionSegment& segment_;
-  const int32_t kv_head_;
+  const int32_t row_begin_;
+  const int32_t rows_;
   const int32_t size_;
-  const int32_t group_;
-  const int64_t first_head_;  // among all rows' heads
-  const float* const q_;
-  int32_t tile_ = -1;
-  alignas(64) float scores_[kMaxGroupHeads][kTile];  // logits, then weights
-  alignas(64) float sums_[kMaxGroupHeads][kMaxHeadDim];
-  const Value* values_[kTile];
-  float norms_[kMaxGroupHeads];
-  float tops_[kMaxGroupHeads];
+  const int32_t heads_;  // query heads of the KV head
+  const int32_t first_head_;
+  const int32_t queries_;  // rows by heads
+  TileWalk walk_;
+  float* const keys_;
+  float* const values_;
+  float* const spread_;
+  float* const sums_;
+  float* const scores_;
+  std::vector<RowView> views_;
+  std::vector<uint64_t> masks_;
+  std::vector<float> tops_;
+  std::vector<float> norms_;
 };
 
-void RunTask(const AttentionArgs& args, const AttentionSegment& segment, int32_t row,
-             int32_t kv_head) {
-  const bool official = args.official_decode != nullptr && args.official_decode[row] != 0;
-  if (args.layout.dtype == DType::kFloat32) {
-    RowTask<float>(args, segment, row, kv_head).run(args.positions[row], official);
+void RunTask(const AttentionTask& task) {
+  if (task.args->layout.dtype == DType::kFloat32) {
+    RowGroup<float>(task).run();
   } else {
-    RowTask<uint16_t>(args, segment, row, kv_head).run(args.positions[row], official);
+    RowGroup<uint16_t>(task).run();
   }
 }
+
+#endif
 
 }  // namespace HWY_NAMESPACE
 }  // namespace lckv
@@ -214,33 +385,60 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace lckv {
+namespace {
 
 HWY_EXPORT(RunTask);
 
-void cpu_attention(const AttentionArgs& args) {
-  LCKV_CHECK(args.layout.dtype != DType::kFloat16);
-  LCKV_CHECK(args.layout.head_dim % 16 == 0 && args.layout.head_dim <= kMaxHeadDim);
-  LCKV_CHECK(args.num_heads % args.layout.kv_heads == 0);
-  LCKV_CHECK(args.num_heads / args.layout.kv_heads <= kMaxGroupHeads);
-  const int32_t kv_heads = args.layout.kv_heads;
-  int32_t num_rows = 0;
+// Products below which it is quicker to go on alone than to wake the other threads.
+constexpr int64_t kParallelProducts = 65536;
+
+int64_t products(const AttentionArgs& args) {
+  int64_t total = 0;
   for (const AttentionSegment& segment : args.segments) {
-    num_rows += segment.row_end - segment.row_begin;
+    total += static_cast<int64_t>(segment.row_end - segment.row_begin) *
+             (segment.num_slots + segment.num_staged);
   }
-  std::vector<const AttentionSegment*> segment_of;
-  std::vector<int32_t> rows;
-  segment_of.reserve(num_rows);
-  rows.reserve(num_rows);
+  return total * args.num_heads * args.layout.head_dim;
+}
+
+// Neighbouring tasks read the same keys and values.
+std::vector<AttentionTask> tasks_of(const AttentionArgs& args) {
+  const int32_t together = rows_together(args);
+  std::vector<AttentionTask> tasks;
   for (const AttentionSegment& segment : args.segments) {
-    for (int32_t row = segment.row_begin; row < segment.row_end; ++row) {
-      segment_of.push_back(&segment);
-      rows.push_back(row);
+    for (int32_t kv_head = 0; kv_head < args.layout.kv_heads; ++kv_head) {
+      for (int32_t row = segment.row_begin; row < segment.row_end; row += together) {
+        tasks.push_back({.args = &args,
+                         .segment = &segment,
+                         .row_begin = row,
+                         .row_end = std::min(row + together, segment.row_end),
+                         .kv_head = kv_head});
+      }
     }
   }
-#pragma omp parallel for schedule(dynamic, 4) if (num_rows * kv_heads > 1)
-  for (int32_t task = 0; task < num_rows * kv_heads; ++task) {
-    HWY_DYNAMIC_DISPATCH(RunTask)
-    (args, *segment_of[task / kv_heads], rows[task / kv_heads], task % kv_heads);
+  return tasks;
+}
+
+}  // namespace
+
+void CpuAttention::run(const AttentionArgs& args) {
+  LCKV_CHECK(args.layout.dtype != DType::kFloat16);
+  LCKV_CHECK(args.layout.head_dim % 16 == 0 && args.layout.kv_heads > 0);
+  LCKV_CHECK(args.num_heads % args.layout.kv_heads == 0);
+  const std::vector<AttentionTask> tasks = tasks_of(args);
+  const int64_t floats = task_floats(args);
+  const size_t bytes = static_cast<size_t>(floats * threads_) * sizeof(float);
+  if (scratch_ == nullptr || scratch_->bytes() < bytes) {
+    scratch_ = std::make_unique<AnonymousMemory>(bytes);
+  }
+  auto* const scratch = reinterpret_cast<float*>(scratch_->data());
+  const auto count = static_cast<int64_t>(tasks.size());
+#pragma omp parallel for schedule(dynamic) num_threads(threads_) \
+    if (count > 1 && products(args) > kParallelProducts)
+  for (int64_t i = 0; i < count; ++i) {
+    AttentionTask task = tasks[i];
+    task.scratch = scratch + omp_get_thread_num() * floats;
+    HWY_DYNAMIC_DISPATCH(RunTask)(task);
   }
 }
 

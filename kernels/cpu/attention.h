@@ -1,15 +1,22 @@
-// Attention over committed slots and staged rows; see Ops::attention.
+// Attention of the CPU backend; see AttentionArgs for what is computed.
 #pragma once
 
+#include <memory>
+
+#include "kernels/cpu/memory.h"
 #include "kernels/ops.h"
 
 namespace lckv {
 
-// Largest number of query heads that share one KV head, and largest head.
-inline constexpr int32_t kMaxGroupHeads = 64;
-inline constexpr int32_t kMaxHeadDim = 256;
+// Owner: the CPU backend. Thread: its caller's. Keeps the threads' scratch memory from call to call.
+class CpuAttention {
+ public:
+  explicit CpuAttention(int threads) : threads_(threads) {}
+  void run(const AttentionArgs& args);
 
-// Spreads (row, KV head) pairs over the OpenMP pool, each wholly on one thread.
-void cpu_attention(const AttentionArgs& args);
+ private:
+  const int threads_;
+  std::unique_ptr<AnonymousMemory> scratch_;
+};
 
 }  // namespace lckv

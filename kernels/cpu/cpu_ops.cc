@@ -5,18 +5,19 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "kernels/bfloat16.h"
 #include "kernels/check.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/kv_rows.h"
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/onednn_product.h"
-#include "kernels/cpu/row_product.h"
+#include "kernels/cpu/products.h"
 #include "kernels/rope_frequencies.h"
 #include "kernels/sampling.h"
+#include "kernels/weight_values.h"
 
 namespace lckv {
 namespace {
@@ -31,76 +32,18 @@ class CpuBuffer final : public DeviceBuffer {
   AnonymousMemory memory_;
 };
 
-class PanelWeight final : public PackedWeight {
- public:
-  PanelWeight(int64_t n, int64_t k, size_t bytes) : n_(n), k_(k), memory_(bytes) {}
-  int64_t n() const override { return n_; }
-  int64_t k() const override { return k_; }
-  size_t bytes() const override { return memory_.bytes(); }
-  std::byte* panels() const { return memory_.data(); }
-
- private:
-  const int64_t n_;
-  const int64_t k_;
-  const AnonymousMemory memory_;
-};
-
-int64_t row_width(const KvLayout& layout) {
-  return static_cast<int64_t>(layout.kv_heads) * layout.head_dim;
-}
-
-int64_t row_bytes(const KvLayout& layout) {
-  return row_width(layout) * static_cast<int64_t>(dtype_bytes(layout.dtype));
-}
-
-void convert_row(const float* from, int64_t size, DType dtype, std::byte* to) {
-  if (dtype == DType::kFloat32) {
-    std::memcpy(to, from, static_cast<size_t>(size) * sizeof(float));
-  } else {
-    float_to_bfloat16_row(from, size, reinterpret_cast<uint16_t*>(to));
-  }
-}
-
-template <class Value>
-float widen(Value value) {
-  if constexpr (sizeof(Value) == 2) {
-    return bfloat16_to_float(value);
-  } else {
-    return value;
-  }
-}
-
-template <class Value>
-void add_distance(const std::byte* fresh, const std::byte* read, int64_t size,
-                  KvDistance& distance) {
-  const auto* const now = reinterpret_cast<const Value*>(fresh);
-  const auto* const before = reinterpret_cast<const Value*>(read);
-  for (int64_t i = 0; i < size; ++i) {
-    const float value = widen(now[i]);
-    const float difference = value - widen(before[i]);
-    distance.difference_squared += difference * difference;
-    distance.norm_squared += value * value;
-  }
-}
-
 // One thread's share of rows is worth starting the others for.
-constexpr int64_t kParallelFloats = 16384;
+constexpr int64_t kParallelFloats = 32768;
 
 class CpuOps final : public Ops {
  public:
-  explicit CpuOps(const CpuOpsOptions& options)
-      : dtype_(options.dtype), reproducible_(options.reproducible) {
-    LCKV_CHECK(dtype_ != DType::kFloat16);
-    if (options.threads > 0) omp_set_num_threads(options.threads);
-    const bool native = has_avx512_bf16();
-    kernel_ = dtype_ == DType::kFloat32 ? multiply_float32
-              : native                  ? multiply_bfloat16_avx512
-                                        : multiply_bfloat16_wide;
-    if (!reproducible_) onednn_ = std::make_unique<OnednnProducts>();
-    numerics_ = reproducible_ ? "cpu rows" : "cpu onednn";
-    numerics_ += dtype_ == DType::kFloat32 ? " float32" : native ? " avx512_bf16" : " wide";
-    numerics_ += " lanes " + std::to_string(vector_lanes());
-  }
+  CpuOps(const CpuOpsOptions& options, int threads)
+      : dtype_(options.dtype),
+        threads_(threads),
+        products_(options, threads),
+        attention_(threads),
+        numerics_("cpu " + products_.numerics() + ", vectors of " +
+                  std::to_string(vector_lanes())) {}
 
   DType dtype() const override { return dtype_; }
   const char* numerics() const override { return numerics_.c_str(); }
@@ -110,13 +53,7 @@ class CpuOps final : public Ops {
   }
 
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
-    if (!reproducible_) return onednn_->pack(sources, dtype_);
-    int64_t n = 0;
-    for (const WeightSource& source : sources) n += source.n;
-    const int64_t k = sources.front().k;
-    auto weight = std::make_unique<PanelWeight>(n, k, panel_bytes(dtype_, n, k));
-    pack_panels(sources, dtype_, weight->panels());
-    return weight;
+    return products_.pack(sources);
   }
 
   std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) override {
@@ -125,8 +62,7 @@ class CpuOps final : public Ops {
     auto buffer = allocate(static_cast<size_t>(count) * sizeof(float));
     float* to = buffer->floats();
     for (const WeightSource& source : sources) {
-      widen_values(source, 0, source.n * source.k, to);
-      to += source.n * source.k;
+      for (int64_t i = 0; i < source.n * source.k; ++i) *to++ = weight_value(source, i);
     }
     return buffer;
   }
@@ -134,13 +70,15 @@ class CpuOps final : public Ops {
   void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) override {
     for (size_t i = 0; i < ids.size(); ++i) {
       LCKV_CHECK(ids[i] >= 0 && ids[i] < table.n);
-      widen_values(table, ids[i] * table.k, table.k, out + static_cast<int64_t>(i) * table.k);
+      float* const row = out + static_cast<int64_t>(i) * table.k;
+      for (int64_t j = 0; j < table.k; ++j) row[j] = weight_value(table, ids[i] * table.k + j);
+      if (dtype_ == DType::kBFloat16 && table.dtype != DType::kBFloat16) round_row(row, table.k);
     }
   }
 
   void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t hidden,
                 float* out) override {
-#pragma omp parallel for schedule(static) if (rows * hidden > kParallelFloats)
+#pragma omp parallel for schedule(static) num_threads(threads_) if (rows * hidden > kParallelFloats)
     for (int64_t row = 0; row < rows; ++row) {
       rms_norm_row(x + row * hidden, weight, eps, hidden, out + row * hidden);
     }
@@ -148,25 +86,7 @@ class CpuOps final : public Ops {
 
   void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y,
               const float* bias, bool accumulate) override {
-    if (rows == 0) return;
-    const std::byte* const input = rounded_input(x, rows, weight.k());
-    if (!reproducible_) return onednn_->multiply(weight, input, rows, y, bias, accumulate);
-    const auto& panels = dynamic_cast<const PanelWeight&>(weight);
-    const PanelProduct product{.panels = panels.panels(),
-                               .x = input,
-                               .y = y,
-                               .bias = bias,
-                               .rows = rows,
-                               .n = panels.n(),
-                               .k = panels.k(),
-                               .accumulate = accumulate};
-    const int64_t num_panels = (panels.n() + kPanelColumns - 1) / kPanelColumns;
-#pragma omp parallel
-    {
-      const int64_t threads = omp_get_num_threads();
-      const int64_t thread = omp_get_thread_num();
-      kernel_(product, num_panels * thread / threads, num_panels * (thread + 1) / threads);
-    }
+    products_.multiply(weight, x, rows, y, bias, accumulate);
   }
 
   std::unique_ptr<DeviceBuffer> rope_table(const RopeOptions& options,
@@ -183,7 +103,7 @@ class CpuOps final : public Ops {
     const float* const cos = table.floats();
     const float* const sin = cos + table.bytes() / sizeof(float) / 2;
     const auto rows = static_cast<int64_t>(positions.size());
-#pragma omp parallel for schedule(static) if (rows * heads * head_dim > kParallelFloats)
+#pragma omp parallel for schedule(static) num_threads(threads_) if (rows * heads * head_dim > kParallelFloats)
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t at = positions[row] * half;
       for (int32_t head = 0; head < heads; ++head) {
@@ -194,7 +114,7 @@ class CpuOps final : public Ops {
   }
 
   void silu_mul(const float* gate_up, int64_t rows, int64_t inner, float* out) override {
-#pragma omp parallel for schedule(static) if (rows * inner > kParallelFloats)
+#pragma omp parallel for schedule(static) num_threads(threads_) if (rows * inner > kParallelFloats)
     for (int64_t row = 0; row < rows; ++row) {
       const float* const gate = gate_up + row * 2 * inner;
       silu_mul_row(gate, gate + inner, inner, out + row * inner);
@@ -217,84 +137,35 @@ class CpuOps final : public Ops {
 
   void stage_kv(const float* k, const float* v, int64_t row_stride, const KvLayout& layout,
                 std::span<const int32_t> ids, const KvRows& staged) override {
-    for (size_t i = 0; i < ids.size(); ++i) {
-      const int64_t from = static_cast<int64_t>(i) * row_stride;
-      const int64_t to = ids[i] * row_bytes(layout);
-      convert_row(k + from, row_width(layout), layout.dtype, staged.k + to);
-      convert_row(v + from, row_width(layout), layout.dtype, staged.v + to);
-    }
+    stage_rows(k, v, row_stride, layout, ids, staged);
   }
 
   void zero_kv(const KvLayout& layout, std::span<const int32_t> ids,
                const KvRows& staged) override {
-    const int64_t bytes = row_bytes(layout);
-    for (const int32_t id : ids) {
-      std::memset(staged.k + id * bytes, 0, static_cast<size_t>(bytes));
-      std::memset(staged.v + id * bytes, 0, static_cast<size_t>(bytes));
-    }
+    zero_rows(layout, ids, staged);
   }
 
   void copy_kv(const KvLayout& layout, std::span<const int32_t> ids, const KvRows& from,
                const KvRows& to) override {
-    const int64_t bytes = row_bytes(layout);
-    for (const int32_t id : ids) {
-      std::memcpy(to.k + id * bytes, from.k + id * bytes, static_cast<size_t>(bytes));
-      std::memcpy(to.v + id * bytes, from.v + id * bytes, static_cast<size_t>(bytes));
-    }
+    copy_rows(layout, ids, from, to);
   }
 
   void compare_kv(const KvLayout& layout, std::span<const int32_t> ids, const KvRows& fresh,
                   const KvRows& read, KvDistance* out) override {
-    const int64_t bytes = row_bytes(layout);
-    for (const int32_t id : ids) {
-      const int64_t at = id * bytes;
-      KvDistance distance;
-      for (const auto& [now, before] :
-           {std::pair(fresh.k + at, read.k + at), std::pair(fresh.v + at, read.v + at)}) {
-        if (layout.dtype == DType::kFloat32) {
-          add_distance<float>(now, before, row_width(layout), distance);
-        } else {
-          add_distance<uint16_t>(now, before, row_width(layout), distance);
-        }
-      }
-      distance.identical =
-          std::memcmp(fresh.k + at, read.k + at, static_cast<size_t>(bytes)) == 0 &&
-          std::memcmp(fresh.v + at, read.v + at, static_cast<size_t>(bytes)) == 0;
-      *out++ = distance;
-    }
+    for (const int32_t id : ids) *out++ = row_distance(layout, id, fresh, read);
   }
 
   void append_kv(const float* k, const float* v, int64_t row_stride, const KvLayout& layout,
                  std::span<const int32_t> blocks, std::span<const int32_t> slots) override {
-    const auto size = static_cast<int64_t>(dtype_bytes(layout.dtype));
-    for (size_t i = 0; i < blocks.size(); ++i) {
-      const int64_t from = static_cast<int64_t>(i) * row_stride;
-      for (int32_t head = 0; head < layout.kv_heads; ++head) {
-        std::byte* const key = slot_key(layout, blocks[i], slots[i], head);
-        const int64_t at = from + static_cast<int64_t>(head) * layout.head_dim;
-        convert_row(k + at, layout.head_dim, layout.dtype, key);
-        convert_row(v + at, layout.head_dim, layout.dtype,
-                    key + row_width(layout) * layout.slots_per_block * size);
-      }
-    }
+    append_rows(k, v, row_stride, layout, blocks, slots);
   }
 
   void commit_kv(const KvRows& staged, std::span<const int32_t> ids, const KvLayout& layout,
                  std::span<const int32_t> blocks, std::span<const int32_t> slots) override {
-    const auto size = static_cast<int64_t>(dtype_bytes(layout.dtype));
-    const int64_t head_bytes = layout.head_dim * size;
-    for (size_t i = 0; i < ids.size(); ++i) {
-      for (int32_t head = 0; head < layout.kv_heads; ++head) {
-        std::byte* const key = slot_key(layout, blocks[i], slots[i], head);
-        const int64_t at = ids[i] * row_bytes(layout) + head * head_bytes;
-        std::memcpy(key, staged.k + at, static_cast<size_t>(head_bytes));
-        std::memcpy(key + row_width(layout) * layout.slots_per_block * size, staged.v + at,
-                    static_cast<size_t>(head_bytes));
-      }
-    }
+    commit_rows(staged, ids, layout, blocks, slots);
   }
 
-  void attention(const AttentionArgs& args) override { cpu_attention(args); }
+  void attention(const AttentionArgs& args) override { attention_.run(args); }
 
   void copy(const std::byte* from, std::byte* to, size_t bytes) override {
     std::memcpy(to, from, bytes);
@@ -308,47 +179,24 @@ class CpuOps final : public Ops {
   int32_t sample(const SampleArgs& args) override { return draw_token(args); }
 
  private:
-  static std::byte* slot_key(const KvLayout& layout, int32_t block, int32_t slot, int32_t head) {
-    const int64_t index =
-        (static_cast<int64_t>(head) * layout.slots_per_block + slot) * layout.head_dim;
-    return layout.base + block * layout.block_bytes +
-           index * static_cast<int64_t>(dtype_bytes(layout.dtype));
-  }
-
-  static void widen_values(const WeightSource& source, int64_t first, int64_t count, float* out) {
-    if (source.dtype == DType::kFloat32) {
-      std::copy_n(static_cast<const float*>(source.data) + first, count, out);
-      return;
-    }
-    LCKV_CHECK(source.dtype == DType::kBFloat16);
-    const auto* const from = static_cast<const uint16_t*>(source.data) + first;
-    for (int64_t i = 0; i < count; ++i) out[i] = bfloat16_to_float(from[i]);
-  }
-
-  // x in the compute dtype; the buffer grows to the largest input once.
-  const std::byte* rounded_input(const float* x, int64_t rows, int64_t k) {
-    if (dtype_ == DType::kFloat32) return reinterpret_cast<const std::byte*>(x);
-    if (input_.size() < static_cast<size_t>(rows * k)) input_.resize(rows * k);
-#pragma omp parallel for schedule(static) if (rows * k > kParallelFloats)
-    for (int64_t row = 0; row < rows; ++row) {
-      float_to_bfloat16_row(x + row * k, k, input_.data() + row * k);
-    }
-    return reinterpret_cast<const std::byte*>(input_.data());
+  static void round_row(float* row, int64_t size) {
+    for (int64_t i = 0; i < size; ++i) row[i] = bfloat16_to_float(float_to_bfloat16(row[i]));
   }
 
   const DType dtype_;
-  const bool reproducible_;
-  std::string numerics_;
-  PanelKernel kernel_ = nullptr;
-  std::unique_ptr<OnednnProducts> onednn_;
-  std::vector<uint16_t> input_;
+  const int threads_;
+  CpuProducts products_;
+  CpuAttention attention_;
+  const std::string numerics_;
 };
 
 }  // namespace
 
 std::unique_ptr<Ops> open_cpu_ops(const CpuOpsOptions& options) {
+  LCKV_CHECK(options.dtype != DType::kFloat16);
   cap_onednn_instruction_set();
-  return std::make_unique<CpuOps>(options);
+  return std::make_unique<CpuOps>(options,
+                                  options.threads > 0 ? options.threads : omp_get_num_procs());
 }
 
 }  // namespace lckv

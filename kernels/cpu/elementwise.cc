@@ -1,14 +1,16 @@
 #include "kernels/cpu/elementwise.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "kernels/bfloat16.h"
+#include "kernels/check.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/elementwise.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
-#include "hwy/contrib/math/math-inl.h"
+#include "kernels/cpu/exponential-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lckv {
@@ -22,10 +24,18 @@ void RmsNormRow(const float* x, const float* weight, float eps, int64_t size, fl
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const int64_t even = size / lanes * lanes;
   auto sums = hn::Zero(d);
-  for (int64_t i = 0; i < even; i += lanes) {
+  auto others = hn::Zero(d);
+  for (int64_t i = 0; i + 2 * lanes <= even; i += 2 * lanes) {
     const auto value = hn::LoadU(d, x + i);
+    const auto other = hn::LoadU(d, x + i + lanes);
+    sums = hn::MulAdd(value, value, sums);
+    others = hn::MulAdd(other, other, others);
+  }
+  if (even / lanes % 2 != 0) {
+    const auto value = hn::LoadU(d, x + even - lanes);
     sums = hn::MulAdd(value, value, sums);
   }
+  sums = hn::Add(sums, others);
   float sum = hn::GetLane(hn::SumOfLanes(d, sums));
   for (int64_t i = even; i < size; ++i) sum += x[i] * x[i];
   const float scale = 1.0F / std::sqrt(sum / static_cast<float>(size) + eps);
@@ -40,8 +50,11 @@ void SiluMulRow(const float* gate, const float* up, int64_t size, float* out) {
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto one = hn::Set(d, 1.0F);
+  // The exponential of -|g| cannot overflow: for negative g both sides of the fraction are scaled by it.
   const auto silu_mul = [&](auto g, auto u) {
-    return hn::Mul(hn::Div(g, hn::Add(one, hn::Exp(d, hn::Neg(g)))), u);
+    const auto e = exponential(d, hn::Neg(hn::Abs(g)));
+    const auto top = hn::IfThenElse(hn::Lt(g, hn::Zero(d)), hn::Mul(g, e), g);
+    return hn::Mul(hn::Div(top, hn::Add(one, e)), u);
   };
   const int64_t even = size / lanes * lanes;
   for (int64_t i = 0; i < even; i += lanes) {
@@ -75,8 +88,7 @@ void FloatToBFloat16Row(const float* x, int64_t size, uint16_t* out) {
     const auto value = hn::LoadU(d, x + i);
     const auto bits = hn::BitCast(du, value);
     const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1U));
-    const auto rounded =
-        hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7FFFU)), odd));
+    const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(du, 0x7FFFU)), odd));
     const auto quiet = hn::Or(hn::ShiftRight<16>(bits), hn::Set(du, 0x40U));
     const auto is_nan = hn::RebindMask(du, hn::IsNaN(value));
     hn::StoreU(hn::DemoteTo(narrow, hn::BitCast(hn::RebindToSigned<D>(),
@@ -113,8 +125,13 @@ void rotate_row(float* x, const float* cos, const float* sin, int64_t half) {
   HWY_DYNAMIC_DISPATCH(RotateRow)(x, cos, sin, half);
 }
 
-void float_to_bfloat16_row(const float* x, int64_t size, uint16_t* out) {
-  HWY_DYNAMIC_DISPATCH(FloatToBFloat16Row)(x, size, out);
+void convert_row(const float* x, int64_t size, DType dtype, std::byte* out) {
+  if (dtype == DType::kFloat32) {
+    std::memcpy(out, x, static_cast<size_t>(size) * sizeof(float));
+    return;
+  }
+  LCKV_CHECK(dtype == DType::kBFloat16);
+  HWY_DYNAMIC_DISPATCH(FloatToBFloat16Row)(x, size, reinterpret_cast<uint16_t*>(out));
 }
 
 int vector_lanes() { return HWY_DYNAMIC_DISPATCH(VectorLanes)(); }

@@ -2,77 +2,29 @@
 
 #include <cpuid.h>
 
-#include <algorithm>
+#include <cstring>
 #include <dnnl.hpp>
 #include <map>
+#include <optional>
 #include <tuple>
 #include <unordered_map>
-#include <vector>
+#include <utility>
 
-#include "kernels/bfloat16.h"
 #include "kernels/check.h"
-#include "kernels/cpu/memory.h"
+#include "kernels/cpu/row_product.h"
 
 namespace lckv {
 namespace {
 
+using dnnl::inner_product_forward;
 using dnnl::memory;
 
 memory::data_type onednn_type(DType dtype) {
   return dtype == DType::kFloat32 ? memory::data_type::f32 : memory::data_type::bf16;
 }
 
-class OnednnWeight final : public PackedWeight {
- public:
-  OnednnWeight(int64_t n, int64_t k, DType dtype, memory::desc layout)
-      : n_(n), k_(k), dtype_(dtype), layout_(std::move(layout)), memory_(layout_.get_size()) {}
-  int64_t n() const override { return n_; }
-  int64_t k() const override { return k_; }
-  size_t bytes() const override { return memory_.bytes(); }
-  DType dtype() const { return dtype_; }
-  const memory::desc& layout() const { return layout_; }
-  std::byte* data() const { return memory_.data(); }
-
- private:
-  const int64_t n_;
-  const int64_t k_;
-  const DType dtype_;
-  const memory::desc layout_;
-  const AnonymousMemory memory_;
-};
-
-// The largest number of rows, at most `rows`, that a primitive is made for: few sizes, so that few
-// primitives are kept, and no row is padded.
-int64_t primitive_rows(int64_t rows) {
-  if (rows < 16) return rows;
-  if (rows < 64) return rows / 16 * 16;
-  return rows / 64 * 64;
-}
-
-// All sources stacked, row-major, in `dtype`.
-std::vector<std::byte> stacked(std::span<const WeightSource> sources, DType dtype) {
-  std::vector<std::byte> out;
-  for (const WeightSource& source : sources) {
-    const auto count = static_cast<size_t>(source.n * source.k);
-    const size_t first = out.size();
-    out.resize(first + count * dtype_bytes(dtype));
-    std::byte* const to = out.data() + first;
-    if (source.dtype == dtype) {
-      std::copy_n(static_cast<const std::byte*>(source.data), count * dtype_bytes(dtype), to);
-      continue;
-    }
-    LCKV_CHECK(source.dtype != DType::kFloat16);
-    for (size_t i = 0; i < count; ++i) {
-      if (dtype == DType::kFloat32) {
-        reinterpret_cast<float*>(to)[i] =
-            bfloat16_to_float(static_cast<const uint16_t*>(source.data)[i]);
-      } else {
-        reinterpret_cast<uint16_t*>(to)[i] =
-            float_to_bfloat16(static_cast<const float*>(source.data)[i]);
-      }
-    }
-  }
-  return out;
+memory::format_tag panel_tag(DType dtype) {
+  return dtype == DType::kFloat32 ? memory::format_tag::OI16i64o : memory::format_tag::OI8i64o2i;
 }
 
 }  // namespace
@@ -91,102 +43,92 @@ class OnednnProducts::Impl {
  public:
   Impl() : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {}
 
-  std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources, DType dtype) {
-    int64_t n = 0;
-    const int64_t k = sources.front().k;
-    for (const WeightSource& source : sources) {
-      LCKV_CHECK(source.k == k);
-      n += source.n;
-    }
-    const memory::desc any({k, n}, onednn_type(dtype), memory::format_tag::any);
-    constexpr int64_t kTypicalRows = 64;
-    const auto description = describe(dtype, kTypicalRows, n, k, any, false, false);
-    auto weight = std::make_unique<OnednnWeight>(n, k, dtype, description.weights_desc());
-    std::vector<std::byte> plain = stacked(sources, dtype);
-    const memory::desc plain_layout({k, n}, onednn_type(dtype), memory::format_tag::ba);
-    memory from(plain_layout, engine_, plain.data());
-    memory to(weight->layout(), engine_, weight->data());
-    dnnl::reorder(from, to).execute(stream_, from, to);
-    stream_.wait();
-    return weight;
+  bool can_multiply(const OnednnProduct& product) {
+    // Ours are padded further than oneDNN's where k is not a whole number of tiles.
+    if (product.k != padded_k(product.dtype, product.k)) return false;
+    return primitive(product).has_value();
   }
 
-  void multiply(const OnednnWeight& weight, const std::byte* x, int64_t rows, float* y,
-                const float* bias, bool accumulate) {
-    while (rows > 0) {
-      const int64_t count = primitive_rows(rows);
-      run(weight, x, count, y, bias, accumulate);
-      x += count * weight.k() * static_cast<int64_t>(dtype_bytes(weight.dtype()));
-      y += count * weight.n();
-      rows -= count;
-    }
+  void multiply(const OnednnProduct& product) {
+    std::optional<inner_product_forward>& found = primitive(product);
+    LCKV_CHECK(found.has_value());
+    const Layouts layouts = layouts_of(product);
+    const auto at = [&](const memory::desc& layout, const void* data) {
+      return memory(layout, engine_, const_cast<void*>(data));
+    };
+    std::unordered_map<int, memory> arguments = {
+        {DNNL_ARG_SRC, at(layouts.x, product.x)},
+        {DNNL_ARG_WEIGHTS, at(layouts.weights, product.panels)},
+        {DNNL_ARG_DST, at(layouts.y, product.y)}};
+    if (product.bias != nullptr) arguments.emplace(DNNL_ARG_BIAS, at(layouts.bias, product.bias));
+    found->execute(stream_, arguments);
+    stream_.wait();
   }
 
  private:
-  // dtype, rows, n, k, bias, accumulate
+  // dtype, rows, n, k, with bias, accumulate
   using Key = std::tuple<DType, int64_t, int64_t, int64_t, bool, bool>;
 
-  dnnl::matmul::primitive_desc describe(DType dtype, int64_t rows, int64_t n, int64_t k,
-                                        const memory::desc& weights, bool bias,
-                                        bool accumulate) {
+  struct Layouts {
+    memory::desc x;
+    memory::desc weights;
+    memory::desc bias;
+    memory::desc y;
+  };
+
+  static Layouts layouts_of(const OnednnProduct& product) {
+    const auto type = onednn_type(product.dtype);
     const auto f32 = memory::data_type::f32;
-    const auto ab = memory::format_tag::ab;
-    const memory::desc x({rows, k}, onednn_type(dtype), ab);
-    const memory::desc y({rows, n}, f32, ab);
+    return {.x = {{product.rows, product.k}, type, memory::format_tag::nc},
+            .weights = {{product.n, product.k}, type, panel_tag(product.dtype)},
+            .bias = {{product.n}, f32, memory::format_tag::x},
+            .y = {{product.rows, product.n}, f32, memory::format_tag::nc}};
+  }
+
+  // None where oneDNN has only a generic implementation.
+  std::optional<inner_product_forward> create(const OnednnProduct& product) {
+    const Layouts layouts = layouts_of(product);
     dnnl::primitive_attr attributes;
-    if (accumulate) {
+    if (product.accumulate) {
       dnnl::post_ops sum;
       sum.append_sum(1.0F);
       attributes.set_post_ops(sum);
     }
-    const memory::desc bias_desc({1, n}, f32, ab);
-    return bias ? dnnl::matmul::primitive_desc({x, weights, bias_desc, y}, attributes, engine_)
-                : dnnl::matmul::primitive_desc({x, weights, y}, attributes, engine_);
+    const auto kind = dnnl::prop_kind::forward_inference;
+    try {
+      const inner_product_forward::desc description =
+          product.bias == nullptr
+              ? inner_product_forward::desc(kind, layouts.x, layouts.weights, layouts.y)
+              : inner_product_forward::desc(kind, layouts.x, layouts.weights, layouts.bias,
+                                            layouts.y);
+      const inner_product_forward::primitive_desc chosen(description, attributes, engine_);
+      if (std::strstr(chosen.impl_info_str(), "brgemm") == nullptr) return std::nullopt;
+      return inner_product_forward(chosen);
+    } catch (const dnnl::error&) {
+      return std::nullopt;
+    }
   }
 
-  void run(const OnednnWeight& weight, const std::byte* x, int64_t rows, float* y,
-           const float* bias, bool accumulate) {
-    const Key key{weight.dtype(), rows, weight.n(), weight.k(), bias != nullptr, accumulate};
-    auto found = products_.find(key);
-    if (found == products_.end()) {
-      const auto description = describe(weight.dtype(), rows, weight.n(), weight.k(),
-                                        weight.layout(), bias != nullptr, accumulate);
-      found = products_.emplace(key, description).first;
-    }
-    const auto& description = found->second.get_primitive_desc();
-    const auto desc = [&](dnnl::query query, int index) {
-      return memory::desc(*dnnl_primitive_desc_query_md(
-          description, static_cast<dnnl_query_t>(query), index));
-    };
-    std::unordered_map<int, memory> arguments = {
-        {DNNL_ARG_SRC, memory(desc(dnnl::query::src_md, 0), engine_,
-                              const_cast<std::byte*>(x))},
-        {DNNL_ARG_WEIGHTS, memory(weight.layout(), engine_, weight.data())},
-        {DNNL_ARG_DST, memory(desc(dnnl::query::dst_md, 0), engine_, y)}};
-    if (bias != nullptr) {
-      arguments.emplace(DNNL_ARG_BIAS, memory(desc(dnnl::query::weights_md, 1), engine_,
-                                              const_cast<float*>(bias)));
-    }
-    found->second.execute(stream_, arguments);
-    stream_.wait();
+  std::optional<inner_product_forward>& primitive(const OnednnProduct& product) {
+    const Key key{product.dtype, product.rows, product.n, product.k, product.bias != nullptr,
+                  product.accumulate};
+    const auto found = products_.find(key);
+    if (found != products_.end()) return found->second;
+    return products_.emplace(key, create(product)).first->second;
   }
 
   dnnl::engine engine_;
   dnnl::stream stream_;
-  std::map<Key, dnnl::matmul> products_;
+  std::map<Key, std::optional<inner_product_forward>> products_;
 };
 
 OnednnProducts::OnednnProducts() : impl_(std::make_unique<Impl>()) {}
 OnednnProducts::~OnednnProducts() = default;
 
-std::unique_ptr<PackedWeight> OnednnProducts::pack(std::span<const WeightSource> sources,
-                                                   DType dtype) {
-  return impl_->pack(sources, dtype);
+bool OnednnProducts::can_multiply(const OnednnProduct& product) {
+  return impl_->can_multiply(product);
 }
 
-void OnednnProducts::multiply(const PackedWeight& weight, const std::byte* x, int64_t rows,
-                              float* y, const float* bias, bool accumulate) {
-  impl_->multiply(dynamic_cast<const OnednnWeight&>(weight), x, rows, y, bias, accumulate);
-}
+void OnednnProducts::multiply(const OnednnProduct& product) { impl_->multiply(product); }
 
 }  // namespace lckv
