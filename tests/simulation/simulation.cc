@@ -94,9 +94,9 @@ class Run {
   bool one_in(int32_t n) { return below(n) == 0; }
 
   SimulatedMap random_map() {
-    static const std::array<const char*, 9> kMaps = {
+    static const std::array<const char*, 10> kMaps = {
         "0_1_2_3", "0_0_2_2", "0_6_6_6_6_6_6_7", "3_3_3_3", "0_2_2_3_4", "0_0_0_5_5_5_8_8_8",
-        "1_1_3_3", "0_1s_1_4_4s", "0s_1s_2s"};
+        "1_1_3_3", "0_1s_1_4_4s", "0s_1s_2s", "0s_3s_3s_3s_4s"};
     return make_map(kMaps[below(kMaps.size())], one_in(2), 3 + below(8));
   }
 

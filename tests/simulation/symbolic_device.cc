@@ -231,7 +231,8 @@ void SymbolicDevice::check_window(const StepPlan& plan, const Seat& seat,
   if (end != chunk_end) fail(plan, "a reproducible window does not end with its chunk");
 }
 
-// Rows that the official code decodes: generated ones, and iterated prompts no longer than its passes.
+// Rows that the official code decodes: generated ones, and those of iterated prompts no longer than
+// its passes.
 void SymbolicDevice::check_official(const StepPlan& plan, const Seat& seat,
                                     const WalkSegment& segment) {
   const auto prompt = static_cast<int32_t>(seat.spec->prompt.size());
@@ -273,6 +274,13 @@ void SymbolicDevice::run_walk(const StepPlan& plan, int32_t group, const WalkSeg
   int32_t& next = seat.next_position[2 * group + 1];
   const bool settles = segment.end == WalkEnd::kSettle || segment.end == WalkEnd::kCommit;
   if (settles && next >= 0 && segment.first_position != next) fail(plan, "a walk starts elsewhere");
+  // A sequence that comes back to a seat begins with a whole chunk again.
+  const bool chunked = options_.reproducible && segment.end == WalkEnd::kSettle &&
+                       seat.spec->prefill_mode == PrefillMode::kExact &&
+                       segment.first_position < std::ssize(seat.spec->prompt);
+  if (chunked && next < 0 && segment.first_position % options_.prefill_lookahead != 0) {
+    fail(plan, "a chunk is gone on with where it was left");
+  }
   const int32_t offset = segment.first_position - segment.staged_position;
   if (offset < 0 || offset + segment.num_rows > segment.staged.count) {
     return fail(plan, "a walk's rows are not staged");
