@@ -52,8 +52,10 @@ Vocabulary make_vocabulary(const SentencePieceModel& model) {
       case SentencePieceModel::Kind::kByte:
         entry = {Vocabulary::Kind::kByte, std::move(piece.bytes)};
         break;
-      case SentencePieceModel::Kind::kText:
       case SentencePieceModel::Kind::kUnknown:
+        entry = {Vocabulary::Kind::kVerbatim, to_valid_utf8(piece.bytes)};
+        break;
+      case SentencePieceModel::Kind::kText:
         entry = {Vocabulary::Kind::kText, to_valid_utf8(piece.bytes)};
         break;
     }

@@ -15,6 +15,10 @@ std::string StreamDetokenizer::push(uint32_t id) {
   // Bytes of one character stand side by side: any other token ends the run.
   flush(text);
   if (entry.kind == Vocabulary::Kind::kText) take_text(entry.bytes, text);
+  if (entry.kind == Vocabulary::Kind::kVerbatim) {
+    text += entry.bytes;
+    at_start_ = at_start_ && entry.bytes.empty();
+  }
   return text;
 }
 

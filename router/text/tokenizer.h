@@ -14,9 +14,10 @@ namespace lckv {
 // What each token id contributes to a text. Immutable, any thread.
 struct Vocabulary {
   enum class Kind : uint8_t {
-    kText,     // its bytes, which are whole characters
-    kByte,     // one byte of a character
-    kControl,  // nothing: begin, end, padding
+    kText,      // its bytes, which are whole characters
+    kVerbatim,  // as kText, but its leading space is its own: the sign for unknown text
+    kByte,      // one byte of a character
+    kControl,   // nothing: begin, end, padding
   };
   struct Entry {
     Kind kind = Kind::kControl;

@@ -179,7 +179,7 @@ TEST_F(RelayTest, ResumeAtEveryPointGivesTheSameTextAndIds) {
       EXPECT_EQ(events.front().has_started(), true);
       EXPECT_EQ(events.back().finished().reason(), v1::Finished::REASON_STOP_STRING);
       for (const auto& event : events) {
-        if (event.has_tokens()) EXPECT_EQ(event.tokens().position(), cut);
+        EXPECT_TRUE(!event.has_tokens() || event.tokens().position() == cut);
       }
     }
   }

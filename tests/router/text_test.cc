@@ -145,7 +145,9 @@ TEST_F(TextTest, StopStringsAreFoundHoweverTheTextIsCut) {
     if (found < 0) got += matcher.finish();
     ASSERT_EQ(got, expected) << text << " stops " << ::testing::PrintToString(stops);
     ASSERT_EQ(found < 0, index < 0);
-    if (found >= 0) ASSERT_EQ(stops[static_cast<size_t>(found)], stops[static_cast<size_t>(index)]);
+    if (found >= 0) {
+      ASSERT_EQ(stops[static_cast<size_t>(found)], stops[static_cast<size_t>(index)]);
+    }
   }
 }
 
