@@ -160,7 +160,7 @@ RopeOptions read_rope(JsonFields& fields, int32_t head_dim) {
     fields.fail(key, "must be an object");
     return rope;
   }
-  JsonFields scaling(*value, absl::StrCat(key, "."));
+  JsonFields scaling = fields.within(key, *value);
   rope.theta = theta(scaling, rope.theta);
   const std::string type = scaling.text("rope_type", scaling.text("type", "default"));
   const auto positive = [&scaling](absl::string_view name) {

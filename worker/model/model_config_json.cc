@@ -128,6 +128,10 @@ std::vector<int32_t> JsonFields::integers(const IntegerField& field) {
   return results;
 }
 
+JsonFields JsonFields::within(absl::string_view key, const nlohmann::json& object) const {
+  return JsonFields(object, absl::StrCat(prefix_, key, "."));
+}
+
 void JsonFields::fail(absl::string_view key, absl::string_view why) {
   if (!status_.ok()) return;
   status_ = absl::InvalidArgumentError(absl::StrCat(prefix_, key, ": ", why));

@@ -39,7 +39,7 @@ struct NumberField {
 
 class JsonFields {
  public:
-  // Errors begin with `prefix`: "config.json: ", "config.json: rope_scaling.". `object` must outlive this.
+  // Errors begin with `prefix`: "config.json: ". `object` must outlive this.
   JsonFields(const nlohmann::json& object, std::string prefix)
       : object_(object), prefix_(std::move(prefix)) {}
 
@@ -54,6 +54,8 @@ class JsonFields {
   std::vector<int32_t> integers(const IntegerField& field);
 
   void fail(absl::string_view key, absl::string_view why);
+  // The fields of an object within this one: errors name "key.inner".
+  JsonFields within(absl::string_view key, const nlohmann::json& object) const;
   // What went wrong in an object within this one, went wrong here.
   void adopt(const JsonFields& inner) {
     if (status_.ok()) status_ = inner.status_;
