@@ -103,8 +103,9 @@ struct AttentionArgs {
   bool strict = false;
   int32_t window = 0;     // 0: none
   int32_t num_sinks = 0;
-  // The official code's decode defect: the newest visible position is dropped and a zero key with a
-  // zero value joins the softmax (ARCHITECTURE.md, "Compatibility"). Host: [rows], null for none.
+  // Rows of the official code's decode, which has a defect (ARCHITECTURE.md, "Compatibility"): keys
+  // count as one position newer than they are, and a zero key with a zero value stands at position 0.
+  // Host: [rows], null for none.
   const uint8_t* official_decode = nullptr;
   KvLayout layout;
   KvRows staged;

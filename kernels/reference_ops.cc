@@ -329,10 +329,12 @@ class ReferenceOps final : public Ops {
     const float* const q = args.q + at * size;
     float* const out = args.out + at * size;
     const bool official = args.official_decode != nullptr && args.official_decode[row] != 0;
-    std::vector<Seen> seen = visible(args, segment, args.positions[row],
-                                     head / (args.num_heads / layout.kv_heads));
-    const bool zero_key = official && !seen.empty();
-    if (zero_key) seen.pop_back();
+    const int32_t position = args.positions[row];
+    // Keys that count as one position newer: the row sees what the one before it would.
+    const std::vector<Seen> seen = visible(args, segment, official ? position - 1 : position,
+                                           head / (args.num_heads / layout.kv_heads));
+    const bool zero_key =
+        official && position > 0 && (args.window == 0 || position < args.window);
 
     std::vector<float> scores;
     for (const Seen& key : seen) {

@@ -120,20 +120,21 @@ class RowGroup {
     int32_t begin = INT32_MAX;
     int32_t end = 0;
     for (int32_t row = 0; row < rows_; ++row) {
-      RowView& view = views_[row] = RowView(args_, args_.positions[row_begin_ + row]);
-      if (official(row)) view.dropped = newest_seen(segment_, view);
+      // Keys that count as one position newer: the row sees what the one before it would.
+      const RowView& view = views_[row] = RowView(args_, position(row) - (official(row) ? 1 : 0));
       sinks = std::max(sinks, view.sinks);
       begin = std::min(begin, view.begin);
       end = std::max(end, view.end);
     }
     while (walk_.next(sinks, begin, end)) add_tile();
     for (int32_t row = 0; row < rows_; ++row) {
-      if (official(row) && views_[row].dropped >= 0) add_zero_key(row);
+      if (official(row) && sees_zero_key(args_, position(row))) add_zero_key(row);
       for (int32_t head = 0; head < heads_; ++head) write(row, head);
     }
   }
 
  private:
+  int32_t position(int32_t row) const { return args_.positions[row_begin_ + row]; }
   bool official(int32_t row) const {
     return args_.official_decode != nullptr && args_.official_decode[row_begin_ + row] != 0;
   }

@@ -20,12 +20,11 @@ inline uint64_t lane_range(int64_t begin, int64_t end) {
   return below_end & ~((uint64_t{1} << begin) - 1);
 }
 
-// What one row may see: positions [begin, end) and [0, sinks), less the dropped one.
+// What one row may see: positions [begin, end) and [0, sinks).
 struct RowView {
   int32_t begin = 0;
   int32_t end = 0;
   int32_t sinks = 0;
-  int32_t dropped = -1;
 
   RowView() = default;
   RowView(const AttentionArgs& args, int32_t position)
@@ -33,26 +32,15 @@ struct RowView {
         end(args.strict ? position : position + 1),
         sinks(std::min(args.num_sinks, end)) {}
 
-  bool sees(int32_t position) const {
-    return (position < end && position >= begin) || position < sinks;
-  }
   // Lanes of the tile whose first position is `base`.
   uint64_t lanes(int32_t base) const {
-    const uint64_t dropped_lane = lane_range(dropped - base, dropped - base + 1);
-    return (lane_range(begin - base, end - base) | lane_range(0, sinks - base)) & ~dropped_lane;
+    return lane_range(begin - base, end - base) | lane_range(0, sinks - base);
   }
 };
 
-// The newest position that the row sees, -1 for none.
-inline int32_t newest_seen(const AttentionSegment& segment, const RowView& view) {
-  int32_t newest = -1;
-  for (int32_t i = segment.num_staged - 1; i >= 0 && newest < 0; --i) {
-    if (view.sees(segment.staged_positions[i])) newest = segment.staged_positions[i];
-  }
-  for (int32_t i = segment.num_slots - 1; i >= 0 && segment.slot_positions[i] > newest; --i) {
-    if (view.sees(segment.slot_positions[i])) newest = segment.slot_positions[i];
-  }
-  return newest;
+// Whether a row of the official decode sees the zero key, which stands at position 0.
+inline bool sees_zero_key(const AttentionArgs& args, int32_t position) {
+  return position > 0 && (args.window == 0 || position < args.window);
 }
 
 // Goes through a segment's history tile by tile, in order of position, for one KV head.

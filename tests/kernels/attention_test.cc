@@ -116,12 +116,15 @@ void expect_definition(const Shape& shape, const History& history, DType dtype,
     const int32_t t = positions - shape.rows + row;
     for (int32_t head = 0; head < shape.heads; ++head) {
       const int64_t at = head / (shape.heads / shape.kv_heads) * shape.head_dim;
+      const auto sees = [&shape, t](int32_t j) {
+        return j < (shape.strict ? t : t + 1) &&
+               (shape.window == 0 || j > t - shape.window || j < shape.sinks);
+      };
       std::vector<int32_t> seen;
-      for (int32_t j = 0; j < (shape.strict ? t : t + 1); ++j) {
-        if (shape.window == 0 || j > t - shape.window || j < shape.sinks) seen.push_back(j);
+      for (int32_t j = 0; j <= t; ++j) {
+        if (sees(shape.official ? j + 1 : j)) seen.push_back(j);
       }
-      const bool zero_key = shape.official && !seen.empty();
-      if (zero_key) seen.pop_back();
+      const bool zero_key = shape.official && sees(0);
       const float* const q =
           &history.q[(static_cast<int64_t>(t) * shape.heads + head) * shape.head_dim];
       double norm = zero_key ? 1.0 : 0.0;
@@ -164,7 +167,7 @@ std::vector<Shape> shapes() {
   Random random(17);
   for (const int32_t head_dim : {16, 32, 48, 64, 80, 96, 128, 256}) {
     for (const auto& [heads, kv_heads] : {std::pair(4, 4), {4, 2}, {8, 1}, {6, 3}}) {
-      for (int variant = 0; variant < 6; ++variant) {
+      for (int variant = 0; variant < 7; ++variant) {
         Shape shape{.heads = heads, .kv_heads = kv_heads, .head_dim = head_dim};
         shape.slots_per_block = 1 << random.below(6);
         shape.committed = random.below(150);
@@ -173,7 +176,8 @@ std::vector<Shape> shapes() {
         shape.strict = variant % 2 == 0;
         shape.window = variant == 2 || variant == 3 ? 1 + random.below(90) : 0;
         shape.sinks = variant == 3 ? random.below(5) : 0;
-        shape.official = variant == 4;
+        shape.official = variant == 4 || variant == 6;
+        if (variant == 6) shape.window = 1 + random.below(shape.committed + 40);
         out.push_back(shape);
       }
     }
