@@ -15,6 +15,10 @@ namespace lckv {
 struct EqualityCase {
   std::string model;  // folder of a checkpoint
   DType dtype = DType::kFloat32;
+
+  friend std::ostream& operator<<(std::ostream& out, const EqualityCase& c) {
+    return out << c.model << " in " << dtype_name(c.dtype);
+  }
 };
 
 // Layer maps: ordinary, w2, w0, two groups, sandwich-middle, sliding, CLA; each in float32 and bfloat16.
