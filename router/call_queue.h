@@ -22,9 +22,9 @@ namespace lckv {
 class WaitingCall {
  public:
   enum class Assignment {
-    kTaken,      // its sequences are in the replica's session
-    kNotTaken,   // the replica had changed meanwhile; the call waits on
-    kGone,       // the call has ended
+    kTaken,     // its sequences are in the replica's session
+    kNotTaken,  // the replica had changed meanwhile; the call waits on
+    kGone,      // the call has ended
   };
   virtual ~WaitingCall() = default;
   virtual Assignment assign(const ReplicaView& replica) = 0;
@@ -38,8 +38,8 @@ struct CallQueueOptions {
   absl::Duration max_wait_for_ready = absl::ZeroDuration();
 };
 
-// Owner: the router. Thread-safe. First come, first served within a priority; a call whose turn has not come never
-// overtakes one with the same needs.
+// Owner: the router. Thread-safe. First come, first served within a priority; a call whose turn has
+// not come never overtakes one with the same needs.
 class CallQueue {
  public:
   CallQueue(CallQueueOptions options, Fleet& fleet, const RoutingPolicy& policy,
@@ -52,8 +52,8 @@ class CallQueue {
     absl::Time arrival;
   };
 
-  // Places the call at once, lets it wait, or expires it: ResourceExhausted where the queue is full, Unavailable
-  // where no replica is ready.
+  // Places the call at once, lets it wait, or expires it: ResourceExhausted where the queue is
+  // full, Unavailable where no replica is ready.
   void add(Entry entry);
   // A call that has ended; no effect where it is not here.
   void remove(const WaitingCall* call);

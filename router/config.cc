@@ -81,9 +81,7 @@ void add_limits(CLI::App& app, RouterConfig& config) {
          },
          "Events that may wait for a client before its sequences pause")
       ->check(CLI::Validator(
-          [](std::string& given) {
-            return std::string(parse_byte_size(given).status().message());
-          },
+          [](std::string& given) { return std::string(parse_byte_size(given).status().message()); },
           "SIZE"))
       ->type_name("")
       ->default_str("256KiB")

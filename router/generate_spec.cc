@@ -29,7 +29,8 @@ internal::v1::Submit make_submit(const GenerateSpec& spec, uint32_t choice) {
   submit.mutable_stop_token_ids()->Add(spec.stop_token_ids.begin(), spec.stop_token_ids.end());
   submit.set_ignore_eos(spec.ignore_eos);
   if (spec.num_logprobs) submit.set_num_logprobs(*spec.num_logprobs);
-  // Once per call, and not again for a caller who has tokens already: the prompt's come before them.
+  // Once per call, and not again for a caller who has tokens already: the prompt's come before
+  // them.
   if (spec.num_prompt_logprobs && choice == 0 && start.resumed.empty()) {
     submit.set_num_prompt_logprobs(*spec.num_prompt_logprobs);
   }

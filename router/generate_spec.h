@@ -1,4 +1,5 @@
-// A checked Generate request: every default filled in, every limit held, text already turned into ids.
+// A checked Generate request: every default filled in, every limit held, text already turned into
+// ids.
 #pragma once
 
 #include <cstdint>

@@ -20,10 +20,10 @@ int report(const absl::Status& status) {
 int run(const RouterConfig& config, ShutdownSignal& shutdown) {
   const std::string& host = config.router.host;
   enable_reflection();
-  auto health = HealthServer::start(
-      {.host = host,
-       .port = config.health_port,
-       .services = {"lckv.v1.Inference", "lckv.v1.Models", "lckv.v1.Admin"}});
+  auto health =
+      HealthServer::start({.host = host,
+                           .port = config.health_port,
+                           .services = {"lckv.v1.Inference", "lckv.v1.Models", "lckv.v1.Admin"}});
   if (!health.ok()) return report(health.status());
   auto router =
       Router::start(config.router, [&health](bool ready) { (*health)->set_ready(ready); });
@@ -32,8 +32,8 @@ int run(const RouterConfig& config, ShutdownSignal& shutdown) {
                                       (*router)->metrics().registry());
   if (!metrics.ok()) return report(metrics.status());
   spdlog::info("lckv-router {} listens: gRPC {}, health {}, metrics http://{}/metrics",
-               LCKV_VERSION, host_port(host, (*router)->port()),
-               host_port(host, (*health)->port()), host_port(host, (*metrics)->port()));
+               LCKV_VERSION, host_port(host, (*router)->port()), host_port(host, (*health)->port()),
+               host_port(host, (*metrics)->port()));
 
   shutdown.wait();
   spdlog::info("shutting down: streams may go on for {}",

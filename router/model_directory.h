@@ -9,9 +9,9 @@
 
 namespace lckv {
 
-// The model that `name` means, taken from a ready replica where there is one. An empty name means the only model.
-// NotFound; InvalidArgument where an empty name is ambiguous; Unavailable while a replica that might serve it has
-// not introduced itself.
+// The model that `name` means, taken from a ready replica where there is one. An empty name means
+// the only model. NotFound; InvalidArgument where an empty name is ambiguous; Unavailable while a
+// replica that might serve it has not introduced itself.
 absl::StatusOr<std::shared_ptr<const ModelInfo>> find_model(const ReplicaSet& set,
                                                             const std::string& name);
 

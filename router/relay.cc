@@ -10,8 +10,8 @@
 namespace lckv {
 namespace {
 
-constexpr size_t kBytesPerId = 5;        // the longest varint of an id
-constexpr size_t kBytesPerEvent = 64;    // around the columns
+constexpr size_t kBytesPerId = 5;      // the longest varint of an id
+constexpr size_t kBytesPerEvent = 64;  // around the columns
 
 template <typename Ids>
 bool contains(const Ids& ids, uint32_t id) {
@@ -24,11 +24,16 @@ bool splits_character(const std::string& text, size_t at) {
 
 v1::Finished::Reason public_reason(internal::v1::Finished::Reason reason) {
   switch (reason) {
-    case internal::v1::Finished::REASON_EOS: return v1::Finished::REASON_EOS;
-    case internal::v1::Finished::REASON_STOP_TOKEN: return v1::Finished::REASON_STOP_TOKEN;
-    case internal::v1::Finished::REASON_MAX_NEW_TOKENS: return v1::Finished::REASON_MAX_NEW_TOKENS;
-    case internal::v1::Finished::REASON_CONTEXT_FULL: return v1::Finished::REASON_CONTEXT_FULL;
-    default: return v1::Finished::REASON_UNSPECIFIED;
+    case internal::v1::Finished::REASON_EOS:
+      return v1::Finished::REASON_EOS;
+    case internal::v1::Finished::REASON_STOP_TOKEN:
+      return v1::Finished::REASON_STOP_TOKEN;
+    case internal::v1::Finished::REASON_MAX_NEW_TOKENS:
+      return v1::Finished::REASON_MAX_NEW_TOKENS;
+    case internal::v1::Finished::REASON_CONTEXT_FULL:
+      return v1::Finished::REASON_CONTEXT_FULL;
+    default:
+      return v1::Finished::REASON_UNSPECIFIED;
   }
 }
 
@@ -47,11 +52,11 @@ Relay::Relay(GenerateSpec spec, RelayOptions options, absl::Time arrival)
   const bool needs_text = spec_.with_text || !spec_.stop_strings.empty();
   for (Choice& choice : choices_) {
     if (!needs_text) continue;
-    choice.text = std::make_unique<ChoiceText>(
-        spec_.model->tokenizer->vocabulary(),
-        ChoiceTextOptions{.stop_strings = spec_.stop_strings,
-                          .include_stop = spec_.include_stop,
-                          .min_new_tokens = spec_.min_new_tokens});
+    choice.text =
+        std::make_unique<ChoiceText>(spec_.model->tokenizer->vocabulary(),
+                                     ChoiceTextOptions{.stop_strings = spec_.stop_strings,
+                                                       .include_stop = spec_.include_stop,
+                                                       .min_new_tokens = spec_.min_new_tokens});
   }
 }
 

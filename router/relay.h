@@ -1,5 +1,5 @@
-// One client call as a state machine without I/O: what a replica says goes in, what the client is to get and what the
-// replica is to be told comes out.
+// One client call as a state machine without I/O: what a replica says goes in, what the client is
+// to get and what the replica is to be told comes out.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,8 @@ struct RelayOptions {
   // Bytes that may wait for the reader before its sequences are paused, and below which they go on.
   size_t pause_above_bytes = 256 << 10;
   size_t unpause_below_bytes = 64 << 10;
-  // Tokens that wait for the reader are joined into events of about this size; logprobs are cut at it.
+  // Tokens that wait for the reader are joined into events of about this size; logprobs are cut at
+  // it.
   size_t event_bytes = 512 << 10;
 };
 
@@ -41,13 +42,14 @@ struct RelaySummary {
   double first_token_seconds = 0;
 };
 
-// Owned by one call, used under its lock. Events of one choice come out in order; an ending comes out after them.
+// Owned by one call, used under its lock. Events of one choice come out in order; an ending comes
+// out after them.
 class Relay {
  public:
   Relay(GenerateSpec spec, RelayOptions options, absl::Time arrival);
 
-  // Replays resumed ids: choices that are at their end already finish here. Once, first. InvalidArgument where the
-  // progress that the caller claims cannot be.
+  // Replays resumed ids: choices that are at their end already finish here. Once, first.
+  // InvalidArgument where the progress that the caller claims cannot be.
   absl::Status prepare();
   // Of the choices that need a replica; empty: the call ends without one.
   std::vector<internal::v1::Submit> submits() const;
@@ -86,7 +88,7 @@ class Relay {
     double first_token_seconds = 0;
     double queue_seconds = 0;
     uint32_t num_cached_tokens = 0;
-    uint64_t last_tokens_event = 0;    // number of its newest waiting Tokens event, 0: none to join
+    uint64_t last_tokens_event = 0;  // number of its newest waiting Tokens event, 0: none to join
     // Written so far.
     uint32_t sent_tokens = 0;
     uint64_t sent_bytes = 0;

@@ -92,10 +92,10 @@ void Router::beat(absl::Time now) {
     std::lock_guard lock(mutex_);
     withdrawn = withdrawn_;
   }
-  const bool ready =
-      !withdrawn &&
-      std::any_of(set->replicas.begin(), set->replicas.end(),
-                  [](const ReplicaView& r) { return r.state == ReplicaState::kReady; });
+  const bool ready = !withdrawn && std::any_of(set->replicas.begin(), set->replicas.end(),
+                                               [](const ReplicaView& r) {
+                                                 return r.state == ReplicaState::kReady;
+                                               });
   if (ready != ready_) {
     ready_ = ready;
     on_ready_(ready);

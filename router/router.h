@@ -34,8 +34,9 @@ struct RouterOptions {
   absl::Duration pulse_interval = absl::Milliseconds(50);
 };
 
-// Owner: main (or a test). One thread of its own, the pulse, drives all that time decides: beats, reconnects, queue
-// deadlines, slow readers. `on_ready` is called on it when the first replica becomes ready and when the last ceases.
+// Owner: main (or a test). One thread of its own, the pulse, drives all that time decides: beats,
+// reconnects, queue deadlines, slow readers. `on_ready` is called on it when the first replica
+// becomes ready and when the last ceases.
 class Router {
  public:
   static absl::StatusOr<std::unique_ptr<Router>> start(const RouterOptions& options,
@@ -50,8 +51,8 @@ class Router {
 
   // From now on not ready, whatever the replicas are; still accepting.
   void withdraw();
-  // Accepts nothing new (clients see GOAWAY), lets streams go on for `grace`, ends the rest with UNAVAILABLE and
-  // what they delivered. Idempotent.
+  // Accepts nothing new (clients see GOAWAY), lets streams go on for `grace`, ends the rest with
+  // UNAVAILABLE and what they delivered. Idempotent.
   void stop(absl::Duration grace);
 
  private:

@@ -15,8 +15,8 @@ using prometheus::BuildHistogram;
 const prometheus::Histogram::BucketBoundaries kWaitBuckets = {
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300};
 const prometheus::Histogram::BucketBoundaries kTokenBuckets = {
-    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2,
-    0.3,    0.5,   0.75,  1,     2.5,   5,      10};
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075,
+    0.1,    0.15,  0.2,   0.3,   0.5,   0.75,   1,    2.5,   5,     10};
 const prometheus::Histogram::BucketBoundaries kOverheadBuckets = {
     1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.05, 0.1, 1};
 
@@ -25,12 +25,15 @@ constexpr std::array<const char*, 5> kStages = {"parse", "tokenize", "route", "f
                                                 "detokenize"};
 constexpr std::array<const char*, 6> kStates = {"connecting", "loading",      "ready",
                                                 "draining",   "unresponsive", "lost"};
-constexpr std::array<absl::StatusCode, 9> kRejections = {
-    absl::StatusCode::kInvalidArgument, absl::StatusCode::kNotFound,
-    absl::StatusCode::kFailedPrecondition, absl::StatusCode::kResourceExhausted,
-    absl::StatusCode::kUnavailable, absl::StatusCode::kUnimplemented,
-    absl::StatusCode::kInternal, absl::StatusCode::kDeadlineExceeded,
-    absl::StatusCode::kUnknown};
+constexpr std::array<absl::StatusCode, 9> kRejections = {absl::StatusCode::kInvalidArgument,
+                                                         absl::StatusCode::kNotFound,
+                                                         absl::StatusCode::kFailedPrecondition,
+                                                         absl::StatusCode::kResourceExhausted,
+                                                         absl::StatusCode::kUnavailable,
+                                                         absl::StatusCode::kUnimplemented,
+                                                         absl::StatusCode::kInternal,
+                                                         absl::StatusCode::kDeadlineExceeded,
+                                                         absl::StatusCode::kUnknown};
 
 prometheus::Family<prometheus::Counter>& counter(prometheus::Registry& registry, const char* name,
                                                  const char* help) {

@@ -52,7 +52,6 @@ class RouterMetrics {
   void set_replicas(const ReplicaSet& set);
 
  private:
-
   const std::shared_ptr<prometheus::Registry> registry_;
   const std::string policy_;
   prometheus::Family<prometheus::Counter>& requests_;

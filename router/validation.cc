@@ -20,8 +20,8 @@ constexpr size_t kMaxNameBytes = 256;
 
 absl::Status check_name(absl::string_view field, const std::string& value) {
   if (value.size() <= kMaxNameBytes) return absl::OkStatus();
-  return invalid_field(field, absl::StrCat("has ", value.size(), " bytes, the limit is ",
-                                           kMaxNameBytes));
+  return invalid_field(field,
+                       absl::StrCat("has ", value.size(), " bytes, the limit is ", kMaxNameBytes));
 }
 
 struct FloatRange {
@@ -51,13 +51,12 @@ absl::Status check_sampling(const v1::Sampling& s) {
     if (!range.holds) return invalid_field(range.field, range.expected);
   }
   if (s.logit_bias().size() > kMaxBiases) {
-    return invalid_field("sampling.logit_bias", absl::StrCat("has more than ", kMaxBiases,
-                                                             " entries"));
+    return invalid_field("sampling.logit_bias",
+                         absl::StrCat("has more than ", kMaxBiases, " entries"));
   }
   for (const auto& [id, bias] : s.logit_bias()) {
     if (!std::isfinite(bias)) {
-      return invalid_field(absl::StrCat("sampling.logit_bias[", id, "]"),
-                           "is not a finite number");
+      return invalid_field(absl::StrCat("sampling.logit_bias[", id, "]"), "is not a finite number");
     }
   }
   return absl::OkStatus();
@@ -102,21 +101,21 @@ template <typename Ids>
 absl::Status check_ids(absl::string_view field, const Ids& ids, uint32_t vocabulary_size) {
   for (int i = 0; i < static_cast<int>(ids.size()); ++i) {
     if (ids[i] < vocabulary_size) continue;
-    return invalid_field(absl::StrCat(field, "[", i, "]"),
-                         absl::StrCat("is ", ids[i], ", the vocabulary has ", vocabulary_size,
-                                      " ids"));
+    return invalid_field(
+        absl::StrCat(field, "[", i, "]"),
+        absl::StrCat("is ", ids[i], ", the vocabulary has ", vocabulary_size, " ids"));
   }
   return absl::OkStatus();
 }
 
-// Text so long that it cannot fit is refused before the tokenizer works on it. A normaliser may shorten text; four
-// times is more than any does that keeps the text's meaning.
+// Text so long that it cannot fit is refused before the tokenizer works on it. A normaliser may
+// shorten text; four times is more than any does that keeps the text's meaning.
 absl::Status check_text_length(const std::string& text, const ModelInfo& model) {
   const uint64_t longest = uint64_t{model.hello.max_context_tokens()} *
                            model.tokenizer->vocabulary().max_entry_bytes * 4;
   if (text.size() <= longest) return absl::OkStatus();
-  return invalid_field("text", absl::StrCat("has ", text.size(),
-                                            " bytes, more than the model's context can hold"));
+  return invalid_field(
+      "text", absl::StrCat("has ", text.size(), " bytes, more than the model's context can hold"));
 }
 
 absl::StatusOr<std::vector<uint32_t>> prompt_ids(const v1::GenerateRequest& request,
@@ -147,10 +146,10 @@ void fill_sampling(const internal::v1::GenerationDefaults& config, uint64_t seed
        &v1::Sampling::set_temperature, s);
   fill(s.has_top_k(), config.has_top_k(), config.top_k(), 0u, s.top_k(), &v1::Sampling::set_top_k,
        s);
-  fill(s.has_top_p(), config.has_top_p(), config.top_p(), 1.0f, s.top_p(),
-       &v1::Sampling::set_top_p, s);
-  fill(s.has_min_p(), config.has_min_p(), config.min_p(), 0.0f, s.min_p(),
-       &v1::Sampling::set_min_p, s);
+  fill(s.has_top_p(), config.has_top_p(), config.top_p(), 1.0f, s.top_p(), &v1::Sampling::set_top_p,
+       s);
+  fill(s.has_min_p(), config.has_min_p(), config.min_p(), 0.0f, s.min_p(), &v1::Sampling::set_min_p,
+       s);
   fill(s.has_repetition_penalty(), config.has_repetition_penalty(), config.repetition_penalty(),
        1.0f, s.repetition_penalty(), &v1::Sampling::set_repetition_penalty, s);
   s.set_presence_penalty(s.presence_penalty());
@@ -190,8 +189,8 @@ absl::Status check_logprobs(const v1::Output& output, uint32_t limit) {
 absl::Status check_all_ids(const v1::GenerateRequest& request, uint32_t vocabulary_size) {
   absl::Status status = check_ids("token_ids.ids", request.token_ids().ids(), vocabulary_size);
   if (!status.ok()) return status;
-  status = check_ids("stopping.stop_token_ids", request.stopping().stop_token_ids(),
-                     vocabulary_size);
+  status =
+      check_ids("stopping.stop_token_ids", request.stopping().stop_token_ids(), vocabulary_size);
   if (!status.ok()) return status;
   for (const auto& [id, bias] : request.sampling().logit_bias()) {
     if (id >= vocabulary_size) {

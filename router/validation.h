@@ -12,11 +12,13 @@
 
 namespace lckv {
 
-// What holds whatever the model: lengths, ranges, finite numbers, enumerations, fields that are not served yet.
+// What holds whatever the model: lengths, ranges, finite numbers, enumerations, fields that are not
+// served yet.
 absl::Status check_request(const v1::GenerateRequest& request);
 
-// What the model decides: the prompt becomes ids, defaults come from its generation config, ids and counts are held
-// against its vocabulary and context. `request` has passed check_request. `seed` is used where the request has none.
+// What the model decides: the prompt becomes ids, defaults come from its generation config, ids and
+// counts are held against its vocabulary and context. `request` has passed check_request. `seed` is
+// used where the request has none.
 absl::StatusOr<GenerateSpec> make_spec(const v1::GenerateRequest& request,
                                        std::shared_ptr<const ModelInfo> model, uint64_t seed);
 

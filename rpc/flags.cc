@@ -72,8 +72,7 @@ CLI::Option* add_choice(CLI::App& app, const std::string& flag, std::string& tar
 
 std::string environment_name(absl::string_view flag) {
   absl::ConsumePrefix(&flag, "--");
-  return absl::StrCat("LCKV_",
-                      absl::AsciiStrToUpper(absl::StrReplaceAll(flag, {{"-", "_"}})));
+  return absl::StrCat("LCKV_", absl::AsciiStrToUpper(absl::StrReplaceAll(flag, {{"-", "_"}})));
 }
 
 std::optional<int> parse_flags(CLI::App& app, int argc, const char* const* argv) {

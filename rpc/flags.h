@@ -1,7 +1,7 @@
 // Conventions that the command lines of all programs share, on top of CLI11.
 //
-// Every flag can also be given as LCKV_<FLAG> in the environment (--max-queue: LCKV_MAX_QUEUE); the command line
-// wins. main's thread only.
+// Every flag can also be given as LCKV_<FLAG> in the environment (--max-queue: LCKV_MAX_QUEUE); the
+// command line wins. main's thread only.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,8 @@
 
 namespace lckv {
 
-// Each adds one flag that shows its unit in --help, refuses a wrong value with the reason, and keeps the value of
-// `target` as default.
+// Each adds one flag that shows its unit in --help, refuses a wrong value with the reason, and
+// keeps the value of `target` as default.
 CLI::Option* add_byte_size(CLI::App& app, const std::string& flag, uint64_t& target,
                            const std::string& help);
 // "30s", "500ms", "2m"; not negative.
@@ -58,8 +58,9 @@ CLI::Option* add_enum(CLI::App& app, const std::string& flag, Enum& target,
 // LCKV_<FLAG> of "--max-queue" or "max-queue".
 std::string environment_name(absl::string_view flag);
 
-// Gives each flag of `app` and of its subcommands its environment name, then parses. Returns the exit code where
-// the program is to end now: 0 after --help or --version, 2 after a wrong command line, which was explained on stderr.
+// Gives each flag of `app` and of its subcommands its environment name, then parses. Returns the
+// exit code where the program is to end now: 0 after --help or --version, 2 after a wrong command
+// line, which was explained on stderr.
 std::optional<int> parse_flags(CLI::App& app, int argc, const char* const* argv);
 
 }  // namespace lckv

@@ -30,8 +30,9 @@ std::string canonical(absl::string_view service) {
 
 }  // namespace
 
-// One lock guards states and the list of watches; it is never held while gRPC is called. A watch sends the newest
-// state only: states that come and go while a write is under way are skipped, as the protocol allows.
+// One lock guards states and the list of watches; it is never held while gRPC is called. A watch
+// sends the newest state only: states that come and go while a write is under way are skipped, as
+// the protocol allows.
 class HealthServer::Service final : public Health::CallbackService {
  public:
   grpc::ServerUnaryReactor* Check(grpc::CallbackServerContext* call,
@@ -46,8 +47,8 @@ class HealthServer::Service final : public Health::CallbackService {
     return reactor;
   }
 
-  grpc::ServerWriteReactor<HealthCheckResponse>* Watch(
-      grpc::CallbackServerContext* /*call*/, const HealthCheckRequest* request) override {
+  grpc::ServerWriteReactor<HealthCheckResponse>* Watch(grpc::CallbackServerContext* /*call*/,
+                                                       const HealthCheckRequest* request) override {
     auto* watch = new WatchReactor(*this, canonical(request->service()));
     bool admitted = false;
     {
@@ -123,7 +124,9 @@ class HealthServer::Service final : public Health::CallbackService {
       if (last) delete this;
     }
 
-    void refuse() { Finish(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "too many watches")); }
+    void refuse() {
+      Finish(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "too many watches"));
+    }
 
     // Starts the next write, or the end, where one is due.
     void advance() {

@@ -1,4 +1,5 @@
-// grpc.health.v1 on a plaintext port of its own, so that probes need no credentials and never wait behind work.
+// grpc.health.v1 on a plaintext port of its own, so that probes need no credentials and never wait
+// behind work.
 #pragma once
 
 #include <cstdint>
@@ -13,12 +14,13 @@ namespace lckv {
 
 struct HealthOptions {
   std::string host = "127.0.0.1";
-  uint16_t port = 0;                 // 0: any free one
+  uint16_t port = 0;                  // 0: any free one
   std::vector<std::string> services;  // known from the start, besides the three standing ones
 };
 
-// Owner: main. All methods are thread-safe. Standing services: "" and "readiness" (one state, NOT_SERVING at the
-// start) and "liveness" (SERVING from the start). The named services of `options` begin as NOT_SERVING.
+// Owner: main. All methods are thread-safe. Standing services: "" and "readiness" (one state,
+// NOT_SERVING at the start) and "liveness" (SERVING from the start). The named services of
+// `options` begin as NOT_SERVING.
 class HealthServer {
  public:
   static absl::StatusOr<std::unique_ptr<HealthServer>> start(const HealthOptions& options);

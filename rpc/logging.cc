@@ -12,8 +12,8 @@
 namespace lckv {
 namespace {
 
-// A message with fields is "message US key RS value US key RS value": control characters, which fields() takes
-// out of what it is given, so that no value can pass for another field.
+// A message with fields is "message US key RS value US key RS value": control characters, which
+// fields() takes out of what it is given, so that no value can pass for another field.
 constexpr char kFieldMark = '\x1f';
 constexpr char kValueMark = '\x1e';
 
@@ -45,9 +45,8 @@ class LineFormatter final : public spdlog::formatter {
   explicit LineFormatter(bool json) : json_(json) {}
 
   void format(const spdlog::details::log_msg& message, spdlog::memory_buf_t& line) override {
-    const std::string time =
-        absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::FromChrono(message.time),
-                         absl::UTCTimeZone());
+    const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ",
+                                              absl::FromChrono(message.time), absl::UTCTimeZone());
     const auto level_view = spdlog::level::to_string_view(message.level);
     const absl::string_view level(level_view.data(), level_view.size());
     const std::vector<absl::string_view> parts = absl::StrSplit(

@@ -23,7 +23,9 @@ void set_up_logging(const LoggingOptions& options);
 
 using LogFields = std::vector<std::pair<absl::string_view, std::string>>;
 
-// Logs `message` with named values: key=value in text, members of the object in JSON. Values may hold any bytes.
-void log_fields(spdlog::level::level_enum level, absl::string_view message, const LogFields& fields);
+// Logs `message` with named values: key=value in text, members of the object in JSON. Values may
+// hold any bytes.
+void log_fields(spdlog::level::level_enum level, absl::string_view message,
+                const LogFields& fields);
 
 }  // namespace lckv

@@ -19,7 +19,8 @@ struct MetricsOptions {
   uint16_t port = 0;  // 0: any free one
 };
 
-// Owner: main. Two threads of the exposer answer scrapes; they read `registry`, whose families are thread-safe.
+// Owner: main. Two threads of the exposer answer scrapes; they read `registry`, whose families are
+// thread-safe.
 class MetricsServer {
  public:
   static absl::StatusOr<std::unique_ptr<MetricsServer>> start(

@@ -44,8 +44,7 @@ bool ShutdownSignal::wait(absl::Duration timeout) {
   const sigset_t set = shutdown_signals();
   const absl::Time deadline = absl::Now() + timeout;
   for (;;) {
-    const absl::Duration left =
-        std::clamp(deadline - absl::Now(), absl::ZeroDuration(), kMaxWait);
+    const absl::Duration left = std::clamp(deadline - absl::Now(), absl::ZeroDuration(), kMaxWait);
     const timespec wait_time = absl::ToTimespec(left);
     if (sigtimedwait(&set, nullptr, &wait_time) > 0) break;
     if (errno == EAGAIN && absl::Now() >= deadline) return false;

@@ -5,16 +5,16 @@
 
 namespace lckv {
 
-// Owner: main, which constructs it before any other thread exists: threads inherit the blocked signals, so only
-// wait() ever takes them. SIGPIPE is ignored from then on.
+// Owner: main, which constructs it before any other thread exists: threads inherit the blocked
+// signals, so only wait() ever takes them. SIGPIPE is ignored from then on.
 class ShutdownSignal {
  public:
   ShutdownSignal();
   ShutdownSignal(const ShutdownSignal&) = delete;
   ShutdownSignal& operator=(const ShutdownSignal&) = delete;
 
-  // True once a signal has come; false when `timeout` passes first. After the first true, the next signal ends
-  // the process at once with exit code 128 + signal.
+  // True once a signal has come; false when `timeout` passes first. After the first true, the next
+  // signal ends the process at once with exit code 128 + signal.
   bool wait(absl::Duration timeout = absl::InfiniteDuration());
 
  private:

@@ -1,7 +1,8 @@
-// Errors at the edges: absl::Status inside the processes, grpc::Status with google.rpc details between them.
+// Errors at the edges: absl::Status inside the processes, grpc::Status with google.rpc details
+// between them.
 //
-// A detail travels inside an absl::Status as a payload whose key is its type URL, so code that has never heard
-// of gRPC can carry one. Pure functions, any thread.
+// A detail travels inside an absl::Status as a payload whose key is its type URL, so code that has
+// never heard of gRPC can carry one. Pure functions, any thread.
 #pragma once
 
 #include <optional>
@@ -29,8 +30,8 @@ absl::StatusCode to_absl_code(grpc::StatusCode code);
 // "INVALID_ARGUMENT" and so on; "UNKNOWN" for a number that is no code.
 absl::string_view code_name(absl::StatusCode code);
 
-// InvalidArgument with BadRequest; `field` is the path in the request ("sampling.top_p"). The message reads
-// "field: why".
+// InvalidArgument with BadRequest; `field` is the path in the request ("sampling.top_p"). The
+// message reads "field: why".
 absl::Status invalid_field(absl::string_view field, absl::string_view why);
 // Unimplemented with BadRequest, for a field or call that this version does not serve.
 absl::Status unserved_field(absl::string_view field, absl::string_view why);

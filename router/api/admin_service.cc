@@ -8,12 +8,18 @@ namespace {
 
 v1::Replica::State public_state(ReplicaState state) {
   switch (state) {
-    case ReplicaState::kConnecting: return v1::Replica::STATE_CONNECTING;
-    case ReplicaState::kLoading: return v1::Replica::STATE_LOADING;
-    case ReplicaState::kReady: return v1::Replica::STATE_READY;
-    case ReplicaState::kDraining: return v1::Replica::STATE_DRAINING;
-    case ReplicaState::kUnresponsive: return v1::Replica::STATE_UNRESPONSIVE;
-    case ReplicaState::kLost: return v1::Replica::STATE_LOST;
+    case ReplicaState::kConnecting:
+      return v1::Replica::STATE_CONNECTING;
+    case ReplicaState::kLoading:
+      return v1::Replica::STATE_LOADING;
+    case ReplicaState::kReady:
+      return v1::Replica::STATE_READY;
+    case ReplicaState::kDraining:
+      return v1::Replica::STATE_DRAINING;
+    case ReplicaState::kUnresponsive:
+      return v1::Replica::STATE_UNRESPONSIVE;
+    case ReplicaState::kLost:
+      return v1::Replica::STATE_LOST;
   }
   return v1::Replica::STATE_UNSPECIFIED;
 }

@@ -36,8 +36,7 @@ void GenerateCall::start(const v1::GenerateRequest& request) {
     request_id_ = request.request_id();
   }
   if (!environment_.registry.admit(self, environment_.options.max_concurrent_requests)) {
-    refuse(with_retry(absl::ResourceExhaustedError("too many requests at once"),
-                      absl::Seconds(1)));
+    refuse(with_retry(absl::ResourceExhaustedError("too many requests at once"), absl::Seconds(1)));
     return;
   }
   absl::StatusOr<GenerateSpec> spec = check(request);

@@ -38,11 +38,11 @@ struct CallEnvironment {
   std::atomic<uint64_t> next_ticket = 0;
 };
 
-// Ownership: keeps itself alive from start() until gRPC's OnDone; queue, registry and links hold it too. Any
-// thread may come in: client events, frames of the replica's link, the queue, the router's pulse. One lock per call
-// guards everything; it is taken before the link's lock, never after, and is not held while gRPC, the queue or the
-// registry is called. Whoever changes the relay calls pump() afterwards, which starts the one write or the end that
-// is due.
+// Ownership: keeps itself alive from start() until gRPC's OnDone; queue, registry and links hold it
+// too. Any thread may come in: client events, frames of the replica's link, the queue, the router's
+// pulse. One lock per call guards everything; it is taken before the link's lock, never after, and
+// is not held while gRPC, the queue or the registry is called. Whoever changes the relay calls
+// pump() afterwards, which starts the one write or the end that is due.
 class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
                            public SequenceSink,
                            public WaitingCall,
@@ -82,7 +82,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
 
   std::mutex mutex_;  // guards what follows
   std::string request_id_;
-  std::string model_name_;  // of a served model, else empty
+  std::string model_name_;        // of a served model, else empty
   std::unique_ptr<Relay> relay_;  // null: refused before it could be made
   std::shared_ptr<SessionLink> link_;
   std::vector<uint64_t> handles_;  // by choice; 0: none

@@ -22,7 +22,8 @@ struct FleetOptions {
 // Owner: the router, whose pulse thread calls tick() and stop(); the rest from any thread.
 class Fleet {
  public:
-  // `on_change` is called after every publication, from any thread, with no lock held. `on_frame_moved` counts.
+  // `on_change` is called after every publication, from any thread, with no lock held.
+  // `on_frame_moved` counts.
   Fleet(const FleetOptions& options, std::function<void()> on_change,
         std::function<void(bool received)> on_frame_moved);
 
@@ -30,7 +31,8 @@ class Fleet {
   // Publishes a new set now.
   void refresh();
   void tick(absl::Time now);
-  // Ends all sessions; true once gRPC is done with them, false where that took longer than `timeout`.
+  // Ends all sessions; true once gRPC is done with them, false where that took longer than
+  // `timeout`.
   bool stop(absl::Duration timeout);
 
  private:

@@ -19,8 +19,8 @@ struct ModelInfo {
   uint32_t max_logprobs() const;
 };
 
-// `known` may be null; where its tokenizer files are equal, its tokenizer is shared instead of parsed again.
-// InvalidArgument where the Hello contradicts itself or its tokenizer is broken.
+// `known` may be null; where its tokenizer files are equal, its tokenizer is shared instead of
+// parsed again. InvalidArgument where the Hello contradicts itself or its tokenizer is broken.
 absl::StatusOr<std::shared_ptr<const ModelInfo>> make_model_info(internal::v1::Hello hello,
                                                                  const ModelInfo* known);
 

@@ -15,8 +15,8 @@ namespace lckv {
 class SessionLink;
 
 enum class ReplicaState {
-  kConnecting,    // not reached yet
-  kLoading,       // reached, but it has not said Hello
+  kConnecting,  // not reached yet
+  kLoading,     // reached, but it has not said Hello
   kReady,
   kDraining,      // takes no new work
   kUnresponsive,  // connected, but silent, or its step counter stands still while it has our work
@@ -28,9 +28,9 @@ struct ReplicaView {
   ReplicaState state = ReplicaState::kConnecting;
   // Of the last Hello, kept while the replica is lost; null before the first.
   std::shared_ptr<const ModelInfo> model;
-  internal::v1::Load load;      // of the newest frame
-  uint32_t num_in_flight = 0;   // own submits that this load does not count yet
-  absl::Time step_time;         // when the step counter last moved
+  internal::v1::Load load;     // of the newest frame
+  uint32_t num_in_flight = 0;  // own submits that this load does not count yet
+  absl::Time step_time;        // when the step counter last moved
   std::shared_ptr<SessionLink> link;
 
   uint32_t available_credit() const {

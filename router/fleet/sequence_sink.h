@@ -18,8 +18,9 @@ struct SequenceUpdate {
   const internal::v1::Finished* finished = nullptr;
 };
 
-// Implemented by calls. Called on gRPC's threads, for one sequence by one thread at a time, never while the link's
-// lock is held. After on_refused, on_lost or an update with `finished` nothing follows for that choice.
+// Implemented by calls. Called on gRPC's threads, for one sequence by one thread at a time, never
+// while the link's lock is held. After on_refused, on_lost or an update with `finished` nothing
+// follows for that choice.
 class SequenceSink {
  public:
   virtual ~SequenceSink() = default;

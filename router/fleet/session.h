@@ -12,9 +12,9 @@
 
 namespace lckv {
 
-// Ownership: keeps itself alive from start() until gRPC is done with it. Thread-safe. A hold on the stream, given
-// back once reading has ended and no write is under way, lets writes be started from any thread. gRPC is never
-// called while the lock is held.
+// Ownership: keeps itself alive from start() until gRPC is done with it. Thread-safe. A hold on the
+// stream, given back once reading has ended and no write is under way, lets writes be started from
+// any thread. gRPC is never called while the lock is held.
 class Session final
     : public grpc::ClientBidiReactor<internal::v1::RouterFrame, internal::v1::WorkerFrame>,
       public std::enable_shared_from_this<Session> {
@@ -27,7 +27,8 @@ class Session final
     std::function<void(const grpc::Status&)> on_end;                 // once, last
   };
 
-  // Handlers are set before start() and may hold the owner of this session: they go when the stream has ended.
+  // Handlers are set before start() and may hold the owner of this session: they go when the stream
+  // has ended.
   void set_handlers(Handlers handlers) { handlers_ = std::move(handlers); }
   void start(internal::v1::Engine::Stub& stub);
   // Appends a frame; flush() sends. Frames after the end are dropped.

@@ -63,7 +63,8 @@ void SessionLink::tick(absl::Time now) {
 void SessionLink::connect(absl::Time now) {
   auto self = shared_from_this();
   auto session = std::make_shared<Session>();
-  // The handlers tell their own session from a later one by its address, which stays taken until on_end.
+  // The handlers tell their own session from a later one by its address, which stays taken until
+  // on_end.
   const Session* key = session.get();
   session->set_handlers({.on_frame = [self, key](const WorkerFrame& f) { self->on_frame(key, f); },
                          .on_end = [self, key](const grpc::Status& s) { self->on_end(key, s); }});
@@ -197,8 +198,8 @@ ReplicaView SessionLink::view() {
                    .load = load_,
                    .step_time = step_time_,
                    .link = shared_from_this()};
-  view.num_in_flight = static_cast<uint32_t>(
-      num_submitted_ - std::min<uint64_t>(num_submitted_, load_.num_taken()));
+  view.num_in_flight =
+      static_cast<uint32_t>(num_submitted_ - std::min<uint64_t>(num_submitted_, load_.num_taken()));
   return view;
 }
 

@@ -41,8 +41,9 @@ struct LinkHandlers {
   std::function<void(bool received)> on_frame_moved;  // counts frames
 };
 
-// Owner: the fleet; calls hold it by shared_ptr too. Thread-safe. One lock, under which neither gRPC nor a sink is
-// called. Frames of one link are delivered in order by one thread at a time. tick() drives all that time decides.
+// Owner: the fleet; calls hold it by shared_ptr too. Thread-safe. One lock, under which neither
+// gRPC nor a sink is called. Frames of one link are delivered in order by one thread at a time.
+// tick() drives all that time decides.
 class SessionLink : public std::enable_shared_from_this<SessionLink> {
  public:
   SessionLink(LinkOptions options, LinkHandlers handlers);
@@ -50,11 +51,13 @@ class SessionLink : public std::enable_shared_from_this<SessionLink> {
   void tick(absl::Time now);
   ReplicaView view();
 
-  // Queues one submit per sequence, or nothing: then the session does not serve `model` any more or lacks credit.
-  // Returns the handle of the first; the others follow it. flush() sends, also cancel, pause and unpause.
+  // Queues one submit per sequence, or nothing: then the session does not serve `model` any more or
+  // lacks credit. Returns the handle of the first; the others follow it. flush() sends, also
+  // cancel, pause and unpause.
   std::optional<uint64_t> submit(const std::shared_ptr<SequenceSink>& sink, const ModelInfo* model,
                                  std::vector<internal::v1::Submit> submits);
-  void cancel(uint64_t handle);  // nothing is delivered for it afterwards but what is being delivered now
+  void cancel(
+      uint64_t handle);  // nothing is delivered for it afterwards but what is being delivered now
   void pause(uint64_t handle);
   void unpause(uint64_t handle);
   void flush();
@@ -94,18 +97,18 @@ class SessionLink : public std::enable_shared_from_this<SessionLink> {
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<internal::v1::Engine::Stub> stub_;
 
-  std::mutex mutex_;  // guards what follows
+  std::mutex mutex_;                  // guards what follows
   std::shared_ptr<Session> session_;  // null: none, the next is due at connect_time_
   int num_open_ = 0;                  // sessions gRPC is not done with
   bool stopped_ = false;
-  bool greeted_ = false;              // this session has said Hello
+  bool greeted_ = false;  // this session has said Hello
   std::shared_ptr<const ModelInfo> model_;
   internal::v1::Load load_;
-  uint64_t num_submitted_ = 0;        // in this session
+  uint64_t num_submitted_ = 0;  // in this session
   uint64_t next_handle_ = 1;
   std::unordered_map<uint64_t, Route> routes_;
-  absl::Time frame_time_;             // of the newest frame
-  absl::Time step_time_;              // the step counter last moved, or work first came
+  absl::Time frame_time_;  // of the newest frame
+  absl::Time step_time_;   // the step counter last moved, or work first came
   absl::Time beat_time_;
   absl::Time connect_time_;
   absl::Duration backoff_;

@@ -21,9 +21,10 @@ class LeastLoaded final : public RoutingPolicy {
       const auto& load = replica.load;
       const uint64_t sequences =
           uint64_t{load.num_running()} + load.num_waiting() + replica.num_in_flight;
-      const double used = load.num_blocks() == 0 ? 0.0
-                                                 : 1.0 - static_cast<double>(load.num_free_blocks()) /
-                                                             static_cast<double>(load.num_blocks());
+      const double used = load.num_blocks() == 0
+                              ? 0.0
+                              : 1.0 - static_cast<double>(load.num_free_blocks()) /
+                                          static_cast<double>(load.num_blocks());
       const Rank rank{sequences, used, (i + count - key.ticket % count) % count};
       if (!best || rank < best_rank) {
         best = i;

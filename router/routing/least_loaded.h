@@ -7,8 +7,8 @@
 
 namespace lckv {
 
-// Counts running and waiting sequences of all routers and own submits still under way; of equals the one with the
-// most free blocks, of these the calls take turns.
+// Counts running and waiting sequences of all routers and own submits still under way; of equals
+// the one with the most free blocks, of these the calls take turns.
 std::unique_ptr<const RoutingPolicy> make_least_loaded();
 
 }  // namespace lckv

@@ -14,7 +14,8 @@ namespace lckv {
 struct ChoiceTextOptions {
   std::vector<std::string> stop_strings;
   bool include_stop = false;
-  uint32_t min_new_tokens = 0;  // a stop string that is complete before so many tokens does not count
+  uint32_t min_new_tokens =
+      0;  // a stop string that is complete before so many tokens does not count
 };
 
 // Owned by one choice of one call; the vocabulary must outlive it.
@@ -24,7 +25,8 @@ class ChoiceText {
 
   // The text that became certain. After a match (stop_index() >= 0) nothing more may be pushed.
   std::string push(uint32_t id);
-  // What was held back, when the choice ends for another reason. It may still complete a stop string.
+  // What was held back, when the choice ends for another reason. It may still complete a stop
+  // string.
   std::string finish();
   // Of the stop string found; negative: none.
   int stop_index() const { return stop_index_; }

@@ -1,5 +1,5 @@
-// SentencePiece behind types that do not clash: its public header declares names of Abseil differently from Abseil's
-// own headers, so no file may include both.
+// SentencePiece behind types that do not clash: its public header declares names of Abseil
+// differently from Abseil's own headers, so no file may include both.
 #pragma once
 
 #include <memory>

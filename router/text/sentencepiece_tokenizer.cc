@@ -25,8 +25,8 @@ absl::StatusOr<SpecialTokens> parse_config(const std::string& json) {
   if (!config.is_object()) {
     return absl::InvalidArgumentError("tokenizer_config.json is no JSON object");
   }
-  for (const auto& [name, target] : {std::pair{"add_bos_token", &result.add_bos},
-                                     std::pair{"add_eos_token", &result.add_eos}}) {
+  for (const auto& [name, target] :
+       {std::pair{"add_bos_token", &result.add_bos}, std::pair{"add_eos_token", &result.add_eos}}) {
     const auto it = config.find(name);
     if (it == config.end() || it->is_null()) continue;
     if (!it->is_boolean()) {
@@ -66,8 +66,8 @@ Vocabulary make_vocabulary(const SentencePieceModel& model) {
 
 class SentencePieceTokenizer final : public Tokenizer {
  public:
-  SentencePieceTokenizer(std::unique_ptr<const SentencePieceModel> model, std::vector<uint32_t> first,
-                         std::vector<uint32_t> last)
+  SentencePieceTokenizer(std::unique_ptr<const SentencePieceModel> model,
+                         std::vector<uint32_t> first, std::vector<uint32_t> last)
       : model_(std::move(model)),
         vocabulary_(make_vocabulary(*model_)),
         first_(std::move(first)),

@@ -11,9 +11,9 @@
 
 namespace lckv {
 
-// Invariant: what push() gave so far plus finish() is decode() of all ids, and each piece is valid UTF-8. A byte
-// becomes U+FFFD only once no later byte can make it part of a character. Owned by one choice of one call; the
-// vocabulary must outlive it.
+// Invariant: what push() gave so far plus finish() is decode() of all ids, and each piece is valid
+// UTF-8. A byte becomes U+FFFD only once no later byte can make it part of a character. Owned by
+// one choice of one call; the vocabulary must outlive it.
 class StreamDetokenizer {
  public:
   explicit StreamDetokenizer(const Vocabulary& vocabulary) : vocabulary_(&vocabulary) {}
@@ -29,8 +29,8 @@ class StreamDetokenizer {
   void take_text(absl::string_view bytes, std::string& text);
 
   const Vocabulary* vocabulary_;
-  std::string partial_;           // the beginning of a character, at most 3 bytes
-  bool at_start_ = true;          // nothing but dropped spaces has come
+  std::string partial_;   // the beginning of a character, at most 3 bytes
+  bool at_start_ = true;  // nothing but dropped spaces has come
 };
 
 std::string decode(const Vocabulary& vocabulary, absl::Span<const uint32_t> ids);

@@ -21,7 +21,8 @@ struct Vocabulary {
   };
   struct Entry {
     Kind kind = Kind::kControl;
-    std::string bytes;  // empty for kControl; valid UTF-8 for kText, where a word's space is a space
+    std::string
+        bytes;  // empty for kControl; valid UTF-8 for kText, where a word's space is a space
   };
 
   std::vector<Entry> entries;

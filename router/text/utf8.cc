@@ -8,7 +8,7 @@ namespace lckv {
 namespace {
 
 struct LeadByte {
-  size_t length = 0;        // 0: leads nothing
+  size_t length = 0;  // 0: leads nothing
   uint8_t second_min = 0x80;
   uint8_t second_max = 0xBF;
 };

@@ -21,7 +21,8 @@ struct Utf8Prefix {
   size_t bytes;  // of the character where kWhole; 1 where kInvalid; all of them where kPartial
 };
 
-// What `bytes` (not empty) begins with. Overlong forms, surrogates and values above U+10FFFF are invalid.
+// What `bytes` (not empty) begins with. Overlong forms, surrogates and values above U+10FFFF are
+// invalid.
 Utf8Prefix utf8_prefix(absl::string_view bytes);
 
 // Each byte that is part of no valid character becomes U+FFFD.

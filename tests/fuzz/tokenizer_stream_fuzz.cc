@@ -1,8 +1,9 @@
-// Arbitrary bytes as tokenizer.model and tokenizer_config.json, and arbitrary ids and stop strings through the stream
-// of text: nothing crashes, text is valid UTF-8 and does not depend on how it was cut.
+// Arbitrary bytes as tokenizer.model and tokenizer_config.json, and arbitrary ids and stop strings
+// through the stream of text: nothing crashes, text is valid UTF-8 and does not depend on how it
+// was cut.
 //
-// Input: one byte chooses. Even: the rest is a tokenizer.model, up to a zero line, then a tokenizer_config.json.
-// Odd: a table of pieces, stop strings and ids, as take() reads them.
+// Input: one byte chooses. Even: the rest is a tokenizer.model, up to a zero line, then a
+// tokenizer_config.json. Odd: a table of pieces, stop strings and ids, as take() reads them.
 #include <cstdint>
 #include <cstdlib>
 #include <string>

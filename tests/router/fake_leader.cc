@@ -137,8 +137,7 @@ internal::v1::Hello demo_hello(const std::string& replica_id) {
   hello.set_bos_token_id(1);
   hello.mutable_tokenizer()->set_sentencepiece_model(
       read_file("deploy/models/demo/tokenizer.model"));
-  hello.mutable_tokenizer()->set_config_json(
-      read_file("deploy/models/demo/tokenizer_config.json"));
+  hello.mutable_tokenizer()->set_config_json(read_file("deploy/models/demo/tokenizer_config.json"));
   return hello;
 }
 

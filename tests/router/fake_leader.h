@@ -17,8 +17,7 @@ namespace lckv {
 // One session as the script sees it. Thread-safe.
 class FakeSession {
  public:
-  using Stream =
-      grpc::ServerReaderWriter<internal::v1::WorkerFrame, internal::v1::RouterFrame>;
+  using Stream = grpc::ServerReaderWriter<internal::v1::WorkerFrame, internal::v1::RouterFrame>;
 
   explicit FakeSession(Stream* stream) : stream_(stream) {}
   // The load of every frame: much credit, and what was submitted counted as taken.
@@ -43,8 +42,7 @@ class FakeSession {
   std::vector<uint64_t> paused_;
 };
 
-using SubmitScript =
-    std::function<void(std::shared_ptr<FakeSession>, const internal::v1::Submit&)>;
+using SubmitScript = std::function<void(std::shared_ptr<FakeSession>, const internal::v1::Submit&)>;
 
 class FakeLeader final : public internal::v1::Engine::Service {
  public:

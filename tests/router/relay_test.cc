@@ -204,8 +204,8 @@ TEST_F(RelayTest, ResumedChoicesAtTheirEndNeedNoReplica) {
   for (const auto& event : drain()) {
     if (event.has_finished()) reasons[event.choice()] = event.finished().reason();
   }
-  EXPECT_THAT(reasons, ElementsAre(v1::Finished::REASON_EOS, v1::Finished::REASON_MAX_NEW_TOKENS,
-                                   -1, -1));
+  EXPECT_THAT(reasons,
+              ElementsAre(v1::Finished::REASON_EOS, v1::Finished::REASON_MAX_NEW_TOKENS, -1, -1));
 }
 
 TEST_F(RelayTest, ClaimedTextThatCannotBeIsRefused) {

@@ -44,11 +44,9 @@ class RoutingTest : public ::testing::Test {
 
   std::optional<size_t> pick(const ReplicaSet& set, uint32_t sequences = 1, uint64_t ticket = 0,
                              const std::string& fingerprint = "") {
-    return policy_->pick({.model = model_,
-                          .fingerprint = fingerprint,
-                          .num_sequences = sequences,
-                          .ticket = ticket},
-                         set);
+    return policy_->pick(
+        {.model = model_, .fingerprint = fingerprint, .num_sequences = sequences, .ticket = ticket},
+        set);
   }
 
   std::shared_ptr<const ModelInfo> model_;
@@ -86,9 +84,7 @@ TEST_F(RoutingTest, FingerprintBinds) {
   EXPECT_EQ(pick(set, 1, 0, "fingerprint-1"), 1u);
 }
 
-TEST_F(RoutingTest, UnknownPolicyIsNone) {
-  EXPECT_EQ(make_routing_policy("fastest"), nullptr);
-}
+TEST_F(RoutingTest, UnknownPolicyIsNone) { EXPECT_EQ(make_routing_policy("fastest"), nullptr); }
 
 }  // namespace
 }  // namespace lckv

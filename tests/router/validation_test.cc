@@ -44,65 +44,70 @@ struct Case {
   absl::StatusCode code = absl::StatusCode::kInvalidArgument;
 };
 
-TEST(ValidationTest, EachLimitNamesItsField) {
-  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-  constexpr float kInf = std::numeric_limits<float>::infinity();
-  const auto fill = [](auto* field, int count, auto value) {
-    for (int i = 0; i < count; ++i) *field->Add() = value;
-  };
-  const std::string long_name(257, 'x');
-  const std::vector<Case> cases = {
-      {"request_id", [&](auto& r) { r.set_request_id(long_name); }},
-      {"tenant", [&](auto& r) { r.set_tenant(long_name); }},
-      {"affinity", [&](auto& r) { r.set_affinity(long_name); }},
-      {"prefix_cache.salt", [&](auto& r) { r.mutable_prefix_cache()->set_salt(long_name); }},
+const float kNan = std::numeric_limits<float>::quiet_NaN();
+const float kInf = std::numeric_limits<float>::infinity();
+const std::string kLongName(257, 'x');
+
+template <typename Field, typename Value>
+void fill(Field* field, int count, Value value) {
+  for (int i = 0; i < count; ++i) *field->Add() = value;
+}
+
+std::vector<Case> prompt_and_sampling_cases() {
+  return {
+      {"request_id", [](auto& r) { r.set_request_id(kLongName); }},
+      {"tenant", [](auto& r) { r.set_tenant(kLongName); }},
+      {"affinity", [](auto& r) { r.set_affinity(kLongName); }},
+      {"prefix_cache.salt", [](auto& r) { r.mutable_prefix_cache()->set_salt(kLongName); }},
       {"prefix_cache", [](auto& r) { r.mutable_prefix_cache()->set_skip(true); },
        absl::StatusCode::kUnimplemented},
-      {"chat", [](auto& r) { r.mutable_chat()->add_messages(); },
-       absl::StatusCode::kUnimplemented},
+      {"chat", [](auto& r) { r.mutable_chat()->add_messages(); }, absl::StatusCode::kUnimplemented},
       {"prompt", [](auto& r) { r.clear_token_ids(); }},
       {"token_ids.ids", [](auto& r) { r.mutable_token_ids()->clear_ids(); }},
       {"token_ids.ids[3]", [](auto& r) { r.mutable_token_ids()->set_ids(3, 4096); }},
-      {"token_ids.ids", [&](auto& r) { fill(r.mutable_token_ids()->mutable_ids(), 502, 5u); }},
+      {"token_ids.ids", [](auto& r) { fill(r.mutable_token_ids()->mutable_ids(), 502, 5u); }},
       {"text", [](auto& r) { r.set_text(std::string(100000, 'x')); }},
       {"num_choices", [](auto& r) { r.set_num_choices(129); }},
       {"prefill_mode", [](auto& r) { r.set_prefill_mode(static_cast<v1::PrefillMode>(3)); }},
       {"sampling.temperature", [](auto& r) { r.mutable_sampling()->set_temperature(-0.1f); }},
-      {"sampling.temperature", [=](auto& r) { r.mutable_sampling()->set_temperature(kNan); }},
-      {"sampling.temperature", [=](auto& r) { r.mutable_sampling()->set_temperature(kInf); }},
+      {"sampling.temperature", [](auto& r) { r.mutable_sampling()->set_temperature(kNan); }},
+      {"sampling.temperature", [](auto& r) { r.mutable_sampling()->set_temperature(kInf); }},
       {"sampling.top_p", [](auto& r) { r.mutable_sampling()->set_top_p(0); }},
       {"sampling.top_p", [](auto& r) { r.mutable_sampling()->set_top_p(1.01f); }},
-      {"sampling.top_p", [=](auto& r) { r.mutable_sampling()->set_top_p(kNan); }},
+      {"sampling.top_p", [](auto& r) { r.mutable_sampling()->set_top_p(kNan); }},
       {"sampling.min_p", [](auto& r) { r.mutable_sampling()->set_min_p(1); }},
       {"sampling.min_p", [](auto& r) { r.mutable_sampling()->set_min_p(-0.5f); }},
       {"sampling.repetition_penalty",
        [](auto& r) { r.mutable_sampling()->set_repetition_penalty(0); }},
       {"sampling.presence_penalty",
-       [=](auto& r) { r.mutable_sampling()->set_presence_penalty(kInf); }},
+       [](auto& r) { r.mutable_sampling()->set_presence_penalty(kInf); }},
       {"sampling.frequency_penalty",
-       [=](auto& r) { r.mutable_sampling()->set_frequency_penalty(kNan); }},
+       [](auto& r) { r.mutable_sampling()->set_frequency_penalty(kNan); }},
       {"sampling.logit_bias",
        [](auto& r) {
          for (uint32_t i = 0; i < 1025; ++i) (*r.mutable_sampling()->mutable_logit_bias())[i] = 1;
        }},
       {"sampling.logit_bias[7]",
-       [=](auto& r) { (*r.mutable_sampling()->mutable_logit_bias())[7] = kNan; }},
+       [](auto& r) { (*r.mutable_sampling()->mutable_logit_bias())[7] = kNan; }},
       {"sampling.logit_bias[4096]",
        [](auto& r) { (*r.mutable_sampling()->mutable_logit_bias())[4096] = 1; }},
+  };
+}
+
+std::vector<Case> other_cases() {
+  return {
       {"stopping.min_new_tokens",
        [](auto& r) {
          r.mutable_stopping()->set_max_new_tokens(3);
          r.mutable_stopping()->set_min_new_tokens(4);
        }},
       {"stopping.stop_strings",
-       [&](auto& r) {
-         fill(r.mutable_stopping()->mutable_stop_strings(), 17, std::string("x"));
-       }},
+       [](auto& r) { fill(r.mutable_stopping()->mutable_stop_strings(), 17, std::string("x")); }},
       {"stopping.stop_strings[0]", [](auto& r) { r.mutable_stopping()->add_stop_strings(""); }},
       {"stopping.stop_strings[0]",
-       [&](auto& r) { r.mutable_stopping()->add_stop_strings(long_name); }},
+       [](auto& r) { r.mutable_stopping()->add_stop_strings(kLongName); }},
       {"stopping.stop_token_ids",
-       [&](auto& r) { fill(r.mutable_stopping()->mutable_stop_token_ids(), 65, 5u); }},
+       [](auto& r) { fill(r.mutable_stopping()->mutable_stop_token_ids(), 65, 5u); }},
       {"stopping.stop_token_ids[0]",
        [](auto& r) { r.mutable_stopping()->add_stop_token_ids(5000); }},
       {"output.num_logprobs", [](auto& r) { r.mutable_output()->set_num_logprobs(21); }},
@@ -122,17 +127,22 @@ TEST(ValidationTest, EachLimitNamesItsField) {
        }},
       {"sampling.seed", [](auto& r) { r.mutable_resume()->add_choices()->add_ids(4); }},
       {"resume.choices",
-       [&](auto& r) {
+       [](auto& r) {
          r.mutable_sampling()->set_seed(1);
          fill(r.mutable_resume()->add_choices()->mutable_ids(), 503, 5u);
        }},
       {"resume.choices",
-       [&](auto& r) {
+       [](auto& r) {
          r.mutable_sampling()->set_seed(1);
          r.mutable_stopping()->set_max_new_tokens(2);
          fill(r.mutable_resume()->add_choices()->mutable_ids(), 3, 5u);
        }},
   };
+}
+
+TEST(ValidationTest, EachLimitNamesItsField) {
+  std::vector<Case> cases = prompt_and_sampling_cases();
+  for (const Case& c : other_cases()) cases.push_back(c);
   const auto model = demo_model();
   for (const Case& c : cases) {
     GenerateRequest request = good_request();
