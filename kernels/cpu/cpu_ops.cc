@@ -196,7 +196,7 @@ std::unique_ptr<Ops> open_cpu_ops(const CpuOpsOptions& options) {
   LCKV_CHECK(options.dtype != DType::kFloat16);
   cap_onednn_instruction_set();
   return std::make_unique<CpuOps>(options,
-                                  options.threads > 0 ? options.threads : omp_get_num_procs());
+                                  options.threads > 0 ? options.threads : omp_get_max_threads());
 }
 
 }  // namespace lckv

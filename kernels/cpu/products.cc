@@ -14,7 +14,7 @@ namespace {
 
 // oneDNN gets whole multiples of this many rows, so that few primitives are made; our own product takes
 // the rest. It also takes all small numbers of rows, where it reads weights faster.
-constexpr int64_t kOnednnRows = 64;
+constexpr int64_t kOnednnRows = 128;
 constexpr int64_t kOnednnRowsMax = 512;
 
 // Below these it is quicker to go on alone than to wake the other threads.
@@ -95,8 +95,10 @@ void CpuProducts::multiply_by_onednn(const OnednnProduct& product, const float* 
     given.x = input;
   }
   // oneDNN takes the number of threads from the calling thread's setting.
+  const int before = omp_get_max_threads();
   omp_set_num_threads(threads_);
   onednn_->multiply(given);
+  omp_set_num_threads(before);
 }
 
 void CpuProducts::multiply_by_rows(const PackedWeight& weight, const float* x, int64_t rows,

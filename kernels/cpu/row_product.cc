@@ -11,8 +11,6 @@
 namespace lckv {
 namespace {
 
-// A chunk of a panel is 32 KiB: it stays in the first-level cache while the row blocks pass over it.
-constexpr int64_t kChunkBytes = 32768;
 // Rows whose partial sums and chunk of x stay in the second-level cache, for four panels at a time.
 constexpr int64_t kRowsTogether = 512;
 constexpr int64_t kPanelsTogether = 4;
@@ -98,8 +96,8 @@ ProductShape::ProductShape(const RowKernels& kernels, int64_t rows_given, int64_
   padded_rows = (rows + unit - 1) / unit * unit;
   // One block of single rows passes over a panel once: nothing is gained by cutting k.
   const bool once = unit == 1 && rows <= kernels.max_units;
-  chunk_k = once ? k
-                 : kChunkBytes / kPanelColumns / static_cast<int64_t>(dtype_bytes(kernels.dtype));
+  const auto bytes = static_cast<int64_t>(dtype_bytes(kernels.dtype));
+  chunk_k = once ? k : kernels.chunk_bytes / kPanelColumns / bytes;
 }
 
 int64_t ProductShape::sums_floats() const {

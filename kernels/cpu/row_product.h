@@ -50,6 +50,8 @@ struct RowKernels {
   DType dtype = DType::kFloat32;
   int row_unit = 1;      // rows are padded to a multiple of it
   int max_units = 1;     // of a block
+  // Of a panel's chunk: what stays in the first-level cache while the row blocks pass over it.
+  int64_t chunk_bytes = 16384;
   const BlockKernel* by_rows = nullptr;
 };
 

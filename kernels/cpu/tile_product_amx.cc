@@ -49,8 +49,7 @@ constexpr BlockKernel kByRows[] = {multiply_block};
 }  // namespace
 
 RowKernels amx_bfloat16_row_kernels() {
-  return {.name = "amx_bf16", .dtype = DType::kBFloat16, .row_unit = kTileRows, .max_units = 1,
-          .by_rows = kByRows};
+  return tile_row_kernels("amx_bf16", kByRows);
 }
 
 }  // namespace lckv
