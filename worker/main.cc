@@ -93,8 +93,12 @@ absl::StatusOr<Ports> open_ports(const WorkerConfig& config, WorkerMetrics& metr
 absl::StatusOr<std::unique_ptr<Engine>> start_engine(const WorkerConfig& config,
                                                      WorkerMetrics& metrics,
                                                      EngineService& service) {
-  auto loaded = load_model(config);
+  auto loaded = read_model(config);
   if (!loaded.ok()) return loaded.status();
+  if (absl::Status status = load_weights(config, open_device(config, loaded->plan), *loaded);
+      !status.ok()) {
+    return status;
+  }
   log_geometry(config, *loaded);
   metrics.set_weights_load(loaded->load_time);
   metrics.set_geometry(metrics_geometry(config, *loaded));

@@ -66,9 +66,8 @@ void fill_defaults(internal::v1::GenerationDefaults& to, const GenerationDefault
 
 }  // namespace
 
-absl::StatusOr<LoadedModel> load_model(const WorkerConfig& config) {
+absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config) {
   LoadedModel loaded;
-  const absl::Time began = absl::Now();
   auto files = read_checkpoint_files(config.model);
   if (!files.ok()) return files.status();
   loaded.files = *std::move(files);
@@ -79,12 +78,20 @@ absl::StatusOr<LoadedModel> load_model(const WorkerConfig& config) {
   auto plan = plan_serving(config, loaded.config, loaded.passes);
   if (!plan.ok()) return plan.status();
   loaded.plan = *std::move(plan);
+  return loaded;
+}
 
+std::unique_ptr<Ops> open_device(const WorkerConfig& config, const ServingPlan& plan) {
+  return open_cpu_ops(
+      {.dtype = plan.dtype, .threads = config.threads, .reproducible = plan.reproducible});
+}
+
+absl::Status load_weights(const WorkerConfig& config, std::unique_ptr<Ops> ops,
+                          LoadedModel& loaded) {
+  const absl::Time began = absl::Now();
+  loaded.ops = std::move(ops);
   auto weights = open_weights(config, loaded);
   if (!weights.ok()) return weights.status();
-  loaded.ops = open_cpu_ops({.dtype = loaded.plan.dtype,
-                             .threads = config.threads,
-                             .reproducible = loaded.plan.reproducible});
   // Before the weights are packed: then their memory is given back.
   loaded.fingerprint = fingerprint_of(loaded, **weights);
   const uint64_t total_bytes = (*weights)->total_bytes();
@@ -97,7 +104,7 @@ absl::StatusOr<LoadedModel> load_model(const WorkerConfig& config) {
   loaded.model = *std::move(model);
   loaded.weight_bytes = loaded.model->weight_bytes();
   loaded.load_time = absl::Now() - began;
-  return loaded;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<ModelRunner>> make_runner(LoadedModel& loaded) {

@@ -35,8 +35,16 @@ struct LoadedModel {
   std::unique_ptr<Model> model;
 };
 
-// Reads everything. Errors: what is broken, in one line that names the file and the tensor or key.
-absl::StatusOr<LoadedModel> load_model(const WorkerConfig& config);
+// Config and plan; no weights yet. Errors: what is broken, in one line that names the file and the key, or the
+// flags that are in each other's way.
+absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config);
+
+std::unique_ptr<Ops> open_device(const WorkerConfig& config, const ServingPlan& plan);
+
+// Reads the weights and packs them by means of `ops`, which `loaded` keeps. Errors: one line that names the
+// file and the tensor.
+absl::Status load_weights(const WorkerConfig& config, std::unique_ptr<Ops> ops,
+                          LoadedModel& loaded);
 
 // Allocates all memory of steps. Takes ops and model out of `loaded`.
 absl::StatusOr<std::unique_ptr<ModelRunner>> make_runner(LoadedModel& loaded);

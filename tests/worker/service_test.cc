@@ -87,6 +87,7 @@ class ServiceTest : public ::testing::Test {
   class Router {
    public:
     explicit Router(internal::v1::Engine::Stub& stub, bool opens = true) {
+      call_.set_wait_for_ready(true);
       call_.set_deadline(absl::ToChronoTime(absl::Now() + 3 * kPatience));
       stream_ = stub.Session(&call_);
       RouterFrame frame;

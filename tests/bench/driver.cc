@@ -1,0 +1,86 @@
+#include "tests/bench/driver.h"
+
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "kernels/check.h"
+#include "tests/bench/timed_ops.h"
+
+namespace lckv {
+
+absl::StatusOr<std::unique_ptr<Driver>> Driver::open(const DriverOptions& options) {
+  std::unique_ptr<Driver> driver(new Driver);
+  WorkerConfig config;
+  config.model = options.folder;
+  config.load_format = options.dummy ? LoadFormat::kDummy : LoadFormat::kAuto;
+  config.dtype = NumberFormat::kBFloat16;
+  config.reproducible = options.reproducible ? Choice::kOn : Choice::kOff;
+  config.max_num_batched_tokens = options.max_batched_tokens;
+  config.max_num_seqs = options.max_num_seqs;
+  config.prefill_lookahead = options.lookahead;
+  config.kv_cache_bytes = options.kv_cache_bytes;
+  config.swap_bytes = 0;
+  auto loaded = read_model(config);
+  if (!loaded.ok()) return loaded.status();
+  driver->loaded_ = *std::move(loaded);
+  auto ops = std::make_unique<TimedOps>(open_device(config, driver->loaded_.plan),
+                                        &driver->kernels_);
+  if (absl::Status status = load_weights(config, std::move(ops), driver->loaded_); !status.ok()) {
+    return status;
+  }
+  auto runner = make_runner(driver->loaded_);
+  if (!runner.ok()) return runner.status();
+  driver->runner_ = *std::move(runner);
+  driver->scheduler_ =
+      std::make_unique<Scheduler>(driver->loaded_.plan.scheduler, driver->loaded_.passes);
+  return driver;
+}
+
+SequenceId Driver::submit(std::vector<int32_t> prompt, int32_t max_new_tokens) {
+  auto spec = std::make_shared<SequenceSpec>();
+  spec->prompt = std::move(prompt);
+  spec->max_new_tokens = max_new_tokens;
+  spec->sampling.temperature = 0;
+  const SequenceId id{++last_sequence_};
+  LCKV_CHECK(scheduler_->submit(id, std::move(spec), absl::Now()).ok());
+  return id;
+}
+
+Driver::Turn Driver::step() {
+  Turn turn;
+  kernels_ = absl::ZeroDuration();
+  const absl::Time began = absl::Now();
+  auto plan = scheduler_->plan(began);
+  if (!plan) return turn;
+  if (cold_) {
+    for (GroupRows& group : plan->groups) {
+      for (WalkSegment& segment : group.segments) segment.warm = false;
+    }
+  }
+  StepTimes times;
+  const StepResult result = runner_->run(*plan, times);
+  turn.events = scheduler_->commit(result, absl::Now());
+  turn.time = absl::Now() - began;
+  turn.kernels = kernels_;
+  turn.num_rows = plan->ordinary.front().num_rows;
+  return turn;
+}
+
+void Driver::finish_all() {
+  while (scheduler_->has_work()) {
+    const Turn turn = step();
+    LCKV_CHECK(turn.time > absl::ZeroDuration());
+  }
+}
+
+std::vector<int32_t> made_up_prompt(int32_t length, int32_t vocabulary, int32_t salt) {
+  std::vector<int32_t> prompt;
+  uint32_t state = 12345 + static_cast<uint32_t>(salt) * 7919;
+  for (int32_t i = 0; i < length; ++i) {
+    state = state * 1664525 + 1013904223;
+    prompt.push_back(static_cast<int32_t>(3 + (state >> 8) % static_cast<uint32_t>(vocabulary - 3)));
+  }
+  return prompt;
+}
+
+}  // namespace lckv

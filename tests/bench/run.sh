@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Measures this machine and what the engine makes of it: builds, then prints one line a measurement with the
+# limit it is a part of and its goal. `--smoke [FOLDER OF BUILT PROGRAMS]`: small models, seconds, no table.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+smoke=""
+programs="build/release/bin"
+if [[ "${1:-}" == "--smoke" ]]; then
+  smoke="--smoke"
+  programs="${2:-$programs}"
+fi
+if [[ -z "$smoke" || "$programs" == "build/release/bin" ]]; then
+  cmake --preset release >/dev/null
+  cmake --build --preset release --target lckv-worker lckv_serving_bench lckv_start_bench
+fi
+# As lckv-worker sets it for itself.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
+"$programs/lckv_start_bench" "$programs/lckv-worker" $smoke
+"$programs/lckv_serving_bench" $smoke

@@ -1,0 +1,306 @@
+// Measures the engine without its network: `serving_bench [--smoke]`, from the source root.
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "kernels/check.h"
+#include "spdlog/spdlog.h"
+#include "tests/bench/driver.h"
+#include "tests/bench/held_out.h"
+#include "tests/bench/lines.h"
+#include "tests/bench/machine.h"
+
+namespace lckv {
+namespace {
+
+constexpr char kDemo[] = "deploy/models/demo";
+constexpr char kDemoOrdinary[] = "tests/bench/models/demo-ordinary";
+constexpr char kTiny[] = "tests/bench/models/tinyllama";
+constexpr char kTinyLckv[] = "tests/bench/models/tinyllama-lckv";
+
+// How long each part measures, and on which models.
+struct Scale {
+  std::string ordinary = kTiny;
+  std::string lckv = kTinyLckv;
+  int decode_steps = 40;
+  int itl_steps = 150;
+  int num_prompts = 16;
+  int prompt_tokens = 512;
+  int long_prompt = 2000;
+  int peak_rows = 4096;
+};
+
+struct Limits {
+  double bandwidth = 0;  // bytes/s
+  double peak = 0;       // operations/s
+  bool amx = false;
+};
+
+double seconds(absl::Duration duration) { return absl::ToDoubleSeconds(duration); }
+
+double quantile(std::vector<double> values, double q) {
+  LCKV_CHECK(!values.empty());
+  std::sort(values.begin(), values.end());
+  return values[std::min(values.size() - 1,
+                         static_cast<size_t>(q * static_cast<double>(values.size())))];
+}
+
+std::unique_ptr<Driver> open(const DriverOptions& options) {
+  auto driver = Driver::open(options);
+  if (!driver.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(driver.status().message()).c_str());
+    std::exit(1);
+  }
+  return *std::move(driver);
+}
+
+int count_tokens(const Driver::Turn& turn) {
+  return static_cast<int>(std::count_if(turn.events.begin(), turn.events.end(), [](const auto& e) {
+    return e.kind == SequenceEvent::Kind::kToken;
+  }));
+}
+
+struct DecodeTimes {
+  std::vector<double> steps;  // seconds of each
+  double outside = 0;         // share of them outside operations
+};
+
+// `batch` sequences with their first tokens out; the ids are there to cancel.
+std::vector<SequenceId> start_streams(Driver& driver, int batch, int32_t max_new_tokens) {
+  std::vector<SequenceId> ids;
+  for (int i = 0; i < batch; ++i) {
+    ids.push_back(driver.submit(made_up_prompt(4, driver.loaded().config.vocabulary_size, i),
+                                max_new_tokens));
+  }
+  int decoding = 0;
+  while (decoding < batch) decoding = count_tokens(driver.step());
+  return ids;
+}
+
+DecodeTimes decode(Driver& driver, int batch, int steps) {
+  const std::vector<SequenceId> ids = start_streams(driver, batch, steps + 100);
+  DecodeTimes times;
+  double all = 0;
+  double kernels = 0;
+  for (int i = 0; i < steps; ++i) {
+    const Driver::Turn turn = driver.step();
+    LCKV_CHECK(count_tokens(turn) == batch);
+    times.steps.push_back(seconds(turn.time));
+    all += seconds(turn.time);
+    kernels += seconds(turn.kernels);
+  }
+  times.outside = 1 - kernels / all;
+  for (const SequenceId id : ids) driver.cancel(id);
+  driver.finish_all();
+  return times;
+}
+
+void bench_decode(const Scale& scale, const Limits& limits, bool reproducible) {
+  print_heading(absl::StrCat("Decode, LCKV map, bfloat16, ",
+                             reproducible ? "reproducible" : "free"));
+  const auto driver = open({.folder = scale.lckv, .reproducible = reproducible});
+  const double least = static_cast<double>(driver->loaded().weight_bytes) / limits.bandwidth;
+  for (const int batch : {1, 8, 16, 32}) {
+    const DecodeTimes times = decode(*driver, batch, scale.decode_steps);
+    const double median = quantile(times.steps, 0.5);
+    Goal goal;
+    if (batch == 1) goal = at_least(0.8);
+    if (batch == 16 && limits.amx) goal = at_least(0.7);
+    print({absl::StrCat("batch ", batch, ": tokens a second"), batch / median, "tokens/s",
+           "weights/bandwidth", batch / least, goal});
+    if (batch == 1 && !reproducible) {
+      print({"share of a step outside kernels, batch 1", 100 * times.outside, "%", "", 0,
+             at_most(3)});
+    }
+    if (batch == 32 && !reproducible) {
+      print({"share of a step outside kernels, batch 32", 100 * times.outside, "%", "", 0,
+             at_most(3)});
+    }
+  }
+}
+
+// Seconds from the submits to the last one's first token; `walks` of the first to finish.
+double prefill(Driver& driver, const std::vector<std::vector<int32_t>>& prompts,
+               int32_t* walks = nullptr) {
+  for (const auto& prompt : prompts) driver.submit(prompt, 1);
+  double total = 0;
+  size_t finished = 0;
+  while (finished < prompts.size()) {
+    const Driver::Turn turn = driver.step();
+    total += seconds(turn.time);
+    for (const SequenceEvent& event : turn.events) {
+      if (event.kind != SequenceEvent::Kind::kFinished) continue;
+      ++finished;
+      if (walks != nullptr) *walks = event.num_prefill_walks;
+    }
+  }
+  driver.finish_all();
+  return total;
+}
+
+std::vector<std::vector<int32_t>> made_up_prompts(const Driver& driver, int count, int length) {
+  std::vector<std::vector<int32_t>> prompts;
+  for (int i = 0; i < count; ++i) {
+    prompts.push_back(made_up_prompt(length, driver.loaded().config.vocabulary_size, i));
+  }
+  return prompts;
+}
+
+// Multiplications and additions of a prompt through all layers; logits of one row.
+double prefill_operations(const ModelConfig& config, double tokens) {
+  const double embedding = double{1} * config.vocabulary_size * config.hidden_size;
+  const double layers = static_cast<double>(num_parameters(config)) -
+                        (config.tie_word_embeddings ? 1 : 2) * embedding;
+  const double attention = 4.0 * config.num_layers * config.num_heads * config.head_dim;
+  return 2 * (layers * tokens + embedding) + attention * tokens * tokens / 2;
+}
+
+void bench_prefill(const Scale& scale, const Limits& limits) {
+  print_heading("Prefill, bfloat16, free");
+  double ordinary = 0;
+  {
+    const auto driver = open({.folder = scale.ordinary});
+    prefill(*driver, made_up_prompts(*driver, 1, 32));
+    const int length = scale.long_prompt;
+    const double one = prefill(*driver, made_up_prompts(*driver, 1, length));
+    const double done = prefill_operations(driver->loaded().config, length) / one;
+    print({absl::StrCat("ordinary map, one prompt of ", length), done / 1e9, "GFLOP/s",
+           "matmul peak", limits.peak / 1e9, at_least(0.5)});
+    ordinary =
+        prefill(*driver, made_up_prompts(*driver, scale.num_prompts, scale.prompt_tokens));
+    print({absl::StrCat("ordinary map, ", scale.num_prompts, " prompts of ", scale.prompt_tokens),
+           ordinary, "s", "", 0, {}});
+  }
+  const auto driver = open({.folder = scale.lckv});
+  const double lckv =
+      prefill(*driver, made_up_prompts(*driver, scale.num_prompts, scale.prompt_tokens));
+  print({"LCKV map, exact, the same prompts (weights hardly settle)", lckv, "s", "ordinary map",
+         ordinary, limits.amx ? Goal{} : at_most(1.6)});
+  const double serial = scale.prompt_tokens *
+                        static_cast<double>(driver->loaded().weight_bytes) / limits.bandwidth;
+  print({"  beside one read of the weights per position", lckv, "s", "tokens x weights/bandwidth",
+         serial, {}});
+}
+
+double best_prefill(Driver& driver, const std::vector<int32_t>& prompt, int32_t* walks) {
+  double best = 1e30;
+  for (int i = 0; i < 5; ++i) best = std::min(best, prefill(driver, {prompt}, walks));
+  return best;
+}
+
+void bench_demo_prefill() {
+  print_heading("One prompt of 511 real tokens, demo model, bfloat16, free");
+  const std::vector<int32_t> prompt = held_out_tokens(kDemo, 511);
+  LCKV_CHECK(prompt.size() == 511);
+  int32_t walks = 0;
+  const auto ordinary_driver = open({.folder = kDemoOrdinary});
+  const double ordinary = best_prefill(*ordinary_driver, prompt, &walks);
+  print({"ordinary map of the same shape", 1000 * ordinary, "ms", "", 0, {}});
+  for (const int lookahead : {0, 4, 16, 64, 128, 256, 511}) {
+    const auto driver = open({.folder = kDemo, .dummy = false, .lookahead = lookahead});
+    for (const bool cold : {false, true}) {
+      driver->set_cold(cold);
+      const double lckv = best_prefill(*driver, prompt, &walks);
+      const bool is_default = lookahead == 0 && !cold;
+      const std::string what =
+          absl::StrCat("look-ahead ", lookahead == 0 ? "by cost" : absl::StrCat(lookahead),
+                       cold ? ", from zeros" : ", warm guess");
+      print({what, 1000 * lckv, "ms", "ordinary map", 1000 * ordinary,
+             is_default ? at_most(3.2) : Goal{}});
+      print({"  walks", static_cast<double>(walks), "", "", 0, is_default ? at_most(4) : Goal{}});
+    }
+  }
+}
+
+void bench_interference(const Scale& scale) {
+  print_heading("Decoding streams beside a long prompt, LCKV map, bfloat16, free");
+  constexpr int kStreams = 8;
+  const auto driver = open({.folder = scale.lckv});
+  const DecodeTimes idle = decode(*driver, kStreams, scale.itl_steps);
+  const double idle_p99 = quantile(idle.steps, 0.99);
+  print({"8 streams alone: p99 between tokens", 1000 * idle_p99, "ms", "", 0, {}});
+
+  const std::vector<SequenceId> ids = start_streams(*driver, kStreams, scale.itl_steps + 200);
+  const SequenceId prompt =
+      driver->submit(made_up_prompts(*driver, 1, scale.long_prompt)[0], 1);
+  std::vector<double> gaps;
+  double gap = 0;
+  bool prefilled = false;
+  while (!prefilled && gaps.size() < static_cast<size_t>(scale.itl_steps)) {
+    const Driver::Turn turn = driver->step();
+    gap += seconds(turn.time);
+    bool streams_moved = false;
+    for (const SequenceEvent& event : turn.events) {
+      if (event.sequence == prompt) {
+        prefilled = prefilled || event.kind == SequenceEvent::Kind::kFinished;
+      } else if (event.kind == SequenceEvent::Kind::kToken) {
+        streams_moved = true;
+      }
+    }
+    if (streams_moved) gaps.push_back(std::exchange(gap, 0));
+  }
+  print({absl::StrCat("8 streams beside a prompt of ", scale.long_prompt, ": p99 between tokens"),
+         1000 * quantile(gaps, 0.99), "ms", "alone", 1000 * idle_p99, at_most(1.5)});
+  print({"  median", 1000 * quantile(gaps, 0.5), "ms", "", 0, {}});
+  for (const SequenceId id : ids) driver->cancel(id);
+  driver->cancel(prompt);
+  driver->finish_all();
+}
+
+Limits measure_machine(const Scale& scale) {
+  print_heading("The machine");
+  const auto driver = open({.folder = scale.lckv});
+  const ModelConfig& config = driver->loaded().config;
+  Limits limits;
+  limits.amx = has_amx();
+  limits.bandwidth = read_bandwidth(static_cast<int64_t>(driver->loaded().weight_bytes));
+  const int64_t rows = scale.peak_rows;
+  std::vector<MatmulShape> shapes = {{rows, 2 * config.intermediate_size, config.hidden_size},
+                                     {rows, config.hidden_size, config.intermediate_size},
+                                     {rows, config.hidden_size, config.hidden_size},
+                                     {rows, rows, rows}};
+  limits.peak = matmul_peak(shapes);
+  print({"weights on the device", static_cast<double>(driver->loaded().weight_bytes) / 1e9, "GB",
+         "", 0, {}});
+  print({"read bandwidth (best of 5)", limits.bandwidth / 1e9, "GB/s", "", 0, {}});
+  print({"matmul peak (bfloat16, best shape)", limits.peak / 1e9, "GFLOP/s", "", 0, {}});
+  print({limits.amx ? "AMX tiles can be used" : "AMX tiles cannot be used",
+         limits.amx ? 1.0 : 0.0, "", "", 0, {}});
+  return limits;
+}
+
+void run(const Scale& scale, bool with_demo_table) {
+  const Limits limits = measure_machine(scale);
+  bench_decode(scale, limits, false);
+  bench_decode(scale, limits, true);
+  bench_prefill(scale, limits);
+  bench_interference(scale);
+  if (with_demo_table) bench_demo_prefill();
+  print_summary();
+}
+
+}  // namespace
+}  // namespace lckv
+
+int main(int argc, char** argv) {
+  spdlog::set_level(spdlog::level::off);
+  const bool smoke = argc > 1 && std::strcmp(argv[1], "--smoke") == 0;
+  lckv::Scale scale;
+  if (smoke) {
+    scale = {.ordinary = lckv::kDemoOrdinary,
+             .lckv = lckv::kDemo,
+             .decode_steps = 10,
+             .itl_steps = 20,
+             .num_prompts = 2,
+             .prompt_tokens = 32,
+             .long_prompt = 128,
+             .peak_rows = 256};
+  }
+  lckv::run(scale, !smoke);
+  return 0;
+}

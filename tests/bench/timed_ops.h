@@ -1,0 +1,129 @@
+// TimedOps: passes every operation on and adds up the time spent in them.
+#pragma once
+
+#include <memory>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "kernels/ops.h"
+
+namespace lckv {
+
+class TimedOps final : public Ops {
+ public:
+  // `total` outlives this.
+  TimedOps(std::unique_ptr<Ops> ops, absl::Duration* total)
+      : ops_(std::move(ops)), total_(*total) {}
+
+  DType dtype() const override { return ops_->dtype(); }
+  const char* numerics() const override { return ops_->numerics(); }
+  std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override { return ops_->allocate(bytes); }
+  std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
+    return ops_->pack(sources);
+  }
+  std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) override {
+    return ops_->upload(sources);
+  }
+  std::unique_ptr<DeviceBuffer> rope_table(const RopeOptions& options,
+                                           int64_t max_positions) override {
+    return ops_->rope_table(options, max_positions);
+  }
+
+  void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) override {
+    const Timer timer(total_);
+    ops_->embed(table, ids, out);
+  }
+  void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t hidden,
+                float* out) override {
+    const Timer timer(total_);
+    ops_->rms_norm(x, weight, eps, rows, hidden, out);
+  }
+  void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y,
+              const float* bias, bool accumulate) override {
+    const Timer timer(total_);
+    ops_->matmul(weight, x, rows, y, bias, accumulate);
+  }
+  void rope(float* x, int64_t row_stride, std::span<const int32_t> positions, int32_t heads,
+            int32_t head_dim, DeviceBuffer& table) override {
+    const Timer timer(total_);
+    ops_->rope(x, row_stride, positions, heads, head_dim, table);
+  }
+  void silu_mul(const float* gate_up, int64_t rows, int64_t inner, float* out) override {
+    const Timer timer(total_);
+    ops_->silu_mul(gate_up, rows, inner, out);
+  }
+  void gather_rows(const float* x, std::span<const int32_t> ids, int64_t hidden,
+                   float* out) override {
+    const Timer timer(total_);
+    ops_->gather_rows(x, ids, hidden, out);
+  }
+  void scatter_rows(const float* x, std::span<const int32_t> ids, int64_t hidden,
+                    float* out) override {
+    const Timer timer(total_);
+    ops_->scatter_rows(x, ids, hidden, out);
+  }
+  void stage_kv(const float* k, const float* v, int64_t row_stride, const KvLayout& layout,
+                std::span<const int32_t> ids, const KvRows& staged) override {
+    const Timer timer(total_);
+    ops_->stage_kv(k, v, row_stride, layout, ids, staged);
+  }
+  void zero_kv(const KvLayout& layout, std::span<const int32_t> ids,
+               const KvRows& staged) override {
+    const Timer timer(total_);
+    ops_->zero_kv(layout, ids, staged);
+  }
+  void copy_kv(const KvLayout& layout, std::span<const int32_t> ids, const KvRows& from,
+               const KvRows& to) override {
+    const Timer timer(total_);
+    ops_->copy_kv(layout, ids, from, to);
+  }
+  void compare_kv(const KvLayout& layout, std::span<const int32_t> ids, const KvRows& fresh,
+                  const KvRows& read, KvDistance* out) override {
+    const Timer timer(total_);
+    ops_->compare_kv(layout, ids, fresh, read, out);
+  }
+  void append_kv(const float* k, const float* v, int64_t row_stride, const KvLayout& layout,
+                 std::span<const int32_t> blocks, std::span<const int32_t> slots) override {
+    const Timer timer(total_);
+    ops_->append_kv(k, v, row_stride, layout, blocks, slots);
+  }
+  void commit_kv(const KvRows& staged, std::span<const int32_t> ids, const KvLayout& layout,
+                 std::span<const int32_t> blocks, std::span<const int32_t> slots) override {
+    const Timer timer(total_);
+    ops_->commit_kv(staged, ids, layout, blocks, slots);
+  }
+  void attention(const AttentionArgs& args) override {
+    const Timer timer(total_);
+    ops_->attention(args);
+  }
+  void copy(const std::byte* from, std::byte* to, size_t bytes) override {
+    const Timer timer(total_);
+    ops_->copy(from, to, bytes);
+  }
+  void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,
+                int32_t num_top, TopEntry* top) override {
+    const Timer timer(total_);
+    ops_->logprobs(logits, vocabulary, ids, own, num_top, top);
+  }
+  int32_t sample(const SampleArgs& args) override {
+    const Timer timer(total_);
+    return ops_->sample(args);
+  }
+
+ private:
+  class Timer {
+   public:
+    explicit Timer(absl::Duration& total) : total_(total), began_(absl::Now()) {}
+    ~Timer() { total_ += absl::Now() - began_; }
+
+   private:
+    absl::Duration& total_;
+    const absl::Time began_;
+  };
+
+  const std::unique_ptr<Ops> ops_;
+  absl::Duration& total_;
+};
+
+}  // namespace lckv
