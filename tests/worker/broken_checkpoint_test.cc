@@ -1,4 +1,5 @@
-// Checkpoints that are broken in one place: each is refused in one line that names the file and what is wrong in it.
+// Checkpoints that are broken in one place: each is refused in one line that names the file and
+// what is wrong in it.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -48,18 +49,28 @@ TEST(BrokenCheckpoint, EveryWrongEntryIsNamed) {
       {norm + "unknown dtype \"F31\"", [](Json& h) { h[kNorm]["dtype"] = "F31"; }},
       {norm + "dtype I32; supported: F32, BF16, F16", [](Json& h) { h[kNorm]["dtype"] = "I32"; }},
       {norm + "shape [4, 8] where config.json needs [32]",
-       [](Json& h) { h[kNorm]["shape"] = {4, 8}; }},
+       [](Json& h) {
+         h[kNorm]["shape"] = {4, 8};
+       }},
       {norm + "data_offsets hold 128 bytes, dtype and shape need 132",
        [](Json& h) { h[kNorm]["shape"] = {33}; }},
       {norm + "its shape overflows",
-       [](Json& h) { h[kNorm]["shape"] = {uint64_t{1} << 40, uint64_t{1} << 40}; }},
-      {norm + "its shape overflows", [](Json& h) { h[kNorm]["shape"] = {0, UINT64_MAX}; }},
+       [](Json& h) {
+         h[kNorm]["shape"] = {uint64_t{1} << 40, uint64_t{1} << 40};
+       }},
+      {norm + "its shape overflows",
+       [](Json& h) {
+         h[kNorm]["shape"] = {0, UINT64_MAX};
+       }},
       {norm + "data_offsets 200 to 72 run backwards",
-       [](Json& h) { h[kNorm]["data_offsets"] = {200, 72}; }},
+       [](Json& h) {
+         h[kNorm]["data_offsets"] = {200, 72};
+       }},
       {norm + "data_offsets end at 1152921504606846976 but the file has",
-       [](Json& h) { h[kNorm]["data_offsets"] = {0, uint64_t{1} << 60}; }},
-      {norm + "data_offsets must be two numbers",
-       [](Json& h) { h[kNorm]["data_offsets"] = {0}; }},
+       [](Json& h) {
+         h[kNorm]["data_offsets"] = {0, uint64_t{1} << 60};
+       }},
+      {norm + "data_offsets must be two numbers", [](Json& h) { h[kNorm]["data_offsets"] = {0}; }},
       {norm + "needs dtype, shape and data_offsets", [](Json& h) { h[kNorm].erase("shape"); }},
       {norm + "unknown key \"extra\"", [](Json& h) { h[kNorm]["extra"] = 1; }},
       {norm + "unexpected a negative number", [](Json& h) { h[kNorm]["shape"] = {-32}; }},

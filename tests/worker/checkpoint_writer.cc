@@ -56,9 +56,8 @@ HeaderOfTensors header_of(const std::vector<TensorSpec>& tensors) {
   HeaderOfTensors result;
   for (const TensorSpec& tensor : tensors) {
     const uint64_t end = result.data_bytes + 4 * static_cast<uint64_t>(tensor.num_elements());
-    result.header[tensor.name] = {{"dtype", "F32"},
-                                  {"shape", tensor.shape},
-                                  {"data_offsets", {result.data_bytes, end}}};
+    result.header[tensor.name] = {
+        {"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {result.data_bytes, end}}};
     result.data_bytes = end;
   }
   return result;

@@ -91,8 +91,7 @@ TEST(WeightStore, ForgottenTensorsAreReadAgain) {
       parse_model_config(read_whole_file("deploy/models/demo/config.json"), "").value();
   const auto store = WeightStore::open("deploy/models/demo", config);
   ASSERT_TRUE(store.ok()) << store.status();
-  EXPECT_EQ((*store)->total_bytes(),
-            static_cast<uint64_t>(weight_bytes(config, DType::kBFloat16)));
+  EXPECT_EQ((*store)->total_bytes(), static_cast<uint64_t>(weight_bytes(config, DType::kBFloat16)));
   for (const TensorView& tensor : (*store)->tensors()) {
     const std::string before = bytes_of(tensor);
     (*store)->forget(tensor);

@@ -65,8 +65,9 @@ TEST(ModelConfig, GoldenConfigsReadAsWritten) {
 }
 
 TEST(ModelConfig, DemoModel) {
-  const auto config = parse_model_config(read_whole_file("deploy/models/demo/config.json"),
-                                         read_whole_file("deploy/models/demo/generation_config.json"));
+  const auto config =
+      parse_model_config(read_whole_file("deploy/models/demo/config.json"),
+                         read_whole_file("deploy/models/demo/generation_config.json"));
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_TRUE(config->tie_word_embeddings);
   EXPECT_THAT(config->layers.cached_layers(), ElementsAre(0, 6, 7));
@@ -77,12 +78,12 @@ TEST(ModelConfig, DemoModel) {
 }
 
 TEST(ModelConfig, TinyLlamaSizesAreThePublishedOnes) {
-  Json config = with(family("LCKVLlamaForCausalLM", "lckv-llama", 22),
-                     {{"vocab_size", 32000},
-                      {"hidden_size", 2048},
-                      {"intermediate_size", 5632},
-                      {"num_attention_heads", 32},
-                      {"num_key_value_heads", 4}});
+  Json config =
+      with(family("LCKVLlamaForCausalLM", "lckv-llama", 22), {{"vocab_size", 32000},
+                                                              {"hidden_size", 2048},
+                                                              {"intermediate_size", 5632},
+                                                              {"num_attention_heads", 32},
+                                                              {"num_key_value_heads", 4}});
   std::string w2 = "0";
   for (int i = 0; i < 20; ++i) w2 += "_20";
   config["layer_types"] = w2 + "_21";
@@ -91,8 +92,7 @@ TEST(ModelConfig, TinyLlamaSizesAreThePublishedOnes) {
   EXPECT_EQ(expected_tensors(parsed).size(), 163U);
   EXPECT_EQ(weight_bytes(parsed, DType::kBFloat16), 2'160'250'880);
   EXPECT_EQ(kv_bytes_per_token(parsed.layers, DType::kBFloat16), 3 * 1024);
-  config["layer_types"] =
-      "0_1_2_3_4_16_16_16_16_16_16_16_16_16_16_16_16_17_18_19_20_21";
+  config["layer_types"] = "0_1_2_3_4_16_16_16_16_16_16_16_16_16_16_16_16_17_18_19_20_21";
   EXPECT_EQ(num_parameters(parse(config)), 1'088'514'048);
   EXPECT_EQ(expected_tensors(parse(config)).size(), 179U);
 }
@@ -141,20 +141,20 @@ TEST(ModelConfig, RopeInAllItsSpellings) {
     EXPECT_EQ(linear.rope.scaling, Scaling::kLinear);
     EXPECT_EQ(linear.rope.factor, 4.0);
   }
-  const ModelConfig llama3 = parse(
-      with(tiny_config(), {{"rope_theta", 500000.0},
-                           {"rope_scaling",
-                            {{"rope_type", "llama3"},
-                             {"factor", 8.0},
-                             {"low_freq_factor", 1.0},
-                             {"high_freq_factor", 4.0},
-                             {"original_max_position_embeddings", 8192}}}}));
+  const ModelConfig llama3 =
+      parse(with(tiny_config(), {{"rope_theta", 500000.0},
+                                 {"rope_scaling",
+                                  {{"rope_type", "llama3"},
+                                   {"factor", 8.0},
+                                   {"low_freq_factor", 1.0},
+                                   {"high_freq_factor", 4.0},
+                                   {"original_max_position_embeddings", 8192}}}}));
   EXPECT_EQ(llama3.rope.scaling, Scaling::kLlama3);
   EXPECT_EQ(llama3.rope.theta, 500000.0);
   EXPECT_EQ(llama3.rope.original_max_position, 8192);
   EXPECT_EQ(llama3.rope.head_dim, 16);
-  const ModelConfig newest =
-      parse(with(tiny_config(), {{"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 7}}}}));
+  const ModelConfig newest = parse(
+      with(tiny_config(), {{"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 7}}}}));
   EXPECT_EQ(newest.rope.theta, 7.0);
 }
 
@@ -177,9 +177,9 @@ TEST(ModelConfig, TensorsFollowTheConfig) {
     for (const TensorSpec& tensor : expected_tensors(config)) all += tensor.name + " ";
     return all;
   };
-  const ModelConfig biased =
-      parse(with(family("LCKVLlamaForCausalLM", "lckv-llama", 2),
-                 {{"layer_types", "1_1"}, {"attention_bias", true}, {"tie_word_embeddings", true}}));
+  const ModelConfig biased = parse(
+      with(family("LCKVLlamaForCausalLM", "lckv-llama", 2),
+           {{"layer_types", "1_1"}, {"attention_bias", true}, {"tie_word_embeddings", true}}));
   EXPECT_THAT(names(biased), HasSubstr(" model.layers.0.self_attn.o_proj.bias "));
   EXPECT_THAT(names(biased), HasSubstr(" model.layers.1.self_attn.k_proj.bias "));
   EXPECT_THAT(names(biased), Not(HasSubstr("layers.0.self_attn.k_proj")));

@@ -73,8 +73,8 @@ TEST(PassPlan, NamesUnitsReadersAndWindows) {
   EXPECT_EQ(target.readers[0].window, 0) << "one of the readers has no window";
 }
 
-// Range number of each layer, straight from the definition: a group holds layer l if some layer at or below
-// reads one at or above, the two joined.
+// Range number of each layer, straight from the definition: a group holds layer l if some layer at
+// or below reads one at or above, the two joined.
 std::vector<int32_t> naive_ranges(const LayerPlan& layers) {
   const int32_t count = layers.num_layers();
   std::vector<int32_t> range_of(count);

@@ -14,27 +14,26 @@ namespace {
 constexpr int32_t kMaxPasses = 1024;
 
 absl::Status bad_entry(size_t index, absl::string_view entry, absl::string_view why) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("layer_types: entry ", index, " \"", absl::CHexEscape(entry.substr(0, 32)), "\" ", why));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "layer_types: entry ", index, " \"", absl::CHexEscape(entry.substr(0, 32)), "\" ", why));
 }
 
 // The entries, as many as there are layers.
 absl::StatusOr<std::vector<absl::string_view>> split_entries(absl::string_view text,
-                                                            const LayerMapOptions& options) {
+                                                             const LayerMapOptions& options) {
   std::vector<absl::string_view> entries = absl::StrSplit(text, '_');
   if (static_cast<int64_t>(entries.size()) != options.num_layers) {
-    return absl::InvalidArgumentError(absl::StrCat("layer_types: ", entries.size(),
-                                                   " entries for num_hidden_layers ",
-                                                   options.num_layers));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "layer_types: ", entries.size(), " entries for num_hidden_layers ", options.num_layers));
   }
   return entries;
 }
 
 // Digits only: no sign, no space.
 bool parse_index(absl::string_view text, int32_t& value) {
-  const bool digits = !text.empty() && text.size() <= 9 &&
-                      std::all_of(text.begin(), text.end(),
-                                  [](char c) { return c >= '0' && c <= '9'; });
+  const bool digits =
+      !text.empty() && text.size() <= 9 &&
+      std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
   return digits && absl::SimpleAtoi(text, &value);
 }
 
@@ -135,9 +134,8 @@ absl::StatusOr<LayerPlan> parse_target_codes(absl::string_view layer_types, int3
     const auto targets = std::count(codes->begin(), codes->end(), 2);
     const auto readers = std::count(codes->begin(), codes->end(), 1);
     if (targets > 1 || (targets == 0 && readers > 0)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("layer_types: ", targets,
-                       " targets (code 2); layers of code 1 need exactly one"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "layer_types: ", targets, " targets (code 2); layers of code 1 need exactly one"));
     }
     if (target_layer < -options.num_layers || target_layer >= options.num_layers) {
       return absl::InvalidArgumentError(absl::StrCat(
@@ -145,9 +143,9 @@ absl::StatusOr<LayerPlan> parse_target_codes(absl::string_view layer_types, int3
     }
     const int32_t target = (target_layer + options.num_layers) % options.num_layers;
     if (targets == 1 && (*codes)[target] != 2) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("target_layer: layer ", target, " has code ", (*codes)[target],
-                       " in layer_types; the target has code 2"));
+      return absl::InvalidArgumentError(absl::StrCat("target_layer: layer ", target, " has code ",
+                                                     (*codes)[target],
+                                                     " in layer_types; the target has code 2"));
     }
     for (int32_t layer = 0; layer < options.num_layers; ++layer) {
       if ((*codes)[layer] != 0) sources[layer] = target;

@@ -1,9 +1,9 @@
 // PassPlan: a LayerPlan's layers cut into the ranges that steps run, in order.
 //
-// ordinary[0], groups[0], ordinary[1], ... groups[G-1], ordinary[G]: the alternation always holds; an ordinary
-// range may be empty (a map that starts with a cyclic layer, adjacent groups, a group that ends at the top).
-// A group begins at a layer that reads upward and ends where no layer within it reads further up (the
-// iteration plan of the official LCKV code, models/utils.py).
+// ordinary[0], groups[0], ordinary[1], ... groups[G-1], ordinary[G]: the alternation always holds;
+// an ordinary range may be empty (a map that starts with a cyclic layer, adjacent groups, a group
+// that ends at the top). A group begins at a layer that reads upward and ends where no layer within
+// it reads further up (the iteration plan of the official LCKV code, models/utils.py).
 #pragma once
 
 #include <cstdint>
@@ -35,7 +35,7 @@ struct UnitReader {
 
 struct UnitPlan {
   int32_t layer = 0;
-  int32_t range = 0;  // owner
+  int32_t range = 0;                // owner
   std::vector<UnitReader> readers;  // one per range that reads it, ascending
 };
 

@@ -12,8 +12,7 @@ absl::StatusOr<std::string> read_bounded_file(const std::string& path, size_t ma
   if (!memory.ok()) return memory.status();
   const auto bytes = memory->bytes();
   if (bytes.size() > max_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": larger than ", max_bytes, " bytes"));
+    return absl::InvalidArgumentError(absl::StrCat(path, ": larger than ", max_bytes, " bytes"));
   }
   return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }

@@ -8,7 +8,8 @@
 
 namespace lckv {
 
-// Errors name the path: NotFound, InvalidArgument (larger than `max_bytes`, no regular file), or as errno says.
+// Errors name the path: NotFound, InvalidArgument (larger than `max_bytes`, no regular file), or as
+// errno says.
 absl::StatusOr<std::string> read_bounded_file(const std::string& path, size_t max_bytes);
 
 bool file_exists(const std::string& path);

@@ -17,7 +17,7 @@ constexpr size_t kMaxTokenizerBytes = size_t{32} << 20;
 
 struct FileSlot {
   absl::string_view name;
-  std::string CheckpointFiles::* text;
+  std::string CheckpointFiles::*text;
   size_t max_bytes = kMaxConfigBytes;
   bool required = false;
 };
@@ -99,8 +99,8 @@ absl::StatusOr<CheckpointFiles> read_checkpoint_files(const std::string& path) {
     files.*slot.text = *std::move(text);
   }
   if (!files.tokenizer_config.empty()) {
-    auto config = parse_json_object(files.tokenizer_config,
-                                    absl::StrCat(path, "/tokenizer_config.json"));
+    auto config =
+        parse_json_object(files.tokenizer_config, absl::StrCat(path, "/tokenizer_config.json"));
     if (!config.ok()) return config.status();
     if (files.chat_template.empty()) files.chat_template = template_of(*config);
   }

@@ -33,10 +33,9 @@ LoadProgress LoadProgress::to_stderr(std::string title, uint64_t total_bytes) {
 
 void LoadProgress::update(uint64_t done_bytes) {
   const uint64_t done = std::min(done_bytes, options_.total_bytes);
-  const double share =
-      options_.total_bytes == 0
-          ? 1.0
-          : static_cast<double>(done) / static_cast<double>(options_.total_bytes);
+  const double share = options_.total_bytes == 0
+                           ? 1.0
+                           : static_cast<double>(done) / static_cast<double>(options_.total_bytes);
   const auto steps = static_cast<int32_t>(share * (options_.terminal ? 100 : 10));
   if (steps <= shown_) return;
   shown_ = steps;

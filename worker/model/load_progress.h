@@ -10,7 +10,7 @@
 namespace lckv {
 
 struct LoadProgressOptions {
-  std::string title;         // "Loading weights"
+  std::string title;  // "Loading weights"
   uint64_t total_bytes = 0;
   bool terminal = false;
   // Takes text as it is to be written on a terminal, and whole lines without their end otherwise.

@@ -45,8 +45,7 @@ absl::StatusOr<MappedMemory> MappedMemory::map_file(const std::string& path) {
 
 absl::StatusOr<MappedMemory> MappedMemory::allocate(size_t bytes) {
   LCKV_CHECK(bytes > 0);
-  void* data =
-      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) {
     return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes of weights"));
   }
@@ -76,7 +75,8 @@ std::byte* MappedMemory::writable() {
 }
 
 void MappedMemory::forget(const std::byte* begin, size_t size) const {
-  LCKV_CHECK(size <= size_ && begin >= data_ && begin - data_ <= static_cast<ptrdiff_t>(size_ - size));
+  LCKV_CHECK(size <= size_ && begin >= data_ &&
+             begin - data_ <= static_cast<ptrdiff_t>(size_ - size));
   const auto unit = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const auto address = reinterpret_cast<uintptr_t>(begin);
   const uintptr_t first = align_down(address + unit - 1, unit);

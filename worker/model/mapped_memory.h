@@ -1,4 +1,5 @@
-// MappedMemory: a file mapped read-only, or anonymous memory; unmapped when dropped. Movable value, no threads.
+// MappedMemory: a file mapped read-only, or anonymous memory; unmapped when dropped. Movable value,
+// no threads.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +12,8 @@ namespace lckv {
 
 class MappedMemory {
  public:
-  // Errors: NotFound, PermissionDenied or the like, naming the path; InvalidArgument where it is no regular file.
+  // Errors: NotFound, PermissionDenied or the like, naming the path; InvalidArgument where it is no
+  // regular file.
   static absl::StatusOr<MappedMemory> map_file(const std::string& path);
   // Zeros. ResourceExhausted where the memory cannot be had.
   static absl::StatusOr<MappedMemory> allocate(size_t bytes);

@@ -59,7 +59,7 @@ constexpr Family kFamilies[] = {
 };
 
 // Each value once, in the table's order.
-std::string listed(absl::string_view Family::* name) {
+std::string listed(absl::string_view Family::*name) {
   std::vector<absl::string_view> seen;
   std::string list;
   for (const Family& family : kFamilies) {
@@ -112,14 +112,14 @@ void read_shapes(JsonFields& fields, const Family& family, ModelConfig& config) 
   config.intermediate_size = integer("intermediate_size", kMaxIntermediate);
   config.num_layers = integer("num_hidden_layers", kMaxLayers);
   config.num_heads = integer("num_attention_heads", kMaxHeads);
-  config.num_kv_heads = integer("num_key_value_heads", kMaxHeads,
-                                family.default_kv_heads.value_or(config.num_heads));
+  config.num_kv_heads =
+      integer("num_key_value_heads", kMaxHeads, family.default_kv_heads.value_or(config.num_heads));
   config.max_position_embeddings =
       integer("max_position_embeddings", kMaxPositions, family.default_positions);
   if (config.num_heads % config.num_kv_heads != 0) {
-    fields.fail("num_key_value_heads", absl::StrCat(config.num_kv_heads,
-                                                    " does not divide num_attention_heads ",
-                                                    config.num_heads));
+    fields.fail("num_key_value_heads",
+                absl::StrCat(config.num_kv_heads, " does not divide num_attention_heads ",
+                             config.num_heads));
   }
   if (fields.find("head_dim") == nullptr && config.hidden_size % config.num_heads != 0) {
     fields.fail("num_attention_heads",
@@ -143,12 +143,16 @@ void refuse_unsupported(JsonFields& fields) {
   }
 }
 
-// Hugging Face wrote `rope_scaling` with `type`, then with `rope_type`, then `rope_parameters` with theta.
+// Hugging Face wrote `rope_scaling` with `type`, then with `rope_type`, then `rope_parameters` with
+// theta.
 RopeOptions read_rope(JsonFields& fields, int32_t head_dim) {
   constexpr double kMaxTheta = 1e12;
   RopeOptions rope{.head_dim = head_dim};
   const auto theta = [](JsonFields& from, double fallback) {
-    return from.number({.key = "rope_theta", .min = 0, .max = kMaxTheta, .min_allowed = false,
+    return from.number({.key = "rope_theta",
+                        .min = 0,
+                        .max = kMaxTheta,
+                        .min_allowed = false,
                         .fallback = fallback});
   };
   rope.theta = theta(fields, rope.theta);
@@ -170,8 +174,9 @@ RopeOptions read_rope(JsonFields& fields, int32_t head_dim) {
     rope.factor = positive("factor");
     rope.scaling = RopeOptions::Scaling::kLinear;
   } else if (type != "default") {
-    scaling.fail("rope_type",
-                 absl::StrCat(quote(type), " is not supported; supported: default, linear, llama3"));
+    scaling.fail(
+        "rope_type",
+        absl::StrCat(quote(type), " is not supported; supported: default, linear, llama3"));
   }
   if (type == "llama3") {
     rope.scaling = RopeOptions::Scaling::kLlama3;
@@ -194,8 +199,8 @@ std::optional<DType> read_dtype(JsonFields& fields) {
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
     if (name == dtype_name(dtype)) return dtype;
   }
-  fields.fail(key, absl::StrCat(quote(name),
-                                " is not supported; supported: float32, bfloat16, float16"));
+  fields.fail(
+      key, absl::StrCat(quote(name), " is not supported; supported: float32, bfloat16, float16"));
   return std::nullopt;
 }
 
@@ -216,8 +221,8 @@ int32_t read_trained_passes(JsonFields& fields) {
 
 absl::StatusOr<LayerPlan> parse_target_map(JsonFields& fields, const LayerMapOptions& options) {
   std::string codes = fields.text("layer_types", "");
-  int64_t target = fields.integer(
-      {.key = "target_layer", .min = INT32_MIN, .max = INT32_MAX, .fallback = -1});
+  int64_t target =
+      fields.integer({.key = "target_layer", .min = INT32_MIN, .max = INT32_MAX, .fallback = -1});
   if (fields.find("num_warmup_layers") != nullptr) {
     // Deprecated there already: warm-up layers at the bottom, the target on top.
     const int64_t warmup = fields.integer(
@@ -241,11 +246,11 @@ absl::StatusOr<LayerPlan> read_layers(JsonFields& fields, const Family& family,
                           .head_dim = config.head_dim};
   // Absent it has a default, null means none; LLaMA's own configs carry the key without meaning it.
   if (family.window_everywhere || family.notation == MapNotation::kSources) {
-    options.sliding_window = static_cast<int32_t>(fields.integer(
-        {.key = "sliding_window",
-         .min = 1,
-         .max = INT32_MAX,
-         .fallback = fields.has_key("sliding_window") ? 0 : kDefaultWindow}));
+    options.sliding_window = static_cast<int32_t>(
+        fields.integer({.key = "sliding_window",
+                        .min = 1,
+                        .max = INT32_MAX,
+                        .fallback = fields.has_key("sliding_window") ? 0 : kDefaultWindow}));
     options.window_everywhere = family.window_everywhere && options.sliding_window > 0;
   }
   options.force_nodiag = family.notation == MapNotation::kSources
@@ -262,9 +267,14 @@ absl::StatusOr<LayerPlan> read_layers(JsonFields& fields, const Family& family,
     case MapNotation::kTargetCodes:
       options.num_passes = read_encoder_passes(fields);
       return parse_target_map(fields, options);
-    case MapNotation::kSources: options.num_passes = read_trained_passes(fields); break;
-    case MapNotation::kGroups: options.num_passes = read_encoder_passes(fields); break;
-    case MapNotation::kClaCodes: break;
+    case MapNotation::kSources:
+      options.num_passes = read_trained_passes(fields);
+      break;
+    case MapNotation::kGroups:
+      options.num_passes = read_encoder_passes(fields);
+      break;
+    case MapNotation::kClaCodes:
+      break;
   }
   const std::string map = fields.text("layer_types", "");
   if (!fields.status().ok()) return fields.status();
@@ -304,9 +314,9 @@ absl::StatusOr<ModelConfig> parse_model_config(absl::string_view config_json,
                                                absl::string_view generation_config) {
   constexpr absl::string_view kFile = "config.json";
   if (config_json.size() > kMaxConfigBytes || generation_config.size() > kMaxConfigBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        config_json.size() > kMaxConfigBytes ? kFile : "generation_config.json", ": larger than ",
-        kMaxConfigBytes, " bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(config_json.size() > kMaxConfigBytes ? kFile : "generation_config.json",
+                     ": larger than ", kMaxConfigBytes, " bytes"));
   }
   auto object = parse_json_object(config_json, kFile);
   if (!object.ok()) return object.status();
@@ -327,8 +337,8 @@ absl::StatusOr<ModelConfig> parse_model_config(absl::string_view config_json,
   const int64_t last_id = config.vocabulary_size - 1;
   config.eos_token_ids = fields.integers({.key = "eos_token_id", .min = 0, .max = last_id});
   if (fields.find("bos_token_id") != nullptr) {
-    config.bos_token_id = static_cast<int32_t>(
-        fields.integer({.key = "bos_token_id", .min = 0, .max = last_id}));
+    config.bos_token_id =
+        static_cast<int32_t>(fields.integer({.key = "bos_token_id", .min = 0, .max = last_id}));
   }
   if (!fields.status().ok()) return fields.status();
 
@@ -339,7 +349,8 @@ absl::StatusOr<ModelConfig> parse_model_config(absl::string_view config_json,
   }
   config.layers = *std::move(layers);
   if (!generation_config.empty()) {
-    if (absl::Status status = read_generation(generation_config, config); !status.ok()) return status;
+    if (absl::Status status = read_generation(generation_config, config); !status.ok())
+      return status;
   }
   return config;
 }

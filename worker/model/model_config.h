@@ -1,7 +1,7 @@
 // ModelConfig: a checkpoint's config.json and generation_config.json, checked and normalised.
 //
-// Pure data and pure functions. What is accepted is bounded, so that nothing computed from a ModelConfig
-// overflows and no allocation sized by it is absurd.
+// Pure data and pure functions. What is accepted is bounded, so that nothing computed from a
+// ModelConfig overflows and no allocation sized by it is absurd.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +41,7 @@ struct ModelConfig {
   float rms_norm_eps = 0.0F;
   RopeOptions rope;
   bool tie_word_embeddings = false;
-  bool attention_bias = false;  // of q, k, v and o
+  bool attention_bias = false;         // of q, k, v and o
   std::vector<int32_t> eos_token_ids;  // of generation_config.json where it has any; may be empty
   std::optional<int32_t> bos_token_id;
   std::optional<DType> torch_dtype;
@@ -50,7 +50,8 @@ struct ModelConfig {
 };
 
 // Errors: InvalidArgument, one line that begins with the file's name and the key
-// ("config.json: num_hidden_layers: ..."). `generation_config` is empty where there is no such file.
+// ("config.json: num_hidden_layers: ..."). `generation_config` is empty where there is no such
+// file.
 absl::StatusOr<ModelConfig> parse_model_config(absl::string_view config,
                                                absl::string_view generation_config);
 
@@ -61,7 +62,8 @@ struct TensorSpec {
   int64_t num_elements() const;
 };
 
-// Embedding, then layer by layer, then norm and (untied) head. k_proj and v_proj of cached layers only.
+// Embedding, then layer by layer, then norm and (untied) head. k_proj and v_proj of cached layers
+// only.
 std::vector<TensorSpec> expected_tensors(const ModelConfig& config);
 
 int64_t num_parameters(const ModelConfig& config);

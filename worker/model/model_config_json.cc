@@ -49,8 +49,7 @@ bool JsonFields::checked_integer(const nlohmann::json& value, const IntegerField
   const bool huge = value.is_number_unsigned() && value.get<uint64_t>() > uint64_t{INT64_MAX};
   result = huge ? INT64_MAX : value.get<int64_t>();
   if (huge || result < field.min || result > field.max) {
-    fail(field.key,
-         absl::StrCat(value.dump(), " is not within ", field.min, " to ", field.max));
+    fail(field.key, absl::StrCat(value.dump(), " is not within ", field.min, " to ", field.max));
     return false;
   }
   return true;

@@ -1,7 +1,7 @@
 // JsonFields: typed, bounded reading of one JSON object. Private to worker/model.
 //
-// The first thing wrong is kept and everything read after it has its fallback value, so that a caller reads
-// all fields and looks at status() once. A value, on one thread.
+// The first thing wrong is kept and everything read after it has its fallback value, so that a
+// caller reads all fields and looks at status() once. A value, on one thread.
 #pragma once
 
 #include <cstdint>

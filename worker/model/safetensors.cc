@@ -25,10 +25,21 @@ struct FormatType {
 };
 
 constexpr FormatType kFormatTypes[] = {
-    {"F32", 4, DType::kFloat32}, {"BF16", 2, DType::kBFloat16}, {"F16", 2, DType::kFloat16},
-    {"F64", 8, {}}, {"I64", 8, {}}, {"I32", 4, {}}, {"I16", 2, {}}, {"I8", 1, {}},
-    {"U64", 8, {}}, {"U32", 4, {}}, {"U16", 2, {}}, {"U8", 1, {}}, {"BOOL", 1, {}},
-    {"F8_E4M3", 1, {}}, {"F8_E5M2", 1, {}},
+    {"F32", 4, DType::kFloat32},
+    {"BF16", 2, DType::kBFloat16},
+    {"F16", 2, DType::kFloat16},
+    {"F64", 8, {}},
+    {"I64", 8, {}},
+    {"I32", 4, {}},
+    {"I16", 2, {}},
+    {"I8", 1, {}},
+    {"U64", 8, {}},
+    {"U32", 4, {}},
+    {"U16", 2, {}},
+    {"U8", 1, {}},
+    {"BOOL", 1, {}},
+    {"F8_E4M3", 1, {}},
+    {"F8_E5M2", 1, {}},
 };
 
 const FormatType* find_type(absl::string_view name) {
@@ -53,8 +64,8 @@ struct RawEntry {
   bool has_offsets = false;
 };
 
-// Takes the header's events as they come: memory is spent on what the format allows and nothing else, and
-// a name that occurs twice is seen. Every event returns whether to go on.
+// Takes the header's events as they come: memory is spent on what the format allows and nothing
+// else, and a name that occurs twice is seen. Every event returns whether to go on.
 class HeaderReader : public nlohmann::json_sax<Json> {
  public:
   std::vector<RawEntry> entries;
@@ -212,8 +223,8 @@ absl::StatusOr<std::vector<SafetensorsEntry>> parse_safetensors(std::span<const 
   if (file.size() < 8) return broken("too short for a safetensors file");
   const uint64_t header_bytes = read_little_endian(file.first<8>());
   if (header_bytes > kMaxSafetensorsHeaderBytes) {
-    return broken(absl::StrCat("header of ", header_bytes, " bytes; at most ",
-                               kMaxSafetensorsHeaderBytes));
+    return broken(
+        absl::StrCat("header of ", header_bytes, " bytes; at most ", kMaxSafetensorsHeaderBytes));
   }
   if (header_bytes > file.size() - 8) {
     return broken(absl::StrCat("header of ", header_bytes, " bytes in a file of ", file.size(),

@@ -1,7 +1,7 @@
 // The header of a safetensors file: eight bytes of length, JSON, then the tensors' bytes.
 //
-// A header comes from outside and is believed in nothing: every number is checked against the file before
-// it is used, and nothing is allocated by what it claims.
+// A header comes from outside and is believed in nothing: every number is checked against the file
+// before it is used, and nothing is allocated by what it claims.
 #pragma once
 
 #include <cstddef>
@@ -28,8 +28,8 @@ struct SafetensorsEntry {
   uint64_t end = 0;
 };
 
-// Entries by ascending begin, which do not overlap. Errors: InvalidArgument, one line naming `file_name` and
-// the tensor.
+// Entries by ascending begin, which do not overlap. Errors: InvalidArgument, one line naming
+// `file_name` and the tensor.
 absl::StatusOr<std::vector<SafetensorsEntry>> parse_safetensors(std::span<const std::byte> file,
                                                                 absl::string_view file_name);
 

@@ -236,7 +236,8 @@ absl::StatusOr<std::unique_ptr<WeightStore>> WeightStore::dummy(const ModelConfi
     return static_cast<uint64_t>(spec.num_elements()) * dtype_bytes(options.dtype);
   };
   uint64_t total = 0;
-  for (const TensorSpec& spec : specs) total += (bytes_of(spec) + kAlignment - 1) & ~(kAlignment - 1);
+  for (const TensorSpec& spec : specs)
+    total += (bytes_of(spec) + kAlignment - 1) & ~(kAlignment - 1);
   auto memory = MappedMemory::allocate(total);
   if (!memory.ok()) return memory.status();
 

@@ -1,7 +1,8 @@
 // WeightStore: a checkpoint's tensors in host memory, mapped from its files or made up.
 //
-// Owner: whoever loads the model; the embedding table is read from here as long as the model lives, so the
-// store outlives it. Views stay valid until the store is dropped. find() may be called from any thread.
+// Owner: whoever loads the model; the embedding table is read from here as long as the model lives,
+// so the store outlives it. Views stay valid until the store is dropped. find() may be called from
+// any thread.
 #pragma once
 
 #include <cstddef>
@@ -35,13 +36,14 @@ struct DummyWeights {
 
 class WeightStore {
  public:
-  // model.safetensors, or the shards that model.safetensors.index.json names. Every expected tensor must
-  // be there with its shape, as float32, bfloat16 or float16; others are ignored. Errors name file and tensor:
-  // NotFound (no file, no tensor), InvalidArgument (a broken file, a wrong shape or dtype).
+  // model.safetensors, or the shards that model.safetensors.index.json names. Every expected tensor
+  // must be there with its shape, as float32, bfloat16 or float16; others are ignored. Errors name
+  // file and tensor: NotFound (no file, no tensor), InvalidArgument (a broken file, a wrong shape
+  // or dtype).
   static absl::StatusOr<std::unique_ptr<WeightStore>> open(const std::string& folder,
                                                            const ModelConfig& config);
-  // Random weights from the config alone: norms 1, biases 0, the rest uniform with a standard deviation
-  // of 0.02. ResourceExhausted where the memory cannot be had.
+  // Random weights from the config alone: norms 1, biases 0, the rest uniform with a standard
+  // deviation of 0.02. ResourceExhausted where the memory cannot be had.
   static absl::StatusOr<std::unique_ptr<WeightStore>> dummy(const ModelConfig& config,
                                                             const DummyWeights& options);
 
@@ -50,8 +52,8 @@ class WeightStore {
   // In the order of expected_tensors().
   const std::vector<TensorView>& tensors() const { return tensors_; }
   uint64_t total_bytes() const;
-  // Gives the tensor's memory back once its values are elsewhere. Mapped values are read from the file
-  // again if looked at later, made-up ones are zero from then on.
+  // Gives the tensor's memory back once its values are elsewhere. Mapped values are read from the
+  // file again if looked at later, made-up ones are zero from then on.
   void forget(const TensorView& tensor) const;
 
  private:
