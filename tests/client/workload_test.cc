@@ -34,7 +34,8 @@ TEST(Workload, OneSeedOneWorkloadWithinItsBounds) {
     EXPECT_GE(requests[i].output_tokens, 2u);
     EXPECT_LE(requests[i].output_tokens, 4u);
     for (const uint32_t id : requests[i].prompt) highest = std::max(highest, id);
-    if (i > 0) EXPECT_GE(requests[i].start, requests[i - 1].start);
+    const absl::Duration before = i == 0 ? absl::ZeroDuration() : requests[i - 1].start;
+    EXPECT_GE(requests[i].start, before);
   }
   EXPECT_EQ(highest, 10u);
   EXPECT_NEAR(absl::ToDoubleSeconds(requests.back().start), 1999.0 / 50, 4);

@@ -92,12 +92,14 @@ class Process:
 
 
 class Worker(Process):
+    DEFAULTS = {"--kv-cache-memory": "64MiB", "--swap-space": "16MiB", "--threads": 1}
+
     def __init__(self, model, *flags, port=0):
-        super().__init__(
-            "lckv-worker",
-            ["--model", model, "--port", port, "--metrics-port", 0, "--health-port", 0]
-            + ["--kv-cache-memory", "64MiB", "--swap-space", "16MiB", "--threads", 1, *flags],
-        )
+        arguments = ["--model", model, "--port", port, "--metrics-port", 0, "--health-port", 0, *flags]
+        for flag, value in self.DEFAULTS.items():
+            if flag not in flags:
+                arguments += [flag, value]
+        super().__init__("lckv-worker", arguments)
         ports = self.find(r'routers="?([\d.:]+)"? metrics="?([\d.:]+)"? health="?([\d.:]+)')
         self.address, self.metrics_address, self.health_address = ports.groups()
         self.port = int(self.address.rpartition(":")[2])

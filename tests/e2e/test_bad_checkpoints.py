@@ -37,6 +37,7 @@ def edit_header(folder, change):
     header = json.loads(data[8 : 8 + length])
     change(header)
     text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # or the data would not be aligned, which is a fault of its own
     path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
 
 
@@ -92,7 +93,7 @@ def wrong_shape(folder):
 def wrong_dtype(folder):
     def change(header):
         entry = header[first_tensor(header)]
-        entry["dtype"], entry["shape"] = "I32", entry["shape"]
+        entry["dtype"] = "I32"
 
     edit_header(folder, change)
 
@@ -136,7 +137,7 @@ def old_form_without_target(folder):
     edit_config(
         folder,
         model_type="opt-llama",
-        architectures=["OptLlamaForCausalLM"],
+        architectures=["LlamaForCausalLM"],
         layer_types="_".join(["0"] + ["1"] * (config["num_hidden_layers"] - 2) + ["0"]),
     )
 

@@ -114,14 +114,14 @@ def test_router_told_to_end_finishes_its_streams():
 def test_router_out_of_grace_interrupts_its_streams():
     flags = ["--shutdown-grace", "100ms"]
     with serving.System(serving.DEMO, *FLAGS, router_flags=flags) as system:
-        asked = long_request(num_choices=32)
-        call = system.client.stream(asked)
-        next(iter(call))
+        call = system.client.stream(long_request(num_choices=32))
+        while next(iter(call)).WhichOneof("event") != "tokens":
+            pass
         system.router.signal(signal.SIGTERM)
         with pytest.raises(grpc.RpcError) as caught:
             list(call)
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-        assert api.details(caught.value, api.Interrupted) is not None
+        assert api.details(caught.value, api.Interrupted).num_tokens > 0
         assert system.router.wait() == 0
 
 
