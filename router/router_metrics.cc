@@ -21,8 +21,7 @@ const prometheus::Histogram::BucketBoundaries kOverheadBuckets = {
     1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.05, 0.1, 1};
 
 constexpr std::array<const char*, 3> kMethods = {"Generate", "Tokenize", "Detokenize"};
-constexpr std::array<const char*, 5> kStages = {"parse", "tokenize", "route", "forward",
-                                                "detokenize"};
+constexpr std::array<const char*, 4> kStages = {"parse", "tokenize", "route", "detokenize"};
 constexpr std::array<const char*, 6> kStates = {"connecting", "loading",      "ready",
                                                 "draining",   "unresponsive", "lost"};
 constexpr std::array<absl::StatusCode, 9> kRejections = {absl::StatusCode::kInvalidArgument,

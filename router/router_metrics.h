@@ -30,7 +30,7 @@ struct ModelMetrics {
   prometheus::Counter* completion_tokens;
 };
 
-enum class OverheadStage { kParse, kTokenize, kRoute, kForward, kDetokenize };
+enum class OverheadStage { kParse, kTokenize, kRoute, kDetokenize };
 
 // Owner: the router. Thread-safe.
 class RouterMetrics {
