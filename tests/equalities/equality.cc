@@ -38,7 +38,7 @@ std::vector<EqualityCase> layer_maps() {
   return in_both_formats(models);
 }
 
-std::vector<EqualityCase> demo_model() { return in_both_formats({"deploy/models/demo"}); }
+std::vector<EqualityCase> demo_model() { return {{"deploy/models/demo", DType::kBFloat16}}; }
 
 std::string case_name(const testing::TestParamInfo<EqualityCase>& info) {
   std::string name = info.param.model.substr(info.param.model.rfind('/') + 1);

@@ -23,7 +23,7 @@ struct EqualityCase {
 
 // Layer maps: ordinary, w2, w0, two groups, sandwich-middle, sliding, CLA; each in float32 and bfloat16.
 std::vector<EqualityCase> layer_maps();
-// The trained model of 8 layers.
+// The trained model of 8 layers, in the format it is served in.
 std::vector<EqualityCase> demo_model();
 std::string case_name(const testing::TestParamInfo<EqualityCase>& info);
 

