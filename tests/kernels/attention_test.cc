@@ -238,5 +238,14 @@ TEST_P(Identity, ARowDoesNotDependOnHowItsHistoryIsCut) {
   }
 }
 
+TEST_P(Identity, ThreadsDoNotMatter) {
+  const Shape shape{.heads = 8, .head_dim = 64, .slots_per_block = 8, .committed = 140,
+                    .staged = 60, .rows = 50, .strict = true};
+  const History history = random_history(shape, 6);
+  const Output one = attend(*GetParam().open(1), shape, history);
+  const Output two = attend(*GetParam().open(2), shape, history);
+  EXPECT_TRUE(same_bytes(one.out.data(), two.out.data(), one.out.size()));
+}
+
 }  // namespace
 }  // namespace lckv
