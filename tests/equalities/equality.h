@@ -1,6 +1,8 @@
-// Equality: what every equality test shares: layer maps, number formats, a mixed workload, and running it.
+// Equality: what every equality test shares: layer maps, number formats, a mixed workload, and
+// running it.
 //
-// Reproducible mode throughout: equal means bit for bit, in tokens and in the logits they were drawn from.
+// Reproducible mode throughout: equal means bit for bit, in tokens and in the logits they were
+// drawn from.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -21,7 +23,8 @@ struct EqualityCase {
   }
 };
 
-// Layer maps: ordinary, w2, w0, two groups, sandwich-middle, sliding, CLA; each in float32 and bfloat16.
+// Layer maps: ordinary, w2, w0, two groups, sandwich-middle, sliding, CLA; each in float32 and
+// bfloat16.
 std::vector<EqualityCase> layer_maps();
 // The trained model of 8 layers, in the format it is served in.
 std::vector<EqualityCase> demo_model();
@@ -35,7 +38,8 @@ class Equality : public testing::TestWithParam<EqualityCase> {
   float default_tolerance() const;
   bool has_cycles() const;
 
-  // Mixed lengths, prefill modes, greedy and sampled, with and without penalties; all of it from `seed`.
+  // Mixed lengths, prefill modes, greedy and sampled, with and without penalties; all of it from
+  // `seed`.
   std::vector<SequenceSpec> workload(uint64_t seed) const;
   // Submitted all at once; run to the end.
   std::vector<Transcript> together(const LocalOptions& options,

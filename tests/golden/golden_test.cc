@@ -13,8 +13,9 @@
 namespace lckv {
 namespace {
 
-// Two of the random checkpoints amplify rounding: changing the embeddings by 3e-7 of their size, or computing in
-// double precision, moves their logits this far from the official float32 ones. All others keep to 1e-4.
+// Two of the random checkpoints amplify rounding: changing the embeddings by 3e-7 of their size, or
+// computing in double precision, moves their logits this far from the official float32 ones. All
+// others keep to 1e-4.
 float tolerance_of(const std::string& name) {
   if (name == "lckv-w0-nodiag") return 4e-3F;
   if (name == "two-groups") return 1e-3F;
@@ -74,7 +75,8 @@ class Golden : public testing::TestWithParam<Case> {
             .reproducible = GetParam().backend.reproducible,
             .max_num_seqs = 64};
   }
-  // The first `prompt` ids as prompt, the rest fed back as if generated, one token drawn at the end.
+  // The first `prompt` ids as prompt, the rest fed back as if generated, one token drawn at the
+  // end.
   SequenceSpec spec(PrefillMode mode, int32_t prompt, int32_t resumed) const {
     SequenceSpec spec;
     const auto& ids = reference_.ids;
@@ -153,9 +155,9 @@ TEST_P(Golden, ExactByHand) {
   ASSERT_TRUE(local.ok()) << local.status();
   NaivePlanner planner(*local);
   for (int32_t i = 0; i < reference_.length(); ++i) {
-    EXPECT_LE(largest_difference(planner.feed(reference_.ids[i]),
-                                 reference_.row("seq_logits_exact", i)),
-              tolerance_)
+    EXPECT_LE(
+        largest_difference(planner.feed(reference_.ids[i]), reference_.row("seq_logits_exact", i)),
+        tolerance_)
         << "row " << i;
   }
 }
@@ -201,8 +203,7 @@ TEST_P(Golden, DecodeOfficial) {
   ASSERT_TRUE(replica.ok()) << replica.status();
   expect_decode(**replica, PrefillMode::kIterated, "decode_logits_official");
   if (reference_.file.has("prefill_logits_official")) {
-    expect_prompt(**replica, PrefillMode::kIterated, reference_.prompt,
-                  "prefill_logits_official");
+    expect_prompt(**replica, PrefillMode::kIterated, reference_.prompt, "prefill_logits_official");
   }
 }
 

@@ -33,8 +33,7 @@ std::string logits_difference(const char* what, const std::map<int32_t, std::vec
 
 std::string difference(const Transcript& a, const Transcript& b) {
   if (!a.finished || !b.finished) return "a sequence that did not finish";
-  std::string found = logits_difference("logits of prompt token", a.prompt_logits,
-                                        b.prompt_logits);
+  std::string found = logits_difference("logits of prompt token", a.prompt_logits, b.prompt_logits);
   if (found.empty()) found = logits_difference("logits of token", a.logits, b.logits);
   if (found.empty() && a.tokens != b.tokens) found = "tokens of equal logits";
   return found;
@@ -133,8 +132,8 @@ void LocalReplica::record(const StepPlan& plan) {
   for (size_t i = 0; i < plan.samples.size(); ++i) {
     const SampleRow& row = plan.samples[i];
     Transcript& transcript = transcripts_.at(sequences_.at(raw(row.seat)));
-    auto& kept = row.kind == SampleRow::Kind::kSample ? transcript.logits
-                                                      : transcript.prompt_logits;
+    auto& kept =
+        row.kind == SampleRow::Kind::kSample ? transcript.logits : transcript.prompt_logits;
     const bool is_new = kept.emplace(row.index, std::move(logits[i])).second;
     LCKV_CHECK(is_new);
   }

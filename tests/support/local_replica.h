@@ -1,6 +1,7 @@
 // LocalReplica: the production scheduler and runner in this process, turned by the test's own hand.
 //
-// What comes of each sequence is kept as a transcript: tokens, and the logits they were drawn from, bit for bit.
+// What comes of each sequence is kept as a transcript: tokens, and the logits they were drawn from,
+// bit for bit.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +19,10 @@
 namespace lckv {
 
 struct Transcript {
-  std::vector<int32_t> tokens;                       // without `resumed`
-  std::map<int32_t, std::vector<float>> logits;      // by number of the generated token
-  std::map<int32_t, std::vector<float>> prompt_logits;  // by position of the prompt token they predict
+  std::vector<int32_t> tokens;                   // without `resumed`
+  std::map<int32_t, std::vector<float>> logits;  // by number of the generated token
+  // By position of the prompt token that they predict.
+  std::map<int32_t, std::vector<float>> prompt_logits;
   bool finished = false;
   int32_t num_prefill_walks = 0;
   int32_t num_preemptions = 0;
@@ -35,7 +37,8 @@ class LocalReplica {
 
   // Logits of every sampled token are kept, those of the prompt where `num_prompt_logprobs` is set.
   SequenceId submit(SequenceSpec spec);
-  // Plans up to max_uncommitted_plans steps, runs and commits the oldest. False where nothing can go on.
+  // Plans up to max_uncommitted_plans steps, runs and commits the oldest. False where nothing can
+  // go on.
   bool step();
   void run() {
     while (step()) {
@@ -43,9 +46,7 @@ class LocalReplica {
   }
   void cancel(SequenceId sequence) { scheduler_->cancel(sequence); }
   Scheduler& scheduler() const { return *scheduler_; }
-  const Transcript& transcript(SequenceId sequence) const {
-    return transcripts_.at(raw(sequence));
-  }
+  const Transcript& transcript(SequenceId sequence) const { return transcripts_.at(raw(sequence)); }
   // A row of keys or values that a running sequence holds.
   std::vector<float> kv(SequenceId sequence, UnitId unit, int32_t position, bool values) const;
   const LocalRunner& local() const { return local_; }

@@ -16,9 +16,8 @@ namespace {
 
 std::unique_ptr<Ops> open_ops(const LocalOptions& options) {
   if (options.reference_ops) return open_reference_ops(options.dtype);
-  return open_cpu_ops({.dtype = options.dtype,
-                       .threads = options.threads,
-                       .reproducible = options.reproducible});
+  return open_cpu_ops(
+      {.dtype = options.dtype, .threads = options.threads, .reproducible = options.reproducible});
 }
 
 float to_float(const std::byte* number, DType dtype) {
@@ -82,8 +81,7 @@ std::vector<float> read_slot(const LocalRunner& local, UnitId unit, int32_t bloc
   const LayerSpec& spec = local.passes.layers.layers[local.passes.units[raw(unit)].layer];
   const int32_t slots = local.geometry.slots_per_block[raw(unit)];
   const DType dtype = local.ops->dtype();
-  const std::byte* const base =
-      local.ops->block_base() + block * local.geometry.block_bytes;
+  const std::byte* const base = local.ops->block_base() + block * local.geometry.block_bytes;
   std::vector<float> row;
   for (int32_t head = 0; head < spec.kv_heads; ++head) {
     for (int32_t i = 0; i < spec.head_dim; ++i) {

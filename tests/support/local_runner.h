@@ -36,7 +36,7 @@ struct LocalOptions {
   int32_t lookahead = 16;  // 0: by cost
   float tolerance = 0.0F;
   int32_t max_uncommitted_plans = 1;
-  bool poison = true;      // blocks that are given back are filled with garbage
+  bool poison = true;  // blocks that are given back are filled with garbage
 };
 
 struct LocalRunner {

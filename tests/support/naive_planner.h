@@ -1,5 +1,5 @@
-// NaivePlanner: one sequence, token by token, without a scheduler: the slow reference of what any schedule of
-// exact prefill and decode must give.
+// NaivePlanner: one sequence, token by token, without a scheduler: the slow reference of what any
+// schedule of exact prefill and decode must give.
 #pragma once
 
 #include <cstdint>

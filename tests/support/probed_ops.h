@@ -1,8 +1,8 @@
 // ProbedOps: a backend that tests can look into.
 //
-// Forwards to another Ops. Memory starts filled with one byte (0xff is not-a-number in every format), so that
-// reading what was never written shows; logits that log-probabilities are asked of are kept; the place of the KV
-// blocks is remembered. One thread, as any Ops.
+// Forwards to another Ops. Memory starts filled with one byte (0xff is not-a-number in every
+// format), so that reading what was never written shows; logits that log-probabilities are asked of
+// are kept; the place of the KV blocks is remembered. One thread, as any Ops.
 #pragma once
 
 #include <memory>
@@ -39,8 +39,8 @@ class ProbedOps : public Ops {
                 float* out) override {
     inner_->rms_norm(x, weight, eps, rows, hidden, out);
   }
-  void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y,
-              const float* bias, bool accumulate) override {
+  void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y, const float* bias,
+              bool accumulate) override {
     inner_->matmul(weight, x, rows, y, bias, accumulate);
   }
   std::unique_ptr<DeviceBuffer> rope_table(const RopeOptions& options,

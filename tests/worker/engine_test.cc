@@ -39,7 +39,9 @@ class EngineTest : public testing::Test {
     last_ = report;
     ++num_reports_;
     for (const SequenceEvent& event : report.events) {
-      if (event.kind == SequenceEvent::Kind::kToken) tokens_[raw(event.sequence)].push_back(event.token);
+      if (event.kind == SequenceEvent::Kind::kToken) {
+        tokens_[raw(event.sequence)].push_back(event.token);
+      }
       if (event.kind == SequenceEvent::Kind::kFinished) ++num_finished_;
     }
     for (const Refusal& refusal : report.refusals) refusals_.push_back(refusal.status);

@@ -89,10 +89,9 @@ TEST_F(SamplerTest, AClosedSeatForgets) {
 TEST_F(SamplerTest, PromptTokensAreOnlyScored) {
   open({});
   std::vector<float> logits = {0.0F, 0.0F, 0.0F, 0.0F};
-  const SampleResult result =
-      sampler_.draw({.kind = SampleRow::Kind::kPromptLogprob, .seat = kSeat, .target = 2,
-                     .num_logprobs = 0},
-                    logits.data());
+  const SampleResult result = sampler_.draw(
+      {.kind = SampleRow::Kind::kPromptLogprob, .seat = kSeat, .target = 2, .num_logprobs = 0},
+      logits.data());
   EXPECT_EQ(result.token, 2);
   EXPECT_NEAR(result.logprob->own, -std::log(4.0F), 1e-6);
 }

@@ -31,8 +31,7 @@ DeviceKv::DeviceKv(const RunnerOptions& options, const PassPlan& passes, Ops& op
       block_bytes_(options.block_bytes),
       tables_(options.max_num_seqs, passes.num_units()) {}
 
-void DeviceKv::allocate(const RunnerOptions& options, const PassPlan& passes,
-                        int32_t hidden_size) {
+void DeviceKv::allocate(const RunnerOptions& options, const PassPlan& passes, int32_t hidden_size) {
   LCKV_CHECK(static_cast<int32_t>(options.slots_per_block.size()) == passes.num_units());
   blocks_ = ops_.allocate(static_cast<size_t>(options.num_blocks) * block_bytes_);
   host_blocks_.reset(new std::byte[static_cast<size_t>(options.num_host_blocks) * block_bytes_]);
@@ -47,13 +46,14 @@ void DeviceKv::allocate(const RunnerOptions& options, const PassPlan& passes,
                                  .head_dim = spec.head_dim,
                                  .dtype = ops_.dtype()}});
     LCKV_CHECK(2 * static_cast<int64_t>(dtype_bytes(ops_.dtype())) * slots * spec.kv_heads *
-                   spec.head_dim <= block_bytes_);
+                   spec.head_dim <=
+               block_bytes_);
   }
   const size_t hidden_bytes =
       static_cast<size_t>(options.staging_rows) * hidden_size * sizeof(float);
   for (const CyclicGroup& group : passes.groups) {
-    groups_.push_back({.input = ops_.allocate(hidden_bytes),
-                       .output = ops_.allocate(hidden_bytes)});
+    groups_.push_back(
+        {.input = ops_.allocate(hidden_bytes), .output = ops_.allocate(hidden_bytes)});
     for (const UnitId unit : group.units) {
       units_[raw(unit)].fresh = allocate_rows(layout(unit), options.staging_rows);
     }
@@ -64,8 +64,7 @@ void DeviceKv::allocate(const RunnerOptions& options, const PassPlan& passes,
 }
 
 KvRows DeviceKv::allocate_rows(const KvLayout& layout, int32_t num_rows) {
-  const size_t bytes =
-      dtype_bytes(layout.dtype) * num_rows * layout.kv_heads * layout.head_dim;
+  const size_t bytes = dtype_bytes(layout.dtype) * num_rows * layout.kv_heads * layout.head_dim;
   staged_.push_back(ops_.allocate(2 * bytes));
   std::byte* const k = staged_.back()->data();
   return {.k = k, .v = k + bytes};
@@ -93,8 +92,8 @@ void DeviceKv::locate(const SlotRun& run, UnitId unit, SlotList& list) const {
   const int32_t slots_per_block = layout(unit).slots_per_block;
   const std::span<const int32_t> blocks = tables_.blocks(run.seat, unit);
   const int32_t first = run.first_position - first_slot_position(run.seat, unit);
-  LCKV_CHECK(first >= 0 && first + run.num_rows <=
-                               static_cast<int64_t>(blocks.size()) * slots_per_block);
+  LCKV_CHECK(first >= 0 &&
+             first + run.num_rows <= static_cast<int64_t>(blocks.size()) * slots_per_block);
   for (int32_t slot = first; slot < first + run.num_rows; ++slot) {
     list.blocks.push_back(blocks[slot / slots_per_block]);
     list.slots.push_back(slot % slots_per_block);

@@ -1,5 +1,5 @@
-// DeviceKv: the KV memory of one rank: the bytes of blocks, host tier and staging, and which of them hold
-// which position of which seat.
+// DeviceKv: the KV memory of one rank: the bytes of blocks, host tier and staging, and which of
+// them hold which position of which seat.
 //
 // Owner: ModelRunner. Thread: the engine's only. All memory is allocated by create().
 #pragma once
@@ -53,8 +53,8 @@ class DeviceKv {
   void locate(const SlotRun& run, UnitId unit, SlotList& list) const;
 
   const KvLayout& layout(UnitId unit) const { return units_[raw(unit)].layout; }
-  // Arrays over the staging rows of the group that owns the unit; null where it is in no group, and the second
-  // also where no layer reads the unit upward.
+  // Arrays over the staging rows of the group that owns the unit; null where it is in no group, and
+  // the second also where no layer reads the unit upward.
   const KvRows& fresh(UnitId unit) const { return units_[raw(unit)].fresh; }
   const KvRows& read(UnitId unit) const { return units_[raw(unit)].read; }
   // [staging_rows, hidden_size] each: what walks of the group start from, and what they give.

@@ -102,9 +102,8 @@ bool Engine::step(StepReport& report) {
   report.step = plan->step;
   report.ran_step = true;
   report.num_sampled = static_cast<int32_t>(
-      std::count_if(plan->samples.begin(), plan->samples.end(), [](const SampleRow& row) {
-        return row.kind == SampleRow::Kind::kSample;
-      }));
+      std::count_if(plan->samples.begin(), plan->samples.end(),
+                    [](const SampleRow& row) { return row.kind == SampleRow::Kind::kSample; }));
   report.num_rows = plan->ordinary.front().num_rows;
   report.num_row_layers = plan->num_row_layers;
   return true;

@@ -1,7 +1,7 @@
 // Engine: the loop. Drain the mailbox, plan a step, run it, commit it, report it.
 //
-// One thread, started by start() and joined by stop(), owns the Scheduler and the ModelRunner. post() may be
-// called from any thread; everything else from the owner's.
+// One thread, started by start() and joined by stop(), owns the Scheduler and the ModelRunner.
+// post() may be called from any thread; everything else from the owner's.
 #pragma once
 
 #include <condition_variable>
@@ -42,22 +42,22 @@ struct Refusal {
 
 // What one turn of the loop did.
 struct StepReport {
-  uint64_t step = 0;               // of the last step committed
-  bool ran_step = false;           // false: only commands were taken, or a beat was due
+  uint64_t step = 0;      // of the last step committed
+  bool ran_step = false;  // false: only commands were taken, or a beat was due
   std::vector<SequenceEvent> events;
   std::vector<Refusal> refusals;
-  uint64_t num_commands = 0;       // taken from the mailbox since the start
+  uint64_t num_commands = 0;  // taken from the mailbox since the start
   SchedulerLoad load;
-  StepTimes times;                 // of the runner's phases
+  StepTimes times;  // of the runner's phases
   absl::Duration plan_time;
-  absl::Duration step_time;        // plan + run + commit
+  absl::Duration step_time;  // plan + run + commit
   int32_t num_sampled = 0;
-  int32_t num_rows = 0;            // rows of the step's first range
+  int32_t num_rows = 0;  // rows of the step's first range
   int64_t num_row_layers = 0;
 };
 
-// Called on the engine's thread after every turn that did something and at least every beat interval,
-// also when idle: it is the proof that the loop turns. Must not block.
+// Called on the engine's thread after every turn that did something and at least every beat
+// interval, also when idle: it is the proof that the loop turns. Must not block.
 using StepSink = std::function<void(const StepReport&)>;
 
 struct EngineOptions {
@@ -75,7 +75,8 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   void start();
-  // Ends the loop after the step in progress and joins the thread. Sequences still there end silently.
+  // Ends the loop after the step in progress and joins the thread. Sequences still there end
+  // silently.
   void stop();
   // ResourceExhausted where the mailbox is full; then nothing was taken.
   absl::Status post(EngineCommand command);

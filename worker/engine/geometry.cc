@@ -35,15 +35,14 @@ int64_t staging_row_bytes(const PassPlan& passes, const GeometryOptions& options
 absl::Status check_options(const PassPlan& passes, const GeometryOptions& options) {
   if (options.block_size < 1 || options.block_size > kMaxBlockSize ||
       !std::has_single_bit(static_cast<uint32_t>(options.block_size))) {
-    return absl::InvalidArgumentError(absl::StrCat("--block-size: ", options.block_size,
-                                                   " is not a power of two from 1 to ",
-                                                   kMaxBlockSize));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--block-size: ", options.block_size, " is not a power of two from 1 to ", kMaxBlockSize));
   }
   if (passes.num_groups() > 0 && options.staging_rows != 0 &&
       options.staging_rows < options.window_rows) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--staging-rows: ", options.staging_rows, " is below the ",
-                     options.window_rows, " rows that one walk of a prompt takes"));
+    return absl::InvalidArgumentError(absl::StrCat("--staging-rows: ", options.staging_rows,
+                                                   " is below the ", options.window_rows,
+                                                   " rows that one walk of a prompt takes"));
   }
   return absl::OkStatus();
 }
@@ -56,8 +55,7 @@ int64_t MemoryGeometry::blocks_of(int64_t num_tokens) const {
   return blocks;
 }
 
-absl::StatusOr<MemoryGeometry> plan_memory(const PassPlan& passes,
-                                           const GeometryOptions& options) {
+absl::StatusOr<MemoryGeometry> plan_memory(const PassPlan& passes, const GeometryOptions& options) {
   LCKV_CHECK(passes.num_units() > 0 && options.hidden_size > 0 && options.max_context > 0);
   if (absl::Status status = check_options(passes, options); !status.ok()) return status;
   MemoryGeometry geometry;
@@ -84,8 +82,8 @@ absl::StatusOr<MemoryGeometry> plan_memory(const PassPlan& passes,
         passes.num_units(), " cached layers takes a block of ", geometry.block_bytes, " bytes"));
   }
   if (num_blocks(options.kv_cache_bytes) > kMaxBlocks) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--kv-cache-memory: more than ", kMaxBlocks, " blocks; a larger --block-size makes fewer"));
+    return absl::InvalidArgumentError(absl::StrCat("--kv-cache-memory: more than ", kMaxBlocks,
+                                                   " blocks; a larger --block-size makes fewer"));
   }
   geometry.num_blocks = static_cast<int32_t>(num_blocks(options.kv_cache_bytes));
   // As many tokens as fill every unit's block of the most slots take this many blocks.

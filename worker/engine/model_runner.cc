@@ -80,9 +80,9 @@ class ModelRunner::Impl {
   std::unique_ptr<WalkRows> walk_rows_;
 
   uint64_t last_step_ = 0;
-  std::deque<Sampled> sampled_;    // of the last steps, ascending
-  std::vector<int32_t> staging_;   // the plan's, as numbers
-  std::vector<int32_t> ids_;       // rows that the next call is about
+  std::deque<Sampled> sampled_;   // of the last steps, ascending
+  std::vector<int32_t> staging_;  // the plan's, as numbers
+  std::vector<int32_t> ids_;      // rows that the next call is about
   int64_t logit_rows_ = 0;
   std::unique_ptr<DeviceBuffer> hidden_;       // [max_batched_rows, hidden]
   std::unique_ptr<DeviceBuffer> last_hidden_;  // [logit_rows, hidden]: rows whose logits are needed
@@ -207,8 +207,7 @@ void ModelRunner::Impl::sample(const StepPlan& plan, StepResult& result, StepTim
       ids_.clear();
       for (size_t i = begin; i < end; ++i) ids_.push_back(plan.samples[i].row);
       ops_->gather_rows(hidden_->floats(), ids_, hidden_size, last_hidden_->floats());
-      model_->logits(last_hidden_->floats(), static_cast<int64_t>(ids_.size()),
-                     logits_->floats());
+      model_->logits(last_hidden_->floats(), static_cast<int64_t>(ids_.size()), logits_->floats());
     }
     const Stopwatch watch(times.sample);
     for (size_t i = begin; i < end; ++i) {
@@ -229,8 +228,8 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::create(
     std::unique_ptr<Collectives> ranks) {
   try {
     std::unique_ptr<ModelRunner> runner(new ModelRunner());
-    runner->impl_ = std::make_unique<Impl>(std::move(options), std::move(passes),
-                                           std::move(model), std::move(ops), std::move(ranks));
+    runner->impl_ = std::make_unique<Impl>(std::move(options), std::move(passes), std::move(model),
+                                           std::move(ops), std::move(ranks));
     if (absl::Status status = runner->impl_->allocate(); !status.ok()) return status;
     return runner;
   } catch (const std::bad_alloc&) {

@@ -1,5 +1,5 @@
-// ModelRunner: turns a StepPlan into device inputs, runs the model's ranges and the sampler, and tells
-// what came of it. It knows addresses, never requests.
+// ModelRunner: turns a StepPlan into device inputs, runs the model's ranges and the sampler, and
+// tells what came of it. It knows addresses, never requests.
 //
 // Owner and only thread: the engine's. All memory is allocated by create().
 #pragma once
@@ -40,8 +40,7 @@ struct StepTimes {
 class ModelRunner {
  public:
   // Errors: ResourceExhausted where the memory cannot be had.
-  static absl::StatusOr<std::unique_ptr<ModelRunner>> create(RunnerOptions options,
-                                                             PassPlan passes,
+  static absl::StatusOr<std::unique_ptr<ModelRunner>> create(RunnerOptions options, PassPlan passes,
                                                              std::unique_ptr<Model> model,
                                                              std::unique_ptr<Ops> ops,
                                                              std::unique_ptr<Collectives> ranks);

@@ -1,5 +1,5 @@
-// What a token depends on besides weights, prompt and sampling: replicas of equal numerics and weights give
-// equal tokens in reproducible mode.
+// What a token depends on besides weights, prompt and sampling: replicas of equal numerics and
+// weights give equal tokens in reproducible mode.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ namespace lckv {
 
 struct NumericsOptions {
   bool reproducible = false;
-  int32_t prefill_lookahead = 0;    // of reproducible mode
+  int32_t prefill_lookahead = 0;  // of reproducible mode
   float prefill_tolerance = 0.0F;
   bool official_decode = false;
 };

@@ -90,8 +90,8 @@ RangeBatch RangeInputs::ordinary(int32_t index, const RangeRows& rows, float* hi
   return finish(range, hidden);
 }
 
-RangeBatch RangeInputs::walk(int32_t group, const GroupRows& rows,
-                             std::span<const int32_t> staging, float* hidden) {
+RangeBatch RangeInputs::walk(int32_t group, const GroupRows& rows, std::span<const int32_t> staging,
+                             float* hidden) {
   const int32_t range = 2 * group + 1;
   clear(range);
   bool any_official = false;

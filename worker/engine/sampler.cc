@@ -46,8 +46,7 @@ SampleResult Sampler::draw(const SampleRow& row, float* logits) {
     return {.token = row.target, .logprob = logprob(logits, row.target, row.num_logprobs)};
   }
   if (row.num_logprobs < 0) return {.token = sample(row, seat, logits)};
-  ops_.copy(reinterpret_cast<const std::byte*>(logits), raw_->data(),
-            sizeof(float) * vocabulary_);
+  ops_.copy(reinterpret_cast<const std::byte*>(logits), raw_->data(), sizeof(float) * vocabulary_);
   const int32_t token = sample(row, seat, logits);
   return {.token = token, .logprob = logprob(raw_->floats(), token, row.num_logprobs)};
 }
@@ -80,8 +79,8 @@ void Sampler::adjust(const SampleRow& row, const Seat& seat, float* logits) cons
     logits[id] = logits[id] > 0.0F ? logits[id] / penalty : logits[id] * penalty;
   }
   for (const auto& [id, count] : seat.generated) {
-    logits[id] -= sampling.presence_penalty +
-                  sampling.frequency_penalty * static_cast<float>(count);
+    logits[id] -=
+        sampling.presence_penalty + sampling.frequency_penalty * static_cast<float>(count);
   }
   if (row.index < spec.min_new_tokens) {
     constexpr float kNever = -std::numeric_limits<float>::infinity();

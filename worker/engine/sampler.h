@@ -1,8 +1,8 @@
 // Sampler: draws tokens from logits and tells their log-probabilities.
 //
-// Per seat it keeps what sampling depends on besides the logits: the ids that penalties count, in the order
-// bias, penalties, suppression of ends, then Ops::sample. Log-probabilities are the model's own: before all
-// of these. Owner: ModelRunner. Thread: the engine's only.
+// Per seat it keeps what sampling depends on besides the logits: the ids that penalties count, in
+// the order bias, penalties, suppression of ends, then Ops::sample. Log-probabilities are the
+// model's own: before all of these. Owner: ModelRunner. Thread: the engine's only.
 #pragma once
 
 #include <cstdint>

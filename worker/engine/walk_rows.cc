@@ -32,8 +32,8 @@ WalkRows::WalkRows(const RunnerOptions& options, const PassPlan& passes, Ops& op
   slots_.slots.reserve(rows);
 }
 
-void WalkRows::add_ids(const WalkSegment& segment, std::span<const int32_t> staging,
-                       int32_t first, int32_t count) {
+void WalkRows::add_ids(const WalkSegment& segment, std::span<const int32_t> staging, int32_t first,
+                       int32_t count) {
   const int32_t offset = segment.first_position - segment.staged_position + first;
   LCKV_CHECK(offset >= 0 && offset + count <= segment.staged.count);
   const int32_t* const begin = staging.data() + segment.staged.begin + offset;
@@ -87,8 +87,7 @@ std::vector<int32_t> WalkRows::count_settled(const GroupRows& rows) const {
     const auto end = came_out + num_deciding(segment);
     switch (segment.end) {
       case WalkEnd::kSettle:
-        num_settled.push_back(
-            1 + static_cast<int32_t>(std::find(came_out, end, 0) - came_out));
+        num_settled.push_back(1 + static_cast<int32_t>(std::find(came_out, end, 0) - came_out));
         break;
       case WalkEnd::kCommit:
         num_settled.push_back(segment.num_rows);

@@ -1,8 +1,8 @@
-// WalkRows: what happens to the staged KV of a walk's rows before and after the model runs over them: the
-// first guess, which rows are settled, commits, and what the next walk reads.
+// WalkRows: what happens to the staged KV of a walk's rows before and after the model runs over
+// them: the first guess, which rows are settled, commits, and what the next walk reads.
 //
-// A row is settled when every row of the window before it came out as it had been read: what it read was
-// then what it should have read. (design: exact prefill)
+// A row is settled when every row of the window before it came out as it had been read: what it
+// read was then what it should have read. (Exact prefill.)
 // Owner: ModelRunner. Thread: the engine's only.
 #pragma once
 
@@ -26,8 +26,7 @@ class WalkRows {
   // New rows that do not start warm are read as zeros first.
   void clear_new(int32_t group, const GroupRows& rows, std::span<const int32_t> staging);
   // After the walk. Returns the rows settled per segment, from its first one.
-  std::vector<int32_t> end(int32_t group, const GroupRows& rows,
-                           std::span<const int32_t> staging);
+  std::vector<int32_t> end(int32_t group, const GroupRows& rows, std::span<const int32_t> staging);
 
  private:
   void compare(int32_t group, const GroupRows& rows, std::span<const int32_t> staging);
@@ -43,10 +42,10 @@ class WalkRows {
   const PassPlan& passes_;
   Ops& ops_;
   const DeviceKv& kv_;
-  std::vector<int32_t> ids_;        // staging rows that the next call is about
-  std::vector<float> tolerances_;   // of each
+  std::vector<int32_t> ids_;       // staging rows that the next call is about
+  std::vector<float> tolerances_;  // of each
   std::vector<KvDistance> distances_;
-  std::vector<uint8_t> came_out_;   // of each: as it had been read, in every unit
+  std::vector<uint8_t> came_out_;  // of each: as it had been read, in every unit
   SlotList slots_;
 };
 

@@ -221,8 +221,8 @@ void LlamaModel::attend(int32_t layer, const RangeBatch& batch) {
   ops_.rms_norm(batch.hidden, weights.attention_norm->floats(), config_.rms_norm_eps, rows,
                 config_.hidden_size, normed_->floats());
   ops_.matmul(*weights.q, normed_->floats(), rows, q_->floats(), floats(weights.q_bias), false);
-  ops_.rope(q_->floats(), config_.num_heads * config_.head_dim, batch.positions,
-            config_.num_heads, config_.head_dim, *rope_);
+  ops_.rope(q_->floats(), config_.num_heads * config_.head_dim, batch.positions, config_.num_heads,
+            config_.head_dim, *rope_);
 
   if (const int32_t unit = passes_.unit_of_layer[layer]; unit >= 0) {
     project_kv(layer, batch);

@@ -1,4 +1,5 @@
-// LlamaModel: the Llama family over any layer map: RMSNorm, rotary positions, grouped queries, SwiGLU.
+// LlamaModel: the Llama family over any layer map: RMSNorm, rotary positions, grouped queries,
+// SwiGLU.
 //
 // The layer maths is Hugging Face's LlamaForCausalLM; which layer reads whose KV is the PassPlan's.
 #pragma once
@@ -17,13 +18,14 @@
 namespace lckv {
 
 struct LlamaOptions {
-  int32_t max_rows = 0;       // of a batch: what buffers are sized for
-  int32_t max_positions = 0;  // of a sequence
+  int32_t max_rows = 0;                               // of a batch: what buffers are sized for
+  int32_t max_positions = 0;                          // of a sequence
   std::function<void(uint64_t done_bytes)> progress;  // of WeightStore::total_bytes()
 };
 
-// Packs the weights for the device; mapped ones leave memory as they are packed, but for the embedding table, which
-// is read where it lies. `ops` must outlive the model. Errors: ResourceExhausted where memory cannot be had.
+// Packs the weights for the device; mapped ones leave memory as they are packed, but for the
+// embedding table, which is read where it lies. `ops` must outlive the model. Errors:
+// ResourceExhausted where memory cannot be had.
 absl::StatusOr<std::unique_ptr<Model>> load_llama(const LlamaOptions& options,
                                                   const ModelConfig& config, PassPlan passes,
                                                   std::unique_ptr<WeightStore> weights, Ops& ops);

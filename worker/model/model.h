@@ -1,5 +1,5 @@
-// Model: what a step asks of a transformer, range by range (worker/kv/pass_plan.h). Behind this interface
-// lies everything that knows one; in front of it are rows, units of KV and addresses.
+// Model: what a step asks of a transformer, range by range (worker/kv/pass_plan.h). Behind this
+// interface lies everything that knows one; in front of it are rows, units of KV and addresses.
 //
 // Owner: ModelRunner. Thread: the engine's only.
 #pragma once
@@ -16,23 +16,24 @@ namespace lckv {
 struct UnitRows {
   KvLayout layout;                             // of its committed slots
   std::span<const AttentionSegment> segments;  // what the rows may read of it
-  // Where an ordinary range owns the unit: row i's new KV goes to slot slots[i] of block blocks[i], before any
-  // row reads the unit.
+  // Where an ordinary range owns the unit: row i's new KV goes to slot slots[i] of block blocks[i],
+  // before any row reads the unit.
   std::span<const int32_t> blocks;
   std::span<const int32_t> slots;
-  // Where a cyclic group owns it: arrays over the group's staging rows. New KV goes to `fresh`, which layers
-  // at or above the unit's read; layers below read `read`, what the last walk gave (null where there are none).
+  // Where a cyclic group owns it: arrays over the group's staging rows. New KV goes to `fresh`,
+  // which layers at or above the unit's read; layers below read `read`, what the last walk gave
+  // (null where there are none).
   KvRows fresh;
   KvRows read;
 };
 
 // Rows of any number of sequences, one after the other, in one range.
 struct RangeBatch {
-  int32_t range = 0;                      // ordinary[k] is 2k, groups[g] is 2g + 1
-  std::span<const int32_t> positions;     // of each row
-  float* hidden = nullptr;                // [rows, hidden]: the residual stream, in and out
-  std::span<const UnitRows> units;        // by UnitId; only those that the range owns or reads are filled
-  std::span<const int32_t> staged_rows;   // cyclic groups: each row's staging row
+  int32_t range = 0;                     // ordinary[k] is 2k, groups[g] is 2g + 1
+  std::span<const int32_t> positions;    // of each row
+  float* hidden = nullptr;               // [rows, hidden]: the residual stream, in and out
+  std::span<const UnitRows> units;       // by UnitId; filled are those owned or read
+  std::span<const int32_t> staged_rows;  // cyclic groups: each row's staging row
   // Rows whose layers that read upward follow the official code's decode; null for none.
   const uint8_t* official_decode = nullptr;
 
@@ -45,15 +46,15 @@ class Model {
 
   virtual int32_t hidden_size() const = 0;
   virtual int32_t vocabulary_size() const = 0;
-  virtual int32_t max_rows() const = 0;      // of a batch
-  virtual size_t weight_bytes() const = 0;   // on the device
+  virtual int32_t max_rows() const = 0;     // of a batch
+  virtual size_t weight_bytes() const = 0;  // on the device
 
   // hidden[ids.size(), hidden_size]
   virtual void embed(std::span<const int32_t> ids, float* hidden) = 0;
   // All layers of the range over the rows.
   virtual void run(const RangeBatch& batch) = 0;
-  // A first guess of the KV that a walk over the rows will give: the source layers' own projections of the
-  // group's input, into `read` of the units that are read upward. `hidden` is only read.
+  // A first guess of the KV that a walk over the rows will give: the source layers' own projections
+  // of the group's input, into `read` of the units that are read upward. `hidden` is only read.
   virtual void guess(const RangeBatch& batch) = 0;
   // logits[rows, vocabulary_size] of rows that ran through all layers.
   virtual void logits(const float* hidden, int64_t rows, float* logits) = 0;
