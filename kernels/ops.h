@@ -1,11 +1,11 @@
 // Ops: the operations a model is made of, on one device and in one order (stream).
 //
-// Memory. All pointers are device pointers from `Ops::allocate` unless said otherwise. Activations are
-// float32, row-major, one row per token. Weights, keys and values are in the compute dtype given when
-// the backend was opened.
+// Memory. All pointers are device pointers from `Ops::allocate` unless said otherwise. Activations
+// are float32, row-major, one row per token. Weights, keys and values are in the compute dtype
+// given when the backend was opened.
 //
-// Reproducible mode. A row of a result depends on that row's inputs and on static shapes only: never
-// on the number of rows, their order, the thread count, the block size or the chunking.
+// Reproducible mode. A row of a result depends on that row's inputs and on static shapes only:
+// never on the number of rows, their order, the thread count, the block size or the chunking.
 //
 // Owner: ModelRunner. Thread: the engine's only. Shapes are the caller's promise and checked by
 // assertion; no call fails.
@@ -104,8 +104,8 @@ struct AttentionArgs {
   int32_t window = 0;     // 0: none
   int32_t num_sinks = 0;
   // Rows of the official code's decode, which has a defect (ARCHITECTURE.md, "Compatibility"): keys
-  // count as one position newer than they are, and a zero key with a zero value stands at position 0.
-  // Host: [rows], null for none.
+  // count as one position newer than they are, and a zero key with a zero value stands at position
+  // 0. Host: [rows], null for none.
   const uint8_t* official_decode = nullptr;
   KvLayout layout;
   KvRows staged;

@@ -275,7 +275,8 @@ class ReferenceOps final : public Ops {
   static size_t row_bytes(const KvLayout& layout) {
     return static_cast<size_t>(row_width(layout)) * dtype_bytes(layout.dtype);
   }
-  // Index of element j of a slot's key within its block; the value lies half a block's values further.
+  // Index of element j of a slot's key within its block; the value lies half a block's values
+  // further.
   static int64_t slot_index(const KvLayout& layout, int32_t slot, int64_t j) {
     const int64_t head = j / layout.head_dim;
     return (head * layout.slots_per_block + slot) * layout.head_dim + j % layout.head_dim;
@@ -339,7 +340,9 @@ class ReferenceOps final : public Ops {
     std::vector<float> scores;
     for (const Seen& key : seen) {
       float score = 0.0F;
-      for (int32_t i = 0; i < size; ++i) score += q[i] * load(key.base_k, layout.dtype, key.index + i);
+      for (int32_t i = 0; i < size; ++i) {
+        score += q[i] * load(key.base_k, layout.dtype, key.index + i);
+      }
       scores.push_back(score * args.scale);
     }
     float top = zero_key ? 0.0F : -std::numeric_limits<float>::infinity();

@@ -58,8 +58,8 @@ struct Candidates {
   double sum = 0.0;
 };
 
-// The fewest most likely ones that together reach top_p. Their number is not known beforehand and mostly
-// small against the vocabulary, so ever longer heads are put in order until one suffices.
+// The fewest most likely ones that together reach top_p. Their number is not known beforehand and
+// mostly small against the vocabulary, so ever longer heads are put in order until one suffices.
 void cut_top_p(const SampleArgs& args, Candidates& all) {
   const double wanted = static_cast<double>(args.top_p) * all.sum;
   std::vector<double> weight_of(static_cast<size_t>(args.vocabulary), 0.0);

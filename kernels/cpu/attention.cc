@@ -1,6 +1,7 @@
-// One task computes the query heads of one KV head for a few neighbouring rows of one sequence: a tile's
-// keys and values are widened once for all of them. Every score and every sum of one query is built in an
-// order that its own position, window and history give, so grouping rows changes no bit.
+// One task computes the query heads of one KV head for a few neighbouring rows of one sequence: a
+// tile's keys and values are widened once for all of them. Every score and every sum of one query
+// is built in an order that its own position, window and history give, so grouping rows changes no
+// bit.
 #include "kernels/cpu/attention.h"
 
 #include <omp.h>
@@ -34,7 +35,8 @@ struct AttentionTask {
   float* scratch = nullptr;
 };
 
-// Queries of a task: enough to make widening a tile cheap, few enough to stay in the nearest caches.
+// Queries of a task: enough to make widening a tile cheap, few enough to stay in the nearest
+// caches.
 constexpr int32_t kTaskQueries = 32;
 
 inline int32_t rows_together(const AttentionArgs& args) {

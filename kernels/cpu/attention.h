@@ -8,7 +8,8 @@
 
 namespace lckv {
 
-// Owner: the CPU backend. Thread: its caller's. Keeps the threads' scratch memory from call to call.
+// Owner: the CPU backend. Thread: its caller's. Keeps the threads' scratch memory from call to
+// call.
 class CpuAttention {
  public:
   explicit CpuAttention(int threads) : threads_(threads) {}

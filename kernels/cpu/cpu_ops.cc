@@ -103,7 +103,8 @@ class CpuOps final : public Ops {
     const float* const cos = table.floats();
     const float* const sin = cos + table.bytes() / sizeof(float) / 2;
     const auto rows = static_cast<int64_t>(positions.size());
-#pragma omp parallel for schedule(static) num_threads(threads_) if (rows * heads * head_dim > kParallelFloats)
+#pragma omp parallel for schedule(static) num_threads(threads_) \
+    if (rows * heads * head_dim > kParallelFloats)
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t at = positions[row] * half;
       for (int32_t head = 0; head < heads; ++head) {

@@ -50,7 +50,8 @@ void SiluMulRow(const float* gate, const float* up, int64_t size, float* out) {
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto one = hn::Set(d, 1.0F);
-  // The exponential of -|g| cannot overflow: for negative g both sides of the fraction are scaled by it.
+  // The exponential of -|g| cannot overflow: for negative g both sides of the fraction are scaled
+  // by it.
   const auto silu_mul = [&](auto g, auto u) {
     const auto e = exponential(d, hn::Neg(hn::Abs(g)));
     const auto top = hn::IfThenElse(hn::Lt(g, hn::Zero(d)), hn::Mul(g, e), g);

@@ -1,5 +1,6 @@
-// exp(x) for x <= 0, to be included once per instruction set: x = n ln 2 + r with |r| <= ln 2 / 2, a
-// polynomial in r, and n added to the exponent. Relative error below 2e-7; zero below -87, -inf included.
+// exp(x) for x <= 0, to be included once per instruction set: x = n ln 2 + r with |r| <= ln 2 / 2,
+// a polynomial in r, and n added to the exponent. Relative error below 2e-7; zero below -87, -inf
+// included.
 #if defined(LCKV_EXPONENTIAL_INL_H) == defined(HWY_TARGET_TOGGLE)
 #ifdef LCKV_EXPONENTIAL_INL_H
 #undef LCKV_EXPONENTIAL_INL_H
@@ -22,7 +23,8 @@ HWY_INLINE V exponential(D d, V x) {
   const V n = hn::Round(hn::Mul(clamped, set(1.44269504F)));
   // ln 2 in two parts: n times the first one is exact.
   const V r = hn::NegMulAdd(n, set(-2.12194440e-4F), hn::NegMulAdd(n, set(0.693359375F), clamped));
-  // The Taylor series; its first dropped term is below half a unit in the last place at |r| = ln 2 / 2.
+  // The Taylor series; its first dropped term is below half a unit in the last place at |r| = ln 2
+  // / 2.
   V p = set(1.0F / 5040.0F);
   p = hn::MulAdd(p, r, set(1.0F / 720.0F));
   p = hn::MulAdd(p, r, set(1.0F / 120.0F));

@@ -30,7 +30,7 @@ std::byte* slot_key(const KvLayout& layout, int32_t block, int32_t slot, int32_t
 float widened(float value) { return value; }
 float widened(uint16_t value) { return bfloat16_to_float(value); }
 
-// In four sums, so that the loop keeps up with memory; their order is fixed.
+// In several sums, so that the loop keeps up with memory; their order is fixed.
 template <class Value>
 void add_distance(const std::byte* fresh, const std::byte* read, int64_t size,
                   KvDistance& distance) {

@@ -9,8 +9,9 @@
 
 namespace lckv {
 
-// Caps oneDNN at AVX512-BF16 where the processor advertises AMX but reports no tile palette (CPUID leaf
-// 0x1D): its kernels would end in an illegal instruction there. Before any other use of oneDNN.
+// Caps oneDNN at AVX512-BF16 where the processor advertises AMX but reports no tile palette (CPUID
+// leaf 0x1D): its kernels would end in an illegal instruction there. Before any other use of
+// oneDNN.
 void cap_onednn_instruction_set();
 
 // A product of x [rows, k] with panels as row_product.h describes them; x in the panels' type.
@@ -32,8 +33,8 @@ class OnednnProducts {
   OnednnProducts();
   ~OnednnProducts();
 
-  // Whether oneDNN has a fast product of this shape that reads our panels as they are: 64 columns are its
-  // layout OI16i64o (float32) or OI8i64o2i (bfloat16).
+  // Whether oneDNN has a fast product of this shape that reads our panels as they are: 64 columns
+  // are its layout OI16i64o (float32) or OI8i64o2i (bfloat16).
   bool can_multiply(const OnednnProduct& product);
   void multiply(const OnednnProduct& product);
 

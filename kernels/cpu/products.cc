@@ -12,8 +12,8 @@
 namespace lckv {
 namespace {
 
-// oneDNN gets whole multiples of this many rows, so that few primitives are made; our own product takes
-// the rest. It also takes all small numbers of rows, where it reads weights faster.
+// oneDNN gets whole multiples of this many rows, so that few primitives are made; our own product
+// takes the rest. It also takes all small numbers of rows, where it reads weights faster.
 constexpr int64_t kOnednnRows = 128;
 constexpr int64_t kOnednnRowsMax = 512;
 

@@ -143,8 +143,8 @@ void multiply_panels(const RowKernels& kernels, const ProductShape& shape,
           for (int64_t block = 0; block < blocks.count; ++block) {
             const int64_t size = blocks.size(block);
             const int64_t at = blocks.begin(block);
-            // The blocks of a chunk share the work of asking for the next one; a lone block asks for
-            // what it needs itself a few kilobytes later.
+            // The blocks of a chunk share the work of asking for the next one; a lone block asks
+            // for what it needs itself a few kilobytes later.
             const int lines = blocks.count == 1 ? 4 : blocks.count <= 3 ? 2 : 1;
             const int64_t asked = block * width * kPanelColumns * bytes * lines / 4;
             kernels.by_rows[size / kernels.row_unit - 1](

@@ -1,10 +1,11 @@
-// Our own matrix product: y = x * W^T, where each output element is accumulated over k in one fixed order
-// whatever the number of rows. Work is split over n only, and partial sums rest in float32 between two
-// chunks of k, which changes no bit. A row's result therefore never depends on its neighbours.
+// Our own matrix product: y = x * W^T, where each output element is accumulated over k in one fixed
+// order whatever the number of rows. Work is split over n only, and partial sums rest in float32
+// between two chunks of k, which changes no bit. A row's result therefore never depends on its
+// neighbours.
 //
-// Weights lie in panels of 64 columns: [n / 64][padded k / step][64][step], step 2 for bfloat16 (operand
-// of vdpbf16ps and of tdpbf16ps), 1 for float32; padded with zeros. oneDNN reads the same bytes, see
-// onednn_product.h, so that one copy serves every kernel.
+// Weights lie in panels of 64 columns: [n / 64][padded k / step][64][step], step 2 for bfloat16
+// (operand of vdpbf16ps and of tdpbf16ps), 1 for float32; padded with zeros. oneDNN reads the same
+// bytes, see onednn_product.h, so that one copy serves every kernel.
 #pragma once
 
 #include <cstddef>
@@ -62,7 +63,8 @@ RowKernels wide_bfloat16_row_kernels();
 RowKernels avx512_bfloat16_row_kernels();
 bool has_avx512_bf16();
 
-// How the rows of x are laid out for one product: [chunk][padded rows][chunk_k], the last chunk narrower.
+// How the rows of x are laid out for one product: [chunk][padded rows][chunk_k], the last chunk
+// narrower.
 struct ProductShape {
   int64_t rows = 0;
   int64_t n = 0;
@@ -77,7 +79,8 @@ struct ProductShape {
   int64_t chunks() const { return (k + chunk_k - 1) / chunk_k; }
 };
 
-// Rounds and lays out rows [begin, end) of x [rows, k], k before padding; rows past the last are zeros.
+// Rounds and lays out rows [begin, end) of x [rows, k], k before padding; rows past the last are
+// zeros.
 void lay_out_rows(const ProductShape& shape, DType dtype, const float* x, int64_t k, int64_t begin,
                   int64_t end, std::byte* out);
 

@@ -1,5 +1,6 @@
-// Blocks of rows on AVX512-BF16: one vdpbf16ps per row, pair of k and 16 columns. By attributes, not by
-// options of this file, so that no inline function of a header is compiled for one machine only.
+// Blocks of rows on AVX512-BF16: one vdpbf16ps per row, pair of k and 16 columns. By attributes,
+// not by options of this file, so that no inline function of a header is compiled for one machine
+// only.
 #include <cpuid.h>
 #include <immintrin.h>
 

@@ -1,5 +1,5 @@
-// Blocks of 16 rows on 16-row matrix tiles (Intel AMX): 16 rows cost what one costs. The algorithm is a
-// template over the tiles themselves, so that it can be verified where no hardware has them.
+// Blocks of 16 rows on 16-row matrix tiles (Intel AMX): 16 rows cost what one costs. The algorithm
+// is a template over the tiles themselves, so that it can be verified where no hardware has them.
 //
 // A Tiles type has eight tiles of 16 rows by 64 bytes: clear<t>(), load<t>(from, stride in bytes),
 // store<t>(to, stride) and dot<sums, rows, weights>() with the meaning of TDPBF16PS.

@@ -1,5 +1,5 @@
-// The tiles of the hardware. In assembly, since the compiler's intrinsics are macros that paste the tile's
-// number and take no template argument.
+// The tiles of the hardware. In assembly, since the compiler's intrinsics are macros that paste the
+// tile's number and take no template argument.
 #include "kernels/cpu/tile_product.h"
 
 namespace lckv {
@@ -34,8 +34,8 @@ struct HardwareTiles {
   }
 };
 
-// The tiles are configured for each block: it costs tens of cycles of thousands, and leaves no state of
-// this thread behind that other code would have to know of.
+// The tiles are configured for each block: it costs tens of cycles of thousands, and leaves no
+// state of this thread behind that other code would have to know of.
 void multiply_block(const BlockProduct& block) {
   const TileConfig config;
   asm volatile("ldtilecfg %0" ::"m"(config));

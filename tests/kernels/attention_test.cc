@@ -1,5 +1,5 @@
-// Attention against double precision over a grid of shapes and masks; and byte identity of a row however
-// its history is cut into blocks, staged rows and batches.
+// Attention against double precision over a grid of shapes and masks; and byte identity of a row
+// however its history is cut into blocks, staged rows and batches.
 #include <limits>
 #include <numeric>
 
@@ -147,7 +147,8 @@ void expect_definition(const Shape& shape, const History& history, DType dtype,
         const double expected = norm > 0.0 ? sum[i] / norm : 0.0;
         const float got =
             output.out[(static_cast<int64_t>(row) * shape.heads + head) * shape.head_dim + i];
-        // Scores carry head_dim roundings, weights the error of one exp, sums one rounding a position.
+        // Scores carry head_dim roundings, weights the error of one exp, sums one rounding a
+        // position.
         const double tolerance =
             (4.0 * shape.head_dim + 4.0 * static_cast<double>(seen.size()) + 16.0) * 0x1p-24 * size;
         ASSERT_NEAR(got, expected, tolerance) << "row " << row << " head " << head;

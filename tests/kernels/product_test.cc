@@ -16,8 +16,8 @@ struct Case {
 class Product : public testing::TestWithParam<Backend> {};
 INSTANTIATE_TEST_SUITE_P(All, Product, testing::ValuesIn(all_backends()), backend_name);
 
-// |error| <= (k + 2) * eps32 * sum |x w|, plus one rounding of either input to the compute dtype, which
-// the naive version shares.
+// |error| <= (k + 2) * eps32 * sum |x w|, plus one rounding of either input to the compute dtype,
+// which the naive version shares.
 TEST_P(Product, MatchesDoublePrecision) {
   const Backend& backend = GetParam();
   const auto ops = backend.open();

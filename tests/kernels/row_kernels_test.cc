@@ -1,5 +1,5 @@
-// Each of our own product's kernels by itself, those of other machines included: matrix tiles run in an
-// emulation of the instruction, and in hardware where this process may use it.
+// Each of our own product's kernels by itself, those of other machines included: matrix tiles run
+// in an emulation of the instruction, and in hardware where this process may use it.
 #include <array>
 
 #include "kernels/cpu/amx_permission.h"
@@ -9,8 +9,9 @@
 namespace lckv {
 namespace {
 
-// Eight tiles with the meaning of TILELOADD, TILESTORED and TDPBF16PS (Intel SDM): even and odd elements
-// of k are summed apart with fused steps, then together, then into the tile; subnormals are zeros.
+// Eight tiles with the meaning of TILELOADD, TILESTORED and TDPBF16PS (Intel SDM): even and odd
+// elements of k are summed apart with fused steps, then together, then into the tile; subnormals
+// are zeros.
 class EmulatedTiles {
  public:
   template <int kTile>
