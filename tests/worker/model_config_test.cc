@@ -163,7 +163,8 @@ TEST(ModelConfig, GenerationConfigOverridesAndDefaults) {
   EXPECT_THAT(parse(config).eos_token_ids, ElementsAre(1, 2));
   const ModelConfig parsed =
       parse(config, R"({"eos_token_id": [3, 4, 5], "do_sample": false, "temperature": 0.6,
-                        "top_k": 50, "min_p": 0.1, "repetition_penalty": 1.1, "max_new_tokens": 12})");
+                        "top_k": 50, "min_p": 0.1, "repetition_penalty": 1.1,
+                        "max_new_tokens": 12})");
   EXPECT_THAT(parsed.eos_token_ids, ElementsAre(3, 4, 5));
   EXPECT_EQ(parsed.generation.temperature, 0.0F);
   EXPECT_EQ(parsed.generation.top_k, 50U);

@@ -49,7 +49,6 @@ absl::StatusOr<MappedMemory> MappedMemory::allocate(size_t bytes) {
   if (data == MAP_FAILED) {
     return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes of weights"));
   }
-  madvise(data, bytes, MADV_HUGEPAGE);
   return MappedMemory(static_cast<std::byte*>(data), bytes, /*is_writable=*/true);
 }
 
