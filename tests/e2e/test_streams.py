@@ -3,7 +3,6 @@
 import os
 import random
 import threading
-import time
 
 import grpc
 
@@ -17,20 +16,24 @@ FLAGS = ["--dtype", "float32", "--max-num-seqs", 64, "--kv-cache-memory", "64MiB
 
 def plan(rng, number):
     kind = "idle" if number % 20 == 0 else rng.choice(["whole"] * 6 + ["cancel", "cancel", "deadline"])
-    length = rng.randrange(1, 60)
+    # Nobody reads the idle ones: enough of them is sent to fill what lies between.
+    length = 380 if kind == "idle" else rng.randrange(1, 60)
     made = api.request(
         [rng.randrange(3, 4096) for _ in range(rng.randrange(1, 120))],
         sampling={"temperature": rng.choice([0, 0.8]), "seed": number},
         stopping={"max_new_tokens": length, "ignore_eos": True},
         num_choices=rng.choice([1, 1, 1, 2]),
     )
+    if kind == "idle":
+        made.output.num_logprobs = 20
     return kind, made, length, rng.random()
 
 
 class Stream(threading.Thread):
-    def __init__(self, client, kind, made, length, chance):
+    def __init__(self, client, others_ended, kind, made, length, chance):
         super().__init__(daemon=True)
         self.client, self.kind, self.made = client, kind, made
+        self.others_ended = others_ended
         self.length, self.chance = length, chance
         self.problem = None
 
@@ -67,18 +70,21 @@ class Stream(threading.Thread):
             assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED, error
 
     def idle(self):
-        """Starts a call and reads nothing of it until it is cancelled."""
-        call = self.client.stream(self.made, timeout=300 * serving.SLOWNESS)
-        time.sleep(1 + self.chance)
+        """Starts a call and reads nothing of it for as long as there are others."""
+        call = self.client.stream(self.made, timeout=600 * serving.SLOWNESS)
+        self.others_ended.wait(600 * serving.SLOWNESS)
         call.cancel()
 
 
 def repetition(client, seed):
     rng = random.Random(seed)
-    streams = [Stream(client, *plan(rng, number)) for number in range(NUM_STREAMS)]
+    others_ended = threading.Event()
+    streams = [Stream(client, others_ended, *plan(rng, number)) for number in range(NUM_STREAMS)]
     for stream in streams:
         stream.start()
-    for stream in streams:
+    for stream in sorted(streams, key=lambda stream: stream.kind == "idle"):
+        if stream.kind == "idle":
+            others_ended.set()
         stream.join(600 * serving.SLOWNESS)
         assert not stream.is_alive(), "a stream does not end"
     assert [stream.problem for stream in streams if stream.problem] == []
@@ -98,11 +104,21 @@ def test_mixed_streams_leave_nothing_behind():
             ]
 
         before = state()
-        resident = []
-        for number in range(3):
+
+        def run_once():
             repetition(system.client, SEED)
             serving.wait_until(lambda: state() == before, "everything free again")
-            resident.append([process.resident_bytes() for process in (worker, system.router)])
-        if serving.PRESET == "release":  # sanitizers keep freed memory
-            for second, third in zip(resident[1], resident[2]):
-                assert third <= 1.01 * second, f"memory grows: {resident}"
+            return [process.resident_bytes() for process in (worker, system.router)]
+
+        resident = [run_once() for _ in range(3)]
+        if serving.PRESET != "release":  # sanitizers keep freed memory
+            return
+        # A leak grows each time. An allocator that takes its next chunk, which is more than 1 % of a router, does so
+        # once: then the fourth repetition tells.
+        if grows(resident):
+            resident.append(run_once())
+            assert not grows(resident), f"memory grows: {resident}"
+
+
+def grows(resident):
+    return any(last > 1.01 * previous for previous, last in zip(*resident[-2:]))

@@ -48,6 +48,7 @@ CLEAN = [
     ("router/a.cc", "// a manager of pages, with a helper\nint32_t max_context_tokens = 0;"),
     ("router/a.cc", 'const char* kText = "class Manager {";'),
     ("kernels/a.cc", LONG_BODY),
+    ("kernels/cpu/a-inl.h", "#ifndef LCKV_A_INL_H\n#define LCKV_A_INL_H\n#endif"),
     ("worker/startup.cc", "#ifdef LCKV_CUDA\n#endif"),
     ("kernels/a.cc", "constexpr int kLarge = 1'000'000;  // 'tis fine\nint f() { return 'x'; }"),
 ]
