@@ -91,6 +91,24 @@ TEST_P(Prefill, ChunkedIsWhole) {
   }
 }
 
+// Rows are first read as a guess, then as the last walk gave them: a window of 64 rows of a trained
+// model settles in a few walks, not in 64.
+TEST(PrefillWalks, WindowsSettleInFewWalks) {
+  const LocalOptions options{.model = "deploy/models/demo",
+                             .dtype = DType::kBFloat16,
+                             .lookahead = 64,
+                             .tolerance = 1.0F / 512};
+  const auto replica = open_replica(options);
+  SequenceSpec spec;
+  spec.prompt = random_tokens(11, 256, replica->local().config.vocabulary_size);
+  spec.max_new_tokens = 1;
+  const SequenceId sequence = replica->submit(std::move(spec));
+  replica->run();
+  ASSERT_TRUE(replica->transcript(sequence).finished);
+  EXPECT_GE(replica->transcript(sequence).num_prefill_walks, 4);
+  EXPECT_LE(replica->transcript(sequence).num_prefill_walks, 4 * 8);
+}
+
 INSTANTIATE_TEST_SUITE_P(Maps, Prefill, testing::ValuesIn(layer_maps()), case_name);
 INSTANTIATE_TEST_SUITE_P(Demo, Prefill, testing::ValuesIn(demo_model()), case_name);
 
