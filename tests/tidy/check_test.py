@@ -54,12 +54,14 @@ CLEAN = [
 ]
 
 
-@pytest.mark.parametrize("path,text,line,rule", VIOLATIONS)
+@pytest.mark.parametrize(
+    "path,text,line,rule", VIOLATIONS, ids=[f"{row[3]} in {row[0]}" for row in VIOLATIONS]
+)
 def test_violation_is_found(path, text, line, rule):
     found = check.check_file(path, text)
     assert any(entry.startswith(f"{path}:{line}: {rule}: ") for entry in found), found
 
 
-@pytest.mark.parametrize("path,text", CLEAN)
+@pytest.mark.parametrize("path,text", CLEAN, ids=[row[0] for row in CLEAN])
 def test_clean_code_passes(path, text):
     assert check.check_file(path, text) == []
