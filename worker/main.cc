@@ -13,8 +13,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
-#include "grpcpp/server.h"
-#include "grpcpp/server_builder.h"
 #include "rpc/health_server.h"
 #include "rpc/logging.h"
 #include "rpc/metrics_server.h"
@@ -24,6 +22,7 @@
 #include "worker/engine/engine.h"
 #include "worker/scheduler/scheduler.h"
 #include "worker/service/engine_service.h"
+#include "worker/service/service_port.h"
 #include "worker/service/worker_metrics.h"
 #include "worker/startup.h"
 
@@ -34,12 +33,13 @@ constexpr char kServiceName[] = "lckv.internal.v1.Engine";
 // How often main looks after readiness and the step's age.
 constexpr absl::Duration kWatchInterval = absl::Milliseconds(200);
 // What open streams get to hear that the worker ends.
-constexpr std::chrono::seconds kCloseTimeout(2);
+constexpr absl::Duration kCloseTimeout = absl::Seconds(2);
 // No step takes so long; one that does is not waited for.
 constexpr std::chrono::seconds kStopTimeout(10);
 
-// Kernels' threads must sleep between parallel regions, not spin: other processes share the cores. The OpenMP
-// runtime reads its settings once, before main, so the process starts itself again with them.
+// Kernels' threads must sleep between parallel regions, not spin: other processes share the cores.
+// The OpenMP runtime reads its settings once, before main, so the process starts itself again with
+// them.
 void quiet_openmp(const WorkerConfig& config, char** argv) {
   const std::string threads = config.threads > 0 ? absl::StrCat(config.threads) : "";
   const char* given_threads = std::getenv("OMP_NUM_THREADS");
@@ -56,7 +56,7 @@ void quiet_openmp(const WorkerConfig& config, char** argv) {
 struct Ports {
   std::unique_ptr<HealthServer> health;
   std::unique_ptr<MetricsServer> metrics;
-  std::unique_ptr<grpc::Server> engine;
+  std::unique_ptr<ServicePort> routers;
 };
 
 absl::StatusOr<Ports> open_ports(const WorkerConfig& config, WorkerMetrics& metrics,
@@ -72,18 +72,11 @@ absl::StatusOr<Ports> open_ports(const WorkerConfig& config, WorkerMetrics& metr
   ports.metrics = *std::move(metrics_server);
 
   enable_reflection();
-  grpc::ServerBuilder builder;
-  configure_internal_server(builder);
-  const std::string address = host_port(config.host, config.port);
-  int port = 0;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
-  builder.RegisterService(&service);
-  ports.engine = builder.BuildAndStart();
-  if (ports.engine == nullptr || port == 0) {
-    return absl::UnavailableError(absl::StrCat("cannot serve routers on ", address));
-  }
+  auto routers = ServicePort::open(config.host, config.port, service);
+  if (!routers.ok()) return routers.status();
+  ports.routers = *std::move(routers);
   log_fields(spdlog::level::info, "listening",
-             {{"routers", host_port(config.host, static_cast<uint16_t>(port))},
+             {{"routers", host_port(config.host, ports.routers->port())},
               {"metrics", host_port(config.host, ports.metrics->port())},
               {"health", host_port(config.host, ports.health->port())}});
   return ports;
@@ -150,7 +143,7 @@ void shut_down(const WorkerConfig& config, EngineService& service, Ports& ports)
                  absl::FormatDuration(config.drain_timeout));
   }
   service.close();
-  ports.engine->Shutdown(std::chrono::system_clock::now() + kCloseTimeout);
+  ports.routers->close(kCloseTimeout);
 }
 
 int run(const WorkerConfig& config) {
@@ -173,7 +166,8 @@ int run(const WorkerConfig& config) {
   auto engine = loading.get();
   if (!engine.ok()) {
     spdlog::error("{}", std::string(engine.status().message()));
-    ports->engine->Shutdown(std::chrono::system_clock::now());
+    service.close();
+    ports->routers->close(kCloseTimeout);
     return 1;
   }
   ports->health->set_ready(true);

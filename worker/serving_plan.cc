@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "rpc/byte_size.h"
@@ -130,7 +131,11 @@ void fill_runner(ServingPlan& plan) {
 
 std::string served_name(const WorkerConfig& config) {
   if (!config.served_model_name.empty()) return config.served_model_name;
-  std::filesystem::path path = std::filesystem::absolute(config.model).lexically_normal();
+  // "." has a name only as an absolute path; where there is none the folder's is as good as any.
+  std::error_code error;
+  std::filesystem::path path = std::filesystem::absolute(config.model, error);
+  if (error) path = config.model;
+  path = path.lexically_normal();
   if (!path.has_filename()) path = path.parent_path();
   return path.filename().string();
 }

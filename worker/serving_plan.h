@@ -1,5 +1,5 @@
-// ServingPlan: everything that follows from the flags and the checkpoint's config: number formats, limits
-// and how the memory is cut. A pure value, computed before any weight is read.
+// ServingPlan: everything that follows from the flags and the checkpoint's config: number formats,
+// limits and how the memory is cut. A pure value, computed before any weight is read.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,5 @@
-// Start-up in pieces: checkpoint → operations → model → runner, and what a router is told about them.
+// Start-up in pieces: checkpoint → operations → model → runner, and what a router is told about
+// them.
 //
 // Called by main (and by measurements that leave the network away), each function on one thread.
 #pragma once
@@ -35,14 +36,14 @@ struct LoadedModel {
   std::unique_ptr<Model> model;
 };
 
-// Config and plan; no weights yet. Errors: what is broken, in one line that names the file and the key, or the
-// flags that are in each other's way.
+// Config and plan; no weights yet. Errors: what is broken, in one line that names the file and the
+// key, or the flags that are in each other's way.
 absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config);
 
 std::unique_ptr<Ops> open_device(const WorkerConfig& config, const ServingPlan& plan);
 
-// Reads the weights and packs them by means of `ops`, which `loaded` keeps. Errors: one line that names the
-// file and the tensor.
+// Reads the weights and packs them by means of `ops`, which `loaded` keeps. Errors: one line that
+// names the file and the tensor.
 absl::Status load_weights(const WorkerConfig& config, std::unique_ptr<Ops> ops,
                           LoadedModel& loaded);
 

@@ -78,7 +78,8 @@ std::vector<int32_t> made_up_prompt(int32_t length, int32_t vocabulary, int32_t 
   uint32_t state = 12345 + static_cast<uint32_t>(salt) * 7919;
   for (int32_t i = 0; i < length; ++i) {
     state = state * 1664525 + 1013904223;
-    prompt.push_back(static_cast<int32_t>(3 + (state >> 8) % static_cast<uint32_t>(vocabulary - 3)));
+    const uint32_t spread = (state >> 8) % static_cast<uint32_t>(vocabulary - 3);
+    prompt.push_back(static_cast<int32_t>(3 + spread));
   }
   return prompt;
 }

@@ -1,4 +1,5 @@
-// Driver: the scheduler and the runner of one model, stepped by hand: the engine without its thread.
+// Driver: the scheduler and the runner of one model, stepped by hand: the engine without its
+// thread.
 #pragma once
 
 #include <cstdint>

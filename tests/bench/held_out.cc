@@ -1,4 +1,5 @@
-// SentencePiece's header declares an absl::string_view of its own: Abseil must not be included here.
+// SentencePiece's header declares an absl::string_view of its own: Abseil must not be included
+// here.
 #include "tests/bench/held_out.h"
 
 #include <fstream>

@@ -7,8 +7,8 @@
 
 namespace lckv::bench {
 
-// Bytes per second of reading a buffer of that size with `threads` threads: the best of five runs of
-// vector loads.
+// Bytes per second of reading a buffer of that size with `threads` threads: the best of five runs
+// of vector loads.
 double read_bandwidth(size_t bytes, int threads);
 
 struct ProductShape {

@@ -25,6 +25,8 @@ struct Measurement {
   Goal goal;               // of value / limit, or of the value where there is no limit
 };
 
+// Small models say nothing about goals: from here on none is judged.
+void leave_goals_out();
 void print_heading(absl::string_view text);
 void print(const Measurement& measurement);
 // "12 goals met, 1 missed"

@@ -1,4 +1,6 @@
 // Measures the engine without its network: `serving_bench [--smoke]`, from the source root.
+#include <omp.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -9,11 +11,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "kernels/check.h"
+#include "kernels/cpu/amx_permission.h"
 #include "spdlog/spdlog.h"
 #include "tests/bench/driver.h"
 #include "tests/bench/held_out.h"
 #include "tests/bench/lines.h"
-#include "tests/bench/machine.h"
+#include "tests/bench/limits.h"
 
 namespace lckv {
 namespace {
@@ -257,14 +260,16 @@ Limits measure_machine(const Scale& scale) {
   const auto driver = open({.folder = scale.lckv});
   const ModelConfig& config = driver->loaded().config;
   Limits limits;
-  limits.amx = has_amx();
-  limits.bandwidth = read_bandwidth(static_cast<int64_t>(driver->loaded().weight_bytes));
+  limits.amx = ask_for_amx();
+  const int threads = omp_get_max_threads();
+  limits.bandwidth = bench::read_bandwidth(driver->loaded().weight_bytes, threads);
   const int64_t rows = scale.peak_rows;
-  std::vector<MatmulShape> shapes = {{rows, 2 * config.intermediate_size, config.hidden_size},
-                                     {rows, config.hidden_size, config.intermediate_size},
-                                     {rows, config.hidden_size, config.hidden_size},
-                                     {rows, rows, rows}};
-  limits.peak = matmul_peak(shapes);
+  const std::vector<bench::ProductShape> shapes = {
+      {rows, 2 * config.intermediate_size, config.hidden_size},
+      {rows, config.hidden_size, config.intermediate_size},
+      {rows, config.hidden_size, config.hidden_size},
+      {rows, rows, rows}};
+  limits.peak = bench::product_peak(shapes, threads);
   print({"weights on the device", static_cast<double>(driver->loaded().weight_bytes) / 1e9, "GB",
          "", 0, {}});
   print({"read bandwidth (best of 5)", limits.bandwidth / 1e9, "GB/s", "", 0, {}});
@@ -292,6 +297,7 @@ int main(int argc, char** argv) {
   const bool smoke = argc > 1 && std::strcmp(argv[1], "--smoke") == 0;
   lckv::Scale scale;
   if (smoke) {
+    lckv::leave_goals_out();
     scale = {.ordinary = lckv::kDemoOrdinary,
              .lckv = lckv::kDemo,
              .decode_steps = 10,

@@ -71,7 +71,8 @@ INSTANTIATE_TEST_SUITE_P(
                     s.set_max_new_tokens(0);
                     s.add_resumed(1);
                   }},
-        BadSubmit{"StopId", "stopping.stop_token_ids", [](Submit& s) { s.add_stop_token_ids(100); }},
+        BadSubmit{"StopId", "stopping.stop_token_ids",
+                  [](Submit& s) { s.add_stop_token_ids(100); }},
         BadSubmit{"ManyStopIds", "stopping.stop_token_ids",
                   [](Submit& s) {
                     for (int i = 0; i < 65; ++i) s.add_stop_token_ids(i);

@@ -22,8 +22,8 @@ Load EngineService::load_of(const Link& link) const {
   load.set_num_sessions(static_cast<uint32_t>(links_.size()));
   load.set_draining(draining_);
   load.set_num_taken(link.num_taken);
-  // The queue's room, less what is in the mailbox, in equal shares. A last place is offered to all: who comes
-  // too late is refused and may come again.
+  // The queue's room, less what is in the mailbox, in equal shares. A last place is offered to all:
+  // who comes too late is refused and may come again.
   const int64_t in_mailbox =
       static_cast<int64_t>(num_posted_) - static_cast<int64_t>(num_commands_);
   const int64_t room = options_.max_waiting - load_.num_waiting - std::max<int64_t>(in_mailbox, 0);

@@ -155,8 +155,8 @@ absl::Status EngineService::submit(const std::shared_ptr<lckv::Session>& session
     refuse(session, submit.handle(), status);
     return absl::OkStatus();
   }
-  // A session that ended between the two locks above posted its cancel before the submit, which would
-  // then live on: nobody is left to receive it.
+  // A session that ended between the two locks above posted its cancel before the submit, which
+  // would then live on: nobody is left to receive it.
   bool orphan = false;
   {
     const std::lock_guard lock(mutex_);

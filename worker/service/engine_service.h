@@ -1,8 +1,9 @@
-// EngineService: the sessions of all routers on one side, the engine's mailbox and reports on the other.
+// EngineService: the sessions of all routers on one side, the engine's mailbox and reports on the
+// other.
 //
-// Sessions opened while the model loads wait for serve(). Owner: main. gRPC's threads bring frames, the
-// engine's thread reports; one lock guards what they share and is held for table look-ups only: never
-// while gRPC or the mailbox is called.
+// Sessions opened while the model loads wait for serve(). Owner: main. gRPC's threads bring frames,
+// the engine's thread reports; one lock guards what they share and is held for table look-ups only:
+// never while gRPC or the mailbox is called.
 #pragma once
 
 #include <cstdint>
@@ -48,7 +49,8 @@ class EngineService final : public internal::v1::Engine::CallbackService {
   void close();
   // Sequences taken and neither finished nor cancelled.
   size_t num_sequences() const;
-  // How long work that could go on has waited without a step or, with no work, the loop without a turn.
+  // How long work that could go on has waited without a step or, with no work, the loop without a
+  // turn.
   absl::Duration step_age(absl::Time now) const;
 
   // The engine's sink.

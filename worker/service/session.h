@@ -1,11 +1,10 @@
-// Session: the stream of one router: reads its frames, writes those for it from a bounded queue, and
-// ends once, for the first reason that comes up.
+// Session: the stream of one router: reads its frames, writes those for it from a bounded queue,
+// and ends once, for the first reason that comes up.
 //
-// Owned by its call until the call is done, and by whoever else holds it; every method may be called
-// from any thread. gRPC is never called with the lock held.
+// Owned by its call until the call is done, and by whoever else holds it; every method may be
+// called from any thread. gRPC is never called with the lock held.
 #pragma once
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -22,7 +21,8 @@
 namespace lckv {
 
 struct SessionOptions {
-  // A router that leaves so much unread is cut off. A step's frames are let in whole below the bound.
+  // A router that leaves so much unread is cut off. A step's frames are let in whole below the
+  // bound.
   size_t max_queued_bytes = 256 << 20;
   size_t max_queued_frames = 4096;
   // So long without a frame from the router, or for one write, and it is taken for lost.
@@ -34,8 +34,8 @@ class Session final
       public std::enable_shared_from_this<Session> {
  public:
   // Frames come one at a time, in order; an error ends the session with it.
-  using OnFrame =
-      std::function<absl::Status(const std::shared_ptr<Session>&, const internal::v1::RouterFrame&)>;
+  using OnFrame = std::function<absl::Status(const std::shared_ptr<Session>&,
+                                             const internal::v1::RouterFrame&)>;
   // Once, when the end begins: nothing that is sent later arrives.
   using OnEnd = std::function<void(const std::shared_ptr<Session>&)>;
 
@@ -45,7 +45,8 @@ class Session final
 
   uint64_t id() const { return id_; }
   void read();  // starts to; once
-  // The frame is the session's next. Dropped where the session ends; ends it where the queue is full.
+  // The frame is the session's next. Dropped where the session ends; ends it where the queue is
+  // full.
   void send(internal::v1::WorkerFrame frame);
   // Ends after the write in progress, or at once and without a status where `cut_off`.
   void end(absl::Status status, bool cut_off = false);

@@ -45,7 +45,8 @@ absl::Status check_names(const internal::v1::Submit& submit) {
 }
 
 // "is 1.5; must be in [0, 1)". NaN fails every comparison and so is refused.
-absl::Status check_number(absl::string_view field, float value, bool valid, absl::string_view range) {
+absl::Status check_number(absl::string_view field, float value, bool valid,
+                          absl::string_view range) {
   if (valid && std::isfinite(value)) return absl::OkStatus();
   return invalid_field(field, absl::StrCat("is ", value, "; must be ", range));
 }
@@ -181,7 +182,8 @@ absl::StatusOr<std::shared_ptr<const SequenceSpec>> check_submit(const internal:
   const int32_t left = limits.max_context - submit.prompt_size();
   spec->max_is_context = !submit.has_max_new_tokens() ||
                          submit.max_new_tokens() > static_cast<uint32_t>(left);
-  spec->max_new_tokens = spec->max_is_context ? left : static_cast<int32_t>(submit.max_new_tokens());
+  spec->max_new_tokens =
+      spec->max_is_context ? left : static_cast<int32_t>(submit.max_new_tokens());
   spec->min_new_tokens =
       static_cast<int32_t>(std::min<uint32_t>(submit.min_new_tokens(), spec->max_new_tokens));
   if (!submit.ignore_eos()) spec->eos_token_ids = limits.eos_token_ids;

@@ -1,5 +1,5 @@
-// Validation of a Submit: a router has checked the request before, but nothing that a router sends may
-// harm a worker. Pure functions, any thread.
+// Validation of a Submit: a router has checked the request before, but nothing that a router sends
+// may harm a worker. Pure functions, any thread.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@ struct SubmitLimits {
   std::vector<int32_t> eos_token_ids;
 };
 
-// Errors: InvalidArgument with the field of the public request that is to blame (rpc/status_mapping.h).
+// Errors: InvalidArgument with the field of the public request that is to blame
+// (rpc/status_mapping.h).
 absl::StatusOr<std::shared_ptr<const SequenceSpec>> check_submit(const internal::v1::Submit& submit,
                                                                  const SubmitLimits& limits);
 

@@ -168,7 +168,7 @@ void WorkerMetrics::make_engine_metrics() {
 void WorkerMetrics::set_geometry(const KvGeometry& geometry) {
   const int64_t blocks = geometry.capacity_tokens / std::max(geometry.block_tokens, 1);
   gauge("vllm:cache_config_info",
-        "KV geometry; always 1. num_gpu_blocks: capacity in blocks of block_size tokens of all layers.",
+        "KV geometry; always 1. num_gpu_blocks: capacity in blocks of block_size tokens.",
         {{"block_size", absl::StrCat(geometry.block_tokens)},
          {"num_gpu_blocks", absl::StrCat(blocks)}})
       .Set(1);

@@ -1,9 +1,9 @@
-// WorkerMetrics: what a worker tells Prometheus: vLLM's names, labels and bucket edges for what both
-// have (finer edges added below them), so that existing dashboards and autoscalers work, and lckv_* for
-// the rest.
+// WorkerMetrics: what a worker tells Prometheus: vLLM's names, labels and bucket edges for what
+// both have (finer edges added below them), so that existing dashboards and autoscalers work, and
+// lckv_* for the rest.
 //
-// Owner: main. observe() and the calls about sequences come from under EngineService's lock; set_*() from
-// main. Scrapes read the registry, whose families lock for themselves.
+// Owner: main. observe() and the calls about sequences come from under EngineService's lock;
+// set_*() from main. Scrapes read the registry, whose families lock for themselves.
 #pragma once
 
 #include <array>

@@ -1,0 +1,38 @@
+// ServicePort: the gRPC server that routers open their sessions on.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "worker/service/engine_service.h"
+
+namespace grpc {
+class Server;
+}
+
+namespace lckv {
+
+// Owner: main; the service outlives it.
+class ServicePort {
+ public:
+  // `port` 0: any free one. Unavailable where the address cannot be had.
+  static absl::StatusOr<std::unique_ptr<ServicePort>> open(const std::string& host, uint16_t port,
+                                                           EngineService& service);
+  ~ServicePort();
+  ServicePort(const ServicePort&) = delete;
+  ServicePort& operator=(const ServicePort&) = delete;
+
+  uint16_t port() const { return port_; }
+  // Sessions that are still open after `patience` are cancelled; returns when all have ended.
+  void close(absl::Duration patience);
+
+ private:
+  ServicePort();
+  std::unique_ptr<grpc::Server> server_;
+  uint16_t port_ = 0;
+};
+
+}  // namespace lckv
