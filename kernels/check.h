@@ -4,10 +4,10 @@
 #include <cstdio>
 #include <cstdlib>
 
-#define LCKV_CHECK(condition)                                                          \
-  do {                                                                                 \
-    if (!(condition)) [[unlikely]] {                                                   \
+#define LCKV_CHECK(condition)                                                                \
+  do {                                                                                       \
+    if (!(condition)) [[unlikely]] {                                                         \
       std::fprintf(stderr, "%s:%d: invariant broken: %s\n", __FILE__, __LINE__, #condition); \
-      std::abort();                                                                    \
-    }                                                                                  \
+      std::abort();                                                                          \
+    }                                                                                        \
   } while (false)

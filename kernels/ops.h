@@ -53,8 +53,8 @@ struct RopeOptions {
   double theta = 10000.0;
   Scaling scaling = Scaling::kNone;
   double factor = 1.0;
-  double low_freq_factor = 1.0;    // llama3
-  double high_freq_factor = 4.0;   // llama3
+  double low_freq_factor = 1.0;          // llama3
+  double high_freq_factor = 4.0;         // llama3
   int64_t original_max_position = 8192;  // llama3
   int32_t head_dim = 0;
 };
@@ -101,7 +101,7 @@ struct AttentionArgs {
   int32_t num_heads = 0;
   float scale = 1.0F;
   bool strict = false;
-  int32_t window = 0;     // 0: none
+  int32_t window = 0;  // 0: none
   int32_t num_sinks = 0;
   // Rows of the official code's decode, which has a defect (ARCHITECTURE.md, "Compatibility"): keys
   // count as one position newer than they are, and a zero key with a zero value stands at position
@@ -130,7 +130,7 @@ struct SampleArgs {
   float min_p = 0.0F;
   uint64_t seed = 0;
   uint32_t choice = 0;
-  uint32_t position = 0;    // of the token to be drawn, from the first generated one
+  uint32_t position = 0;  // of the token to be drawn, from the first generated one
 };
 
 struct TopEntry {
@@ -164,8 +164,8 @@ class Ops {
   virtual std::unique_ptr<DeviceBuffer> rope_table(const RopeOptions& options,
                                                    int64_t max_positions) = 0;
   // Rotates halves in place: x [rows, row_stride] holds `heads` heads of head_dim at its start.
-  virtual void rope(float* x, int64_t row_stride, std::span<const int32_t> positions,
-                    int32_t heads, int32_t head_dim, DeviceBuffer& table) = 0;
+  virtual void rope(float* x, int64_t row_stride, std::span<const int32_t> positions, int32_t heads,
+                    int32_t head_dim, DeviceBuffer& table) = 0;
   // out[r, i] = silu(gate_up[r, i]) * gate_up[r, inner + i]
   virtual void silu_mul(const float* gate_up, int64_t rows, int64_t inner, float* out) = 0;
   // out[i] = x[ids[i]] and out[ids[i]] = x[i], over rows of `hidden` floats. ids: host.
@@ -185,15 +185,13 @@ class Ops {
   virtual void copy_kv(const KvLayout& layout, std::span<const int32_t> ids, const KvRows& from,
                        const KvRows& to) = 0;
   // Distance of staged rows ids[i], one result each. The results are in host memory on return.
-  virtual void compare_kv(const KvLayout& layout, std::span<const int32_t> ids,
-                          const KvRows& fresh, const KvRows& read, KvDistance* out) = 0;
+  virtual void compare_kv(const KvLayout& layout, std::span<const int32_t> ids, const KvRows& fresh,
+                          const KvRows& read, KvDistance* out) = 0;
   // Into slot slots[i] of block blocks[i]: from float rows, or from staged rows ids[i]. All host.
-  virtual void append_kv(const float* k, const float* v, int64_t row_stride,
-                         const KvLayout& layout, std::span<const int32_t> blocks,
-                         std::span<const int32_t> slots) = 0;
-  virtual void commit_kv(const KvRows& staged, std::span<const int32_t> ids,
-                         const KvLayout& layout, std::span<const int32_t> blocks,
-                         std::span<const int32_t> slots) = 0;
+  virtual void append_kv(const float* k, const float* v, int64_t row_stride, const KvLayout& layout,
+                         std::span<const int32_t> blocks, std::span<const int32_t> slots) = 0;
+  virtual void commit_kv(const KvRows& staged, std::span<const int32_t> ids, const KvLayout& layout,
+                         std::span<const int32_t> blocks, std::span<const int32_t> slots) = 0;
 
   virtual void attention(const AttentionArgs& args) = 0;
 

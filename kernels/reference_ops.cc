@@ -103,8 +103,8 @@ class ReferenceOps final : public Ops {
     }
   }
 
-  void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y,
-              const float* bias, bool accumulate) override {
+  void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y, const float* bias,
+              bool accumulate) override {
     const auto& matrix = dynamic_cast<const FloatWeight&>(weight);
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t n = 0; n < matrix.rows; ++n) {
@@ -216,9 +216,8 @@ class ReferenceOps final : public Ops {
           distance.norm_squared += value * value;
         }
       }
-      distance.identical =
-          std::memcmp(fresh.k + id * bytes, read.k + id * bytes, bytes) == 0 &&
-          std::memcmp(fresh.v + id * bytes, read.v + id * bytes, bytes) == 0;
+      distance.identical = std::memcmp(fresh.k + id * bytes, read.k + id * bytes, bytes) == 0 &&
+                           std::memcmp(fresh.v + id * bytes, read.v + id * bytes, bytes) == 0;
       *out++ = distance;
     }
   }
@@ -334,8 +333,7 @@ class ReferenceOps final : public Ops {
     // Keys that count as one position newer: the row sees what the one before it would.
     const std::vector<Seen> seen = visible(args, segment, official ? position - 1 : position,
                                            head / (args.num_heads / layout.kv_heads));
-    const bool zero_key =
-        official && position > 0 && (args.window == 0 || position < args.window);
+    const bool zero_key = official && position > 0 && (args.window == 0 || position < args.window);
 
     std::vector<float> scores;
     for (const Seen& key : seen) {

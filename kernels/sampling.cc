@@ -44,9 +44,9 @@ void order_first(const float* logits, std::vector<int32_t>& ids, size_t count) {
 
 // In [0, 1), from the seed, the choice and the position alone.
 double uniform(const SampleArgs& args) {
-  const auto words = philox_4x32_10(
-      {args.position, args.choice, 0, 0},
-      {static_cast<uint32_t>(args.seed), static_cast<uint32_t>(args.seed >> 32)});
+  const auto words =
+      philox_4x32_10({args.position, args.choice, 0, 0},
+                     {static_cast<uint32_t>(args.seed), static_cast<uint32_t>(args.seed >> 32)});
   const uint64_t bits = (static_cast<uint64_t>(words[0]) << 32 | words[1]) >> 11;
   return static_cast<double>(bits) * 0x1.0p-53;
 }
@@ -91,9 +91,10 @@ Candidates candidates(const SampleArgs& args) {
   for (const int32_t id : ids) {
     const float logit = rank_of(args.logits[id]);
     // The difference of two equal infinities is not a number.
-    const double weight = logit == top ? 1.0
-                                       : std::exp((static_cast<double>(logit) - top) /
-                                                  static_cast<double>(args.temperature));
+    const double weight =
+        logit == top
+            ? 1.0
+            : std::exp((static_cast<double>(logit) - top) / static_cast<double>(args.temperature));
     if (weight == 0.0 || weight < static_cast<double>(args.min_p)) continue;
     kept.ids.push_back(id);
     kept.weights.push_back(weight);

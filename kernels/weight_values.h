@@ -24,10 +24,12 @@ inline float float16_to_float(uint16_t value) {
 
 inline float weight_value(const WeightSource& source, int64_t index) {
   switch (source.dtype) {
-    case DType::kFloat32: return static_cast<const float*>(source.data)[index];
+    case DType::kFloat32:
+      return static_cast<const float*>(source.data)[index];
     case DType::kBFloat16:
       return bfloat16_to_float(static_cast<const uint16_t*>(source.data)[index]);
-    case DType::kFloat16: return float16_to_float(static_cast<const uint16_t*>(source.data)[index]);
+    case DType::kFloat16:
+      return float16_to_float(static_cast<const uint16_t*>(source.data)[index]);
   }
   return 0.0F;
 }

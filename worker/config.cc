@@ -22,10 +22,10 @@ CLI::Option* add_number(CLI::App& app, const std::string& flag, int32_t& target,
 }
 
 const std::vector<std::pair<std::string, NumberFormat>>& number_formats() {
-  static const auto& formats = *new std::vector<std::pair<std::string, NumberFormat>>{
-      {"auto", NumberFormat::kAuto},
-      {"float32", NumberFormat::kFloat32},
-      {"bfloat16", NumberFormat::kBFloat16}};
+  static const auto& formats =
+      *new std::vector<std::pair<std::string, NumberFormat>>{{"auto", NumberFormat::kAuto},
+                                                             {"float32", NumberFormat::kFloat32},
+                                                             {"bfloat16", NumberFormat::kBFloat16}};
   return formats;
 }
 
@@ -94,8 +94,8 @@ void add_prefill_flags(CLI::App& app, WorkerConfig& config) {
       ->group(group);
   const auto check = [](std::string& given) {
     float value = 0;
-    const bool valid = given == "auto" ||
-                       (absl::SimpleAtof(given, &value) && std::isfinite(value) && value >= 0);
+    const bool valid =
+        given == "auto" || (absl::SimpleAtof(given, &value) && std::isfinite(value) && value >= 0);
     return valid ? std::string()
                  : absl::StrCat("\"", given, "\" is neither auto nor a number from 0 on");
   };

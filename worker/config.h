@@ -26,22 +26,22 @@ struct WorkerConfig {
   Device device = Device::kCpu;
   NumberFormat dtype = NumberFormat::kAuto;
   NumberFormat kv_cache_dtype = NumberFormat::kAuto;
-  int32_t threads = 0;            // 0: one per core
-  int32_t max_model_len = 0;      // tokens; 0: the checkpoint's
-  int32_t max_logprobs = 20;      // -1: the vocabulary
+  int32_t threads = 0;        // 0: one per core
+  int32_t max_model_len = 0;  // tokens; 0: the checkpoint's
+  int32_t max_logprobs = 20;  // -1: the vocabulary
   Choice reproducible = Choice::kAuto;
   Compatibility compatibility = Compatibility::kNone;
 
   uint64_t kv_cache_bytes = uint64_t{4} << 30;
   uint64_t swap_bytes = uint64_t{1} << 30;
-  int32_t block_size = 16;        // tokens per block of the largest slot
-  int32_t staging_rows = 0;       // per cyclic group; 0: the context and one row per seat
+  int32_t block_size = 16;   // tokens per block of the largest slot
+  int32_t staging_rows = 0;  // per cyclic group; 0: the context and one row per seat
 
   int32_t max_num_seqs = 64;
   int32_t max_num_batched_tokens = 2048;
   int32_t max_waiting = 1024;
   PrefillMode prefill_mode = PrefillMode::kExact;
-  int32_t prefill_lookahead = 0;  // 0: by cost, or by kReproducibleLookahead
+  int32_t prefill_lookahead = 0;           // 0: by cost, or by kReproducibleLookahead
   std::optional<float> prefill_tolerance;  // absent: by the KV format
 
   std::string host = "127.0.0.1";

@@ -66,8 +66,8 @@ absl::StatusOr<Ports> open_ports(const WorkerConfig& config, WorkerMetrics& metr
       {.host = config.host, .port = config.health_port, .services = {kServiceName}});
   if (!health.ok()) return health.status();
   ports.health = *std::move(health);
-  auto metrics_server = MetricsServer::start({.host = config.host, .port = config.metrics_port},
-                                             metrics.registry());
+  auto metrics_server =
+      MetricsServer::start({.host = config.host, .port = config.metrics_port}, metrics.registry());
   if (!metrics_server.ok()) return metrics_server.status();
   ports.metrics = *std::move(metrics_server);
 
@@ -157,8 +157,8 @@ int run(const WorkerConfig& config) {
     spdlog::error("{}", std::string(ports.status().message()));
     return 1;
   }
-  auto loading = std::async(std::launch::async,
-                            [&] { return start_engine(config, metrics, service); });
+  auto loading =
+      std::async(std::launch::async, [&] { return start_engine(config, metrics, service); });
   while (loading.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
     // Nothing is being served that would have to end in order.
     if (signal.wait(absl::Milliseconds(50))) std::_Exit(0);

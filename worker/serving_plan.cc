@@ -18,9 +18,12 @@ constexpr int32_t kReproducibleFloat32Lookahead = 16;
 
 absl::StatusOr<DType> choose_dtype(const WorkerConfig& config, const ModelConfig& model) {
   switch (config.dtype) {
-    case NumberFormat::kFloat32: return DType::kFloat32;
-    case NumberFormat::kBFloat16: return DType::kBFloat16;
-    case NumberFormat::kAuto: break;
+    case NumberFormat::kFloat32:
+      return DType::kFloat32;
+    case NumberFormat::kBFloat16:
+      return DType::kBFloat16;
+    case NumberFormat::kAuto:
+      break;
   }
   const DType dtype = model.torch_dtype.value_or(DType::kFloat32);
   if (dtype == DType::kFloat16) {
@@ -42,10 +45,9 @@ absl::Status check_kv_dtype(const WorkerConfig& config, DType dtype) {
 absl::StatusOr<int32_t> choose_lookahead(const WorkerConfig& config, const ServingPlan& plan) {
   const int32_t most = config.max_num_batched_tokens;
   if (config.prefill_lookahead > most && plan.reproducible) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--prefill-lookahead ", config.prefill_lookahead,
-                     " exceeds --max-num-batched-tokens ", most,
-                     ": in reproducible mode a walk takes its whole window in one step"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--prefill-lookahead ", config.prefill_lookahead, " exceeds --max-num-batched-tokens ",
+        most, ": in reproducible mode a walk takes its whole window in one step"));
   }
   if (config.prefill_lookahead > 0 || !plan.reproducible) return config.prefill_lookahead;
   return std::min(
@@ -67,9 +69,9 @@ int32_t longest_context(const MemoryGeometry& geometry, int32_t wanted) {
 absl::Status choose_memory(const WorkerConfig& config, const ModelConfig& model,
                            const PassPlan& passes, ServingPlan& plan) {
   if (config.max_model_len > model.max_position_embeddings) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--max-model-len ", config.max_model_len, " exceeds the checkpoint's ",
-        model.max_position_embeddings, " (config.json: max_position_embeddings)"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--max-model-len ", config.max_model_len, " exceeds the checkpoint's ",
+                     model.max_position_embeddings, " (config.json: max_position_embeddings)"));
   }
   const int32_t wanted =
       config.max_model_len > 0 ? config.max_model_len : model.max_position_embeddings;
@@ -87,10 +89,9 @@ absl::Status choose_memory(const WorkerConfig& config, const ModelConfig& model,
   if (!geometry.ok()) return geometry.status();
   plan.max_context = longest_context(*geometry, wanted);
   if (plan.max_context < wanted) {
-    plan.warnings.push_back(absl::StrCat("the longest context is ", plan.max_context,
-                                         " tokens instead of ", wanted,
-                                         ": more do not fit --kv-cache-memory ",
-                                         format_byte_size(config.kv_cache_bytes)));
+    plan.warnings.push_back(absl::StrCat(
+        "the longest context is ", plan.max_context, " tokens instead of ", wanted,
+        ": more do not fit --kv-cache-memory ", format_byte_size(config.kv_cache_bytes)));
     options.max_context = plan.max_context;
     geometry = plan_memory(passes, options);
     if (!geometry.ok()) return geometry.status();
@@ -111,8 +112,8 @@ void fill_scheduler(const WorkerConfig& config, const ModelConfig& model, Servin
   scheduler.slots_per_block = plan.geometry.slots_per_block;
   scheduler.staging_rows = plan.geometry.staging_rows;
   scheduler.reproducible = plan.reproducible;
-  scheduler.prefill_tolerance = config.prefill_tolerance.value_or(
-      plan.dtype == DType::kBFloat16 ? kBFloat16Tolerance : 0.0F);
+  scheduler.prefill_tolerance =
+      config.prefill_tolerance.value_or(plan.dtype == DType::kBFloat16 ? kBFloat16Tolerance : 0.0F);
   scheduler.official_decode = config.compatibility == Compatibility::kOfficialDecode;
 }
 

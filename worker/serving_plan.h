@@ -21,7 +21,7 @@ struct ServingPlan {
   std::string model_name;
   DType dtype = DType::kFloat32;  // of weights, products' inputs, keys and values
   bool reproducible = false;
-  int32_t max_context = 0;        // tokens, prompt plus generated
+  int32_t max_context = 0;  // tokens, prompt plus generated
   int32_t max_logprobs = 0;
   MemoryGeometry geometry;
   SchedulerOptions scheduler;

@@ -46,8 +46,7 @@ std::string fingerprint_of(const LoadedModel& loaded, const WeightStore& weights
                                       .prefill_lookahead = scheduler.prefill_lookahead,
                                       .prefill_tolerance = scheduler.prefill_tolerance,
                                       .official_decode = scheduler.official_decode});
-  return absl::StrFormat("%s-%016x", content_fingerprint(loaded.files, weights),
-                         hash_of(numerics));
+  return absl::StrFormat("%s-%016x", content_fingerprint(loaded.files, weights), hash_of(numerics));
 }
 
 std::string random_id() {
@@ -180,15 +179,14 @@ void log_geometry(const WorkerConfig& config, const LoadedModel& loaded) {
               {"numerics", loaded.ops == nullptr ? "" : loaded.ops->numerics()},
               {"fingerprint", loaded.fingerprint}});
   const SchedulerOptions& scheduler = loaded.plan.scheduler;
-  log_fields(spdlog::level::info, "prefill",
-             {{"cyclic_groups", absl::StrCat(loaded.passes.num_groups())},
-              {"lookahead", scheduler.prefill_lookahead > 0
-                                ? absl::StrCat(scheduler.prefill_lookahead)
-                                : "by cost"},
-              {"tolerance", absl::StrCat(scheduler.prefill_tolerance)},
-              {"staging_rows", absl::StrCat(scheduler.staging_rows)},
-              {"staging_memory",
-               format_byte_size(static_cast<uint64_t>(geometry.staging_bytes))}});
+  log_fields(
+      spdlog::level::info, "prefill",
+      {{"cyclic_groups", absl::StrCat(loaded.passes.num_groups())},
+       {"lookahead",
+        scheduler.prefill_lookahead > 0 ? absl::StrCat(scheduler.prefill_lookahead) : "by cost"},
+       {"tolerance", absl::StrCat(scheduler.prefill_tolerance)},
+       {"staging_rows", absl::StrCat(scheduler.staging_rows)},
+       {"staging_memory", format_byte_size(static_cast<uint64_t>(geometry.staging_bytes))}});
   const double longest = static_cast<double>(geometry.num_blocks) /
                          static_cast<double>(geometry.blocks_of(loaded.plan.max_context));
   log_fields(spdlog::level::info, "KV memory",

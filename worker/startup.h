@@ -32,7 +32,7 @@ struct LoadedModel {
   std::string fingerprint;  // of content, formats and numerics: equal ones give equal tokens
   uint64_t weight_bytes = 0;
   absl::Duration load_time;
-  std::unique_ptr<Ops> ops;      // outlives the model
+  std::unique_ptr<Ops> ops;  // outlives the model
   std::unique_ptr<Model> model;
 };
 

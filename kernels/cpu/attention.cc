@@ -261,9 +261,8 @@ class RowGroup {
     const float shrink = exponential_of(tops_[query] - top);
     V norm = hn::Zero(d);
     for (int32_t i = 0; i < kTilePositions; i += kLanes) {
-      const V weight =
-          hn::IfThenElseZero(lanes_of(mask >> i),
-                             exponential(d, hn::Sub(hn::LoadU(d, scores + i), hn::Set(d, top))));
+      const V weight = hn::IfThenElseZero(
+          lanes_of(mask >> i), exponential(d, hn::Sub(hn::LoadU(d, scores + i), hn::Set(d, top))));
       hn::StoreU(weight, d, scores + i);
       norm = hn::Add(norm, weight);
     }
@@ -436,8 +435,8 @@ void CpuAttention::run(const AttentionArgs& args) {
   }
   auto* const scratch = reinterpret_cast<float*>(scratch_->data());
   const auto count = static_cast<int64_t>(tasks.size());
-#pragma omp parallel for schedule(dynamic) num_threads(threads_) \
-    if (count > 1 && products(args) > kParallelProducts)
+#pragma omp parallel for schedule(dynamic) \
+    num_threads(threads_) if (count > 1 && products(args) > kParallelProducts)
   for (int64_t i = 0; i < count; ++i) {
     AttentionTask task = tasks[i];
     task.scratch = scratch + omp_get_thread_num() * floats;

@@ -84,8 +84,8 @@ class CpuOps final : public Ops {
     }
   }
 
-  void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y,
-              const float* bias, bool accumulate) override {
+  void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y, const float* bias,
+              bool accumulate) override {
     products_.multiply(weight, x, rows, y, bias, accumulate);
   }
 
@@ -103,13 +103,13 @@ class CpuOps final : public Ops {
     const float* const cos = table.floats();
     const float* const sin = cos + table.bytes() / sizeof(float) / 2;
     const auto rows = static_cast<int64_t>(positions.size());
-#pragma omp parallel for schedule(static) num_threads(threads_) \
-    if (rows * heads * head_dim > kParallelFloats)
+#pragma omp parallel for schedule(static) \
+    num_threads(threads_) if (rows * heads * head_dim > kParallelFloats)
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t at = positions[row] * half;
       for (int32_t head = 0; head < heads; ++head) {
-        rotate_row(x + row * row_stride + static_cast<int64_t>(head) * head_dim, cos + at,
-                   sin + at, half);
+        rotate_row(x + row * row_stride + static_cast<int64_t>(head) * head_dim, cos + at, sin + at,
+                   half);
       }
     }
   }

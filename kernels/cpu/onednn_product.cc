@@ -110,8 +110,8 @@ class OnednnProducts::Impl {
   }
 
   std::optional<inner_product_forward>& primitive(const OnednnProduct& product) {
-    const Key key{product.dtype, product.rows, product.n, product.k, product.bias != nullptr,
-                  product.accumulate};
+    const Key key{product.dtype,           product.rows,      product.n, product.k,
+                  product.bias != nullptr, product.accumulate};
     const auto found = products_.find(key);
     if (found != products_.end()) return found->second;
     return products_.emplace(key, create(product)).first->second;

@@ -64,15 +64,14 @@ std::unique_ptr<PackedWeight> CpuProducts::pack(std::span<const WeightSource> so
 void CpuProducts::multiply(const PackedWeight& weight, const float* x, int64_t rows, float* y,
                            const float* bias, bool accumulate) {
   while (onednn_ != nullptr && rows >= kOnednnRows) {
-    const OnednnProduct product{
-        .dtype = options_.dtype,
-        .rows = std::min(rows / kOnednnRows * kOnednnRows, kOnednnRowsMax),
-        .n = weight.n(),
-        .k = weight.k(),
-        .panels = dynamic_cast<const PanelWeight&>(weight).panels(),
-        .y = y,
-        .bias = bias,
-        .accumulate = accumulate};
+    const OnednnProduct product{.dtype = options_.dtype,
+                                .rows = std::min(rows / kOnednnRows * kOnednnRows, kOnednnRowsMax),
+                                .n = weight.n(),
+                                .k = weight.k(),
+                                .panels = dynamic_cast<const PanelWeight&>(weight).panels(),
+                                .y = y,
+                                .bias = bias,
+                                .accumulate = accumulate};
     if (!onednn_->can_multiply(product)) break;
     multiply_by_onednn(product, x);
     rows -= product.rows;
@@ -116,8 +115,8 @@ void CpuProducts::multiply_by_rows(const PackedWeight& weight, const float* x, i
   if (!as_given) {
     std::byte* const input =
         scratch(input_, static_cast<size_t>(shape.x_values()) * dtype_bytes(dtype));
-#pragma omp parallel for schedule(static) num_threads(threads_) \
-    if (shape.x_values() > kParallelValues)
+#pragma omp parallel for schedule(static) \
+    num_threads(threads_) if (shape.x_values() > kParallelValues)
     for (int64_t row = 0; row < shape.padded_rows; ++row) {
       lay_out_rows(shape, dtype, x, packed.k(), row, row + 1, input);
     }

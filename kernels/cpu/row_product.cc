@@ -39,8 +39,8 @@ void pack_column(const WeightSource& source, int64_t row, int64_t column, DType 
 }
 
 // Takes finished sums of `rows` rows of one panel to y.
-void finish(const ProductShape& shape, const PanelProduct& product, int64_t first_row,
-            int64_t rows, int64_t panel, const float* sums) {
+void finish(const ProductShape& shape, const PanelProduct& product, int64_t first_row, int64_t rows,
+            int64_t panel, const float* sums) {
   const int64_t column = panel * kPanelColumns;
   const int64_t columns = std::min(kPanelColumns, shape.n - column);
   const float* const bias = product.bias == nullptr ? nullptr : product.bias + column;
@@ -135,11 +135,11 @@ void multiply_panels(const RowKernels& kernels, const ProductShape& shape,
         for (int64_t panel = group; panel < group_end; ++panel) {
           const std::byte* const weights =
               product.panels + panel * panel_size + from * kPanelColumns * bytes;
-          const std::byte* const next = panel + 1 < group_end ? weights + panel_size
-                                        : group_end - group == 1
-                                            ? weights + width * kPanelColumns * bytes
-                                            : weights + width * kPanelColumns * bytes -
-                                                  (panel - group) * panel_size;
+          const std::byte* const next =
+              panel + 1 < group_end ? weights + panel_size
+              : group_end - group == 1
+                  ? weights + width * kPanelColumns * bytes
+                  : weights + width * kPanelColumns * bytes - (panel - group) * panel_size;
           for (int64_t block = 0; block < blocks.count; ++block) {
             const int64_t size = blocks.size(block);
             const int64_t at = blocks.begin(block);

@@ -36,12 +36,12 @@ void pack_panels(std::span<const WeightSource> sources, DType dtype, std::byte* 
 struct BlockProduct {
   const std::byte* weights = nullptr;
   const std::byte* x = nullptr;
-  int64_t x_stride = 0;           // values from row to row
-  int64_t k = 0;                  // values of the chunk
+  int64_t x_stride = 0;  // values from row to row
+  int64_t k = 0;         // values of the chunk
   float* sums = nullptr;
-  bool first = false;             // sums start at zero
+  bool first = false;                // sums start at zero
   const std::byte* ahead = nullptr;  // weights that are needed next
-  int lines_ahead = 0;            // cache lines to ask for per 256 bytes of weights
+  int lines_ahead = 0;               // cache lines to ask for per 256 bytes of weights
 };
 using BlockKernel = void (*)(const BlockProduct& block);
 
@@ -49,8 +49,8 @@ using BlockKernel = void (*)(const BlockProduct& block);
 struct RowKernels {
   const char* name = nullptr;
   DType dtype = DType::kFloat32;
-  int row_unit = 1;      // rows are padded to a multiple of it
-  int max_units = 1;     // of a block
+  int row_unit = 1;   // rows are padded to a multiple of it
+  int max_units = 1;  // of a block
   // Of a panel's chunk: what stays in the first-level cache while the row blocks pass over it.
   int64_t chunk_bytes = 16384;
   const BlockKernel* by_rows = nullptr;
@@ -68,7 +68,7 @@ bool has_avx512_bf16();
 struct ProductShape {
   int64_t rows = 0;
   int64_t n = 0;
-  int64_t k = 0;         // as in the panels for bfloat16, as given for float32
+  int64_t k = 0;  // as in the panels for bfloat16, as given for float32
   int64_t padded_rows = 0;
   int64_t chunk_k = 0;
 

@@ -57,12 +57,15 @@ bool has_avx512_bf16() {
   unsigned b = 0;
   unsigned c = 0;
   unsigned d = 0;
-  return __builtin_cpu_supports("avx512bw") != 0 &&
-         __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1U << 5)) != 0;
+  return __builtin_cpu_supports("avx512bw") != 0 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 &&
+         (a & (1U << 5)) != 0;
 }
 
 RowKernels avx512_bfloat16_row_kernels() {
-  return {.name = "avx512_bf16", .dtype = DType::kBFloat16, .row_unit = 1, .max_units = kMaxRows,
+  return {.name = "avx512_bf16",
+          .dtype = DType::kBFloat16,
+          .row_unit = 1,
+          .max_units = kMaxRows,
           .by_rows = kByRows};
 }
 

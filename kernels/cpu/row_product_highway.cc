@@ -3,8 +3,8 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/row_product_highway.cc"
-#include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/cache_control.h"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -43,8 +43,8 @@ struct WidePanel {
   HWY_INLINE hn::Vec<D> load(int64_t step, int64_t odd, int64_t column) const {
     const hn::RebindToUnsigned<D> du;
     const auto pair = hn::Load(du, weights + step * kPanelColumns + column);
-    return hn::BitCast(D(), odd != 0 ? hn::And(pair, hn::Set(du, 0xFFFF0000U))
-                                     : hn::ShiftLeft<16>(pair));
+    return hn::BitCast(
+        D(), odd != 0 ? hn::And(pair, hn::Set(du, 0xFFFF0000U)) : hn::ShiftLeft<16>(pair));
   }
   HWY_INLINE hn::Vec<D> spread(int64_t index) const {
     const hn::RebindToUnsigned<D> du;
@@ -97,20 +97,26 @@ void MultiplyRows(const BlockProduct& block) {
 
 template <class Panel>
 const BlockKernel* by_rows() {
-  static constexpr BlockKernel kByRows[kMaxRows] = {
-      MultiplyRows<Panel, 1>, MultiplyRows<Panel, 2>, MultiplyRows<Panel, 3>,
-      MultiplyRows<Panel, 4>, MultiplyRows<Panel, 5>, MultiplyRows<Panel, 6>};
+  static constexpr BlockKernel kByRows[kMaxRows] = {MultiplyRows<Panel, 1>, MultiplyRows<Panel, 2>,
+                                                    MultiplyRows<Panel, 3>, MultiplyRows<Panel, 4>,
+                                                    MultiplyRows<Panel, 5>, MultiplyRows<Panel, 6>};
   return kByRows;
 }
 
 RowKernels Float32Kernels() {
-  return {.name = hwy::TargetName(HWY_TARGET), .dtype = DType::kFloat32, .row_unit = 1,
-          .max_units = kMaxRows, .by_rows = by_rows<Float32Panel>()};
+  return {.name = hwy::TargetName(HWY_TARGET),
+          .dtype = DType::kFloat32,
+          .row_unit = 1,
+          .max_units = kMaxRows,
+          .by_rows = by_rows<Float32Panel>()};
 }
 
 RowKernels WideKernels() {
-  return {.name = hwy::TargetName(HWY_TARGET), .dtype = DType::kBFloat16, .row_unit = 1,
-          .max_units = kMaxRows, .by_rows = by_rows<WidePanel>()};
+  return {.name = hwy::TargetName(HWY_TARGET),
+          .dtype = DType::kBFloat16,
+          .row_unit = 1,
+          .max_units = kMaxRows,
+          .by_rows = by_rows<WidePanel>()};
 }
 
 }  // namespace HWY_NAMESPACE

@@ -55,8 +55,12 @@ inline void multiply_tile_block(Tiles& tiles, const BlockProduct& block) {
 }
 
 inline RowKernels tile_row_kernels(const char* name, const BlockKernel* by_rows) {
-  return {.name = name, .dtype = DType::kBFloat16, .row_unit = kTileRows, .max_units = 1,
-          .chunk_bytes = 32768, .by_rows = by_rows};
+  return {.name = name,
+          .dtype = DType::kBFloat16,
+          .row_unit = kTileRows,
+          .max_units = 1,
+          .chunk_bytes = 32768,
+          .by_rows = by_rows};
 }
 
 // Only where the process may use AMX, see amx_permission.h.

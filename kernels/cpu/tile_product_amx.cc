@@ -29,8 +29,7 @@ struct HardwareTiles {
   }
   template <int kSums, int kRows, int kWeights>
   void dot() {
-    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kRows),
-                 "i"(kWeights));
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kRows), "i"(kWeights));
   }
 };
 
@@ -48,8 +47,6 @@ constexpr BlockKernel kByRows[] = {multiply_block};
 
 }  // namespace
 
-RowKernels amx_bfloat16_row_kernels() {
-  return tile_row_kernels("amx_bf16", kByRows);
-}
+RowKernels amx_bfloat16_row_kernels() { return tile_row_kernels("amx_bf16", kByRows); }
 
 }  // namespace lckv

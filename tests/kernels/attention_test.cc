@@ -198,11 +198,10 @@ TEST_P(Attention, MatchesItsDefinition) {
   uint64_t seed = 100;
   for (const Shape& shape : shapes()) {
     SCOPED_TRACE(testing::Message()
-                 << "heads " << shape.heads << "/" << shape.kv_heads << " size "
-                 << shape.head_dim << " block " << shape.slots_per_block << " committed "
-                 << shape.committed << " staged " << shape.staged << " rows " << shape.rows
-                 << " strict " << shape.strict << " window " << shape.window << " official "
-                 << shape.official);
+                 << "heads " << shape.heads << "/" << shape.kv_heads << " size " << shape.head_dim
+                 << " block " << shape.slots_per_block << " committed " << shape.committed
+                 << " staged " << shape.staged << " rows " << shape.rows << " strict "
+                 << shape.strict << " window " << shape.window << " official " << shape.official);
     const History history = random_history(shape, ++seed);
     expect_definition(shape, history, ops->dtype(), attend(*ops, shape, history));
   }
@@ -215,8 +214,14 @@ TEST_P(Identity, ARowDoesNotDependOnHowItsHistoryIsCut) {
   const auto ops = GetParam().open();
   for (const bool strict : {false, true}) {
     for (const int32_t window : {0, 50}) {
-      const Shape base{.head_dim = 64, .slots_per_block = 16, .committed = 140, .staged = 30,
-                       .rows = 9, .strict = strict, .window = window, .sinks = 3};
+      const Shape base{.head_dim = 64,
+                       .slots_per_block = 16,
+                       .committed = 140,
+                       .staged = 30,
+                       .rows = 9,
+                       .strict = strict,
+                       .window = window,
+                       .sinks = 3};
       const History history = random_history(base, 5);
       const Output expected = attend(*ops, base, history);
       const auto width = static_cast<size_t>(base.heads) * base.head_dim;
@@ -229,8 +234,8 @@ TEST_P(Identity, ARowDoesNotDependOnHowItsHistoryIsCut) {
             other.staged = base.committed + base.staged - committed;
             other.rows = rows;
             const Output got = attend(*ops, other, history);
-            EXPECT_TRUE(same_bytes(&expected.out[(base.rows - rows) * width], got.out.data(),
-                                   rows * width))
+            EXPECT_TRUE(
+                same_bytes(&expected.out[(base.rows - rows) * width], got.out.data(), rows * width))
                 << "block " << slots << " committed " << committed << " rows " << rows;
           }
         }
@@ -240,8 +245,13 @@ TEST_P(Identity, ARowDoesNotDependOnHowItsHistoryIsCut) {
 }
 
 TEST_P(Identity, ThreadsDoNotMatter) {
-  const Shape shape{.heads = 8, .head_dim = 64, .slots_per_block = 8, .committed = 140,
-                    .staged = 60, .rows = 50, .strict = true};
+  const Shape shape{.heads = 8,
+                    .head_dim = 64,
+                    .slots_per_block = 8,
+                    .committed = 140,
+                    .staged = 60,
+                    .rows = 50,
+                    .strict = true};
   const History history = random_history(shape, 6);
   const Output one = attend(*GetParam().open(1), shape, history);
   const Output two = attend(*GetParam().open(2), shape, history);

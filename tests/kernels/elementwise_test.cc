@@ -62,8 +62,8 @@ TEST_P(RowOps, Rope) {
   using Scaling = RopeOptions::Scaling;
   for (const int32_t head_dim : {16, 64, 128}) {
     for (const Scaling scaling : {Scaling::kNone, Scaling::kLinear, Scaling::kLlama3}) {
-      const RopeOptions options{.theta = 500000.0, .scaling = scaling, .factor = 8.0,
-                                .head_dim = head_dim};
+      const RopeOptions options{
+          .theta = 500000.0, .scaling = scaling, .factor = 8.0, .head_dim = head_dim};
       const auto table = ops->rope_table(options, 600);
       const std::vector<int32_t> positions = {0, 5, 599};
       const int64_t stride = kHeads * head_dim + 5;
@@ -80,8 +80,8 @@ TEST_P(RowOps, Rope) {
             const size_t low = row * stride + head * head_dim + i;
             const size_t high = low + head_dim / 2;
             // The angle itself is rounded to float32.
-            const double tolerance = 8.0 * 0x1p-24 * (1.0 + angle) *
-                                     (std::abs(before[low]) + std::abs(before[high]));
+            const double tolerance =
+                8.0 * 0x1p-24 * (1.0 + angle) * (std::abs(before[low]) + std::abs(before[high]));
             ASSERT_NEAR(x[low], before[low] * std::cos(angle) - before[high] * std::sin(angle),
                         tolerance);
             ASSERT_NEAR(x[high], before[high] * std::cos(angle) + before[low] * std::sin(angle),
@@ -152,8 +152,8 @@ TEST_P(RowOps, ComparesAndCopiesStagedRows) {
 
 TEST(BFloat16, RoundsToNearestEven) {
   EXPECT_EQ(float_to_bfloat16(1.0F), 0x3F80);
-  EXPECT_EQ(float_to_bfloat16(1.00390625F), 0x3F80);   // halfway, even below
-  EXPECT_EQ(float_to_bfloat16(1.01171875F), 0x3F82);   // halfway, even above
+  EXPECT_EQ(float_to_bfloat16(1.00390625F), 0x3F80);  // halfway, even below
+  EXPECT_EQ(float_to_bfloat16(1.01171875F), 0x3F82);  // halfway, even above
   EXPECT_EQ(float_to_bfloat16(std::numeric_limits<float>::infinity()), 0x7F80);
   EXPECT_TRUE(std::isnan(bfloat16_to_float(float_to_bfloat16(std::nanf("")))));
 }

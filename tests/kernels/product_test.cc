@@ -22,8 +22,14 @@ TEST_P(Product, MatchesDoublePrecision) {
   const Backend& backend = GetParam();
   const auto ops = backend.open();
   Random random(7);
-  for (const Case& shape : {Case{1, 64, 32}, {2, 100, 64}, {15, 65, 96}, {16, 160, 64},
-                            {17, 63, 128}, {33, 200, 256}, {1, 1, 2}, {70, 130, 64}}) {
+  for (const Case& shape : {Case{1, 64, 32},
+                            {2, 100, 64},
+                            {15, 65, 96},
+                            {16, 160, 64},
+                            {17, 63, 128},
+                            {33, 200, 256},
+                            {1, 1, 2},
+                            {70, 130, 64}}) {
     const auto w = random.floats(shape.n * shape.k);
     const auto x = random.floats(shape.rows * shape.k);
     const auto bias = random.floats(shape.n);
@@ -42,14 +48,12 @@ TEST_P(Product, MatchesDoublePrecision) {
         double sum = before[row * shape.n + n] + static_cast<double>(bias[n]);
         double size = std::abs(sum);
         for (int64_t k = 0; k < shape.k; ++k) {
-          const double product =
-              static_cast<double>(rounded(x[row * shape.k + k], backend.dtype)) *
-              rounded(w[n * shape.k + k], backend.dtype);
+          const double product = static_cast<double>(rounded(x[row * shape.k + k], backend.dtype)) *
+                                 rounded(w[n * shape.k + k], backend.dtype);
           sum += product;
           size += std::abs(product);
         }
-        ASSERT_NEAR(y[row * shape.n + n], sum,
-                    static_cast<double>(shape.k + 4) * 0x1p-23 * size)
+        ASSERT_NEAR(y[row * shape.n + n], sum, static_cast<double>(shape.k + 4) * 0x1p-23 * size)
             << "rows " << shape.rows << " n " << shape.n << " k " << shape.k;
       }
     }
@@ -93,9 +97,9 @@ TEST(PlainProduct, DependsOnTheNumberOfRows) {
   const auto x = random.floats(kCounts.back() * kK);
   const auto multiply = [&](int64_t rows) {
     std::vector<float> y(rows * kN);
-    EXPECT_EQ(dnnl_sgemm('N', 'T', rows, kN, kK, 1.0F, x.data(), kK, w.data(), kK, 0.0F, y.data(),
-                         kN),
-              dnnl_success);
+    EXPECT_EQ(
+        dnnl_sgemm('N', 'T', rows, kN, kK, 1.0F, x.data(), kK, w.data(), kK, 0.0F, y.data(), kN),
+        dnnl_success);
     return y;
   };
   const std::vector<float> alone = multiply(1);

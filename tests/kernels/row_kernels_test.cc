@@ -88,14 +88,14 @@ class RowKernelsTest : public testing::TestWithParam<Kernels> {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(
-    All, RowKernelsTest,
-    testing::Values(Kernels{"float32", float32_row_kernels, always},
-                    Kernels{"wide", wide_bfloat16_row_kernels, always},
-                    Kernels{"avx512", avx512_bfloat16_row_kernels, has_avx512_bf16},
-                    Kernels{"emulated_tiles", emulated_tile_kernels, always},
-                    Kernels{"amx", amx_bfloat16_row_kernels, ask_for_amx}),
-    [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(All, RowKernelsTest,
+                         testing::Values(Kernels{"float32", float32_row_kernels, always},
+                                         Kernels{"wide", wide_bfloat16_row_kernels, always},
+                                         Kernels{"avx512", avx512_bfloat16_row_kernels,
+                                                 has_avx512_bf16},
+                                         Kernels{"emulated_tiles", emulated_tile_kernels, always},
+                                         Kernels{"amx", amx_bfloat16_row_kernels, ask_for_amx}),
+                         [](const auto& info) { return info.param.name; });
 
 // One weight matrix and all that a product with it needs.
 class Problem {
@@ -116,9 +116,8 @@ class Problem {
     lay_out_rows(shape, kernels_.dtype, x.data(), k_, 0, shape.padded_rows, bytes(input));
     std::vector<Line> sums(shape.sums_floats() * 4 / 64);
     std::vector<float> y(count * n_);
-    multiply_panels(kernels_, shape,
-                    {.panels = bytes(panels_), .x = bytes(input), .y = y.data()}, 0,
-                    num_panels(n_), reinterpret_cast<float*>(bytes(sums)));
+    multiply_panels(kernels_, shape, {.panels = bytes(panels_), .x = bytes(input), .y = y.data()},
+                    0, num_panels(n_), reinterpret_cast<float*>(bytes(sums)));
     return y;
   }
 

@@ -10,8 +10,8 @@
 namespace lckv::simulation {
 
 SimulatedMap make_map(const std::string& layer_types, bool no_diagonal, int32_t window) {
-  SimulatedMap map{.name = absl::StrCat(layer_types, no_diagonal ? " nodiag" : "", " window ",
-                                        window)};
+  SimulatedMap map{.name =
+                       absl::StrCat(layer_types, no_diagonal ? " nodiag" : "", " window ", window)};
   const std::vector<std::string> entries = absl::StrSplit(layer_types, '_');
   const auto count = static_cast<int32_t>(entries.size());
   for (int32_t i = 0; i < count; ++i) {
@@ -48,13 +48,12 @@ SimulatedMap make_map(const std::string& layer_types, bool no_diagonal, int32_t 
   map.num_groups = static_cast<int32_t>(map.range_layers.size()) / 2;
   map.num_passes = map.num_groups > 0 ? 3 : 1;
 
-  absl::StatusOr<LayerPlan> plan =
-      parse_layer_map(layer_types, {.num_layers = count,
-                                    .kv_heads = 1,
-                                    .head_dim = 16,
-                                    .sliding_window = window,
-                                    .force_nodiag = no_diagonal,
-                                    .num_passes = map.num_passes});
+  absl::StatusOr<LayerPlan> plan = parse_layer_map(layer_types, {.num_layers = count,
+                                                                 .kv_heads = 1,
+                                                                 .head_dim = 16,
+                                                                 .sliding_window = window,
+                                                                 .force_nodiag = no_diagonal,
+                                                                 .num_passes = map.num_passes});
   LCKV_CHECK(plan.ok());
   map.passes = make_pass_plan(*std::move(plan));
   LCKV_CHECK(map.passes.num_groups() == map.num_groups);

@@ -14,9 +14,9 @@ struct SimulatedLayer {
   int32_t source = 0;
   int32_t window = 0;
   bool strict = false;
-  int32_t unit = -1;         // of its own KV; -1: none
+  int32_t unit = -1;  // of its own KV; -1: none
   int32_t source_unit = -1;
-  int32_t range = 0;         // ordinary k: 2k, group g: 2g + 1
+  int32_t range = 0;  // ordinary k: 2k, group g: 2g + 1
 };
 
 struct SimulatedMap {
@@ -25,7 +25,7 @@ struct SimulatedMap {
   int32_t num_groups = 0;
   int32_t num_units = 0;
   int32_t num_passes = 1;
-  std::vector<int32_t> unit_range;              // owner
+  std::vector<int32_t> unit_range;                 // owner
   std::vector<std::vector<int32_t>> range_layers;  // 2G + 1 lists
   PassPlan passes;
 

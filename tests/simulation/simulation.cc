@@ -20,7 +20,7 @@ struct Stream {
   bool cancelled = false;
   bool started = false;
   bool finished = false;
-  std::vector<int32_t> tokens;        // generated, `resumed` included
+  std::vector<int32_t> tokens;  // generated, `resumed` included
   int32_t num_prompt_logprobs = 0;
 };
 
@@ -50,8 +50,7 @@ Ending naive_stream(const SequenceSpec& spec) {
       return {spec.max_is_context ? FinishReason::kContextFull : FinishReason::kMaxNewTokens,
               ending.tokens};
     }
-    ending.tokens.push_back(
-        drawn_token(spec, hash, static_cast<int32_t>(ending.tokens.size())));
+    ending.tokens.push_back(drawn_token(spec, hash, static_cast<int32_t>(ending.tokens.size())));
     hash = extend_hash(hash, ending.tokens.back());
   }
 }
@@ -95,8 +94,8 @@ class Run {
 
   SimulatedMap random_map() {
     static const std::array<const char*, 10> kMaps = {
-        "0_1_2_3", "0_0_2_2", "0_6_6_6_6_6_6_7", "3_3_3_3", "0_2_2_3_4", "0_0_0_5_5_5_8_8_8",
-        "1_1_3_3", "0_1s_1_4_4s", "0s_1s_2s", "0s_3s_3s_3s_4s"};
+        "0_1_2_3",           "0_0_2_2", "0_6_6_6_6_6_6_7", "3_3_3_3",  "0_2_2_3_4",
+        "0_0_0_5_5_5_8_8_8", "1_1_3_3", "0_1s_1_4_4s",     "0s_1s_2s", "0s_3s_3s_3s_4s"};
     return make_map(kMaps[below(kMaps.size())], one_in(2), 3 + below(8));
   }
 
@@ -178,9 +177,7 @@ class Run {
     }
   }
 
-  static absl::Time time_at(int32_t turn) {
-    return absl::UnixEpoch() + absl::Milliseconds(turn);
-  }
+  static absl::Time time_at(int32_t turn) { return absl::UnixEpoch() + absl::Milliseconds(turn); }
 
   // Plans until as many are out as may be, or, at random, runs and commits the oldest.
   void turn_once(int32_t turn) {
@@ -266,8 +263,11 @@ class Run {
           if (token.step > 0) ++token.sample;
         }
         break;
-      case Defect::kMisalignedWindow: cut_windows(plan); break;
-      default: break;
+      case Defect::kMisalignedWindow:
+        cut_windows(plan);
+        break;
+      default:
+        break;
     }
     return plan;
   }
@@ -308,7 +308,9 @@ class Run {
         if (event.position != static_cast<int32_t>(stream.tokens.size())) error_ = "a gap";
         stream.tokens.push_back(event.token);
         break;
-      case SequenceEvent::Kind::kFinished: finish(stream, event); break;
+      case SequenceEvent::Kind::kFinished:
+        finish(stream, event);
+        break;
     }
     if (!stream.started && error_.empty()) {
       error_ = absl::StrCat("an event before the start: ", static_cast<int>(event.kind));

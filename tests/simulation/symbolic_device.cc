@@ -33,8 +33,8 @@ SymbolicDevice::SymbolicDevice(const SimulatedMap& map, const SchedulerOptions& 
       tables_(options.max_num_seqs, map.num_units),
       staging_(map.num_groups, std::vector<Row>(options.staging_rows)),
       seats_(options.max_num_seqs) {
-  const int32_t slots = *std::max_element(options.slots_per_block.begin(),
-                                          options.slots_per_block.end());
+  const int32_t slots =
+      *std::max_element(options.slots_per_block.begin(), options.slots_per_block.end());
   blocks_.assign(options.num_blocks, std::vector<Content>(slots));
   host_blocks_.assign(options.num_host_blocks, std::vector<Content>(slots));
 }
@@ -134,8 +134,8 @@ void SymbolicDevice::write_slot(const StepPlan& plan, SeatId seat, int32_t unit,
 
 // All that `layer` may see of committed slots below `committed_end` is there, for a row at
 // `position`.
-void SymbolicDevice::check_history(const StepPlan& plan, const Seat& seat, SeatId id,
-                                   int32_t layer, int32_t position, int32_t committed_end) {
+void SymbolicDevice::check_history(const StepPlan& plan, const Seat& seat, SeatId id, int32_t layer,
+                                   int32_t position, int32_t committed_end) {
   const SimulatedLayer& shape = map_.layers[layer];
   const int32_t end = std::min(committed_end, shape.strict ? position : position + 1);
   const int32_t begin = shape.window > 0 ? std::max(0, position - shape.window + 1) : 0;
@@ -236,17 +236,16 @@ void SymbolicDevice::check_window(const StepPlan& plan, const Seat& seat,
 void SymbolicDevice::check_official(const StepPlan& plan, const Seat& seat,
                                     const WalkSegment& segment) {
   const auto prompt = static_cast<int32_t>(seat.spec->prompt.size());
-  const bool decodes = segment.first_position >= prompt ||
-                       (seat.spec->prefill_mode == PrefillMode::kIterated &&
-                        prompt <= map_.num_passes);
+  const bool decodes =
+      segment.first_position >= prompt ||
+      (seat.spec->prefill_mode == PrefillMode::kIterated && prompt <= map_.num_passes);
   const bool official = options_.official_decode && decodes;
   if (segment.official_decode != official) fail(plan, "official decode");
   if (official && segment.num_rows != 1) fail(plan, "official decode of several rows");
 }
 
 // All rows of a prompt finish a pass before the next one begins.
-void SymbolicDevice::check_passes(const StepPlan& plan, int32_t group,
-                                  const WalkSegment& segment) {
+void SymbolicDevice::check_passes(const StepPlan& plan, int32_t group, const WalkSegment& segment) {
   const int32_t begin = segment.first_position;
   const int32_t end = begin + segment.num_rows;
   const auto num_walks = [&](int32_t position) {

@@ -52,7 +52,7 @@ class SymbolicDevice {
   struct Seat {
     uint64_t sequence = 0;
     std::shared_ptr<const SequenceSpec> spec;
-    std::vector<uint64_t> hashes;      // of the tokens fed, by position
+    std::vector<uint64_t> hashes;  // of the tokens fed, by position
     // By range (ordinary k: 2k, group g: 2g + 1); -1 until its first row since the seat was opened.
     std::vector<int32_t> next_position;
   };
@@ -85,9 +85,9 @@ class SymbolicDevice {
   std::map<int32_t, int32_t> block_owner_;  // block -> seat, while in a table
   std::vector<std::vector<Content>> blocks_;
   std::vector<std::vector<Content>> host_blocks_;
-  std::vector<std::vector<Row>> staging_;   // [group][row]
+  std::vector<std::vector<Row>> staging_;  // [group][row]
   std::vector<Seat> seats_;
-  std::vector<Content> last_rows_;          // of ordinary[G], this step
+  std::vector<Content> last_rows_;                    // of ordinary[G], this step
   std::map<uint64_t, std::vector<int32_t>> sampled_;  // by step
 };
 

@@ -136,8 +136,7 @@ class ServiceTest : public ::testing::Test {
 
    private:
     grpc::ClientContext call_;
-    std::unique_ptr<
-        grpc::ClientReaderWriter<internal::v1::RouterFrame, internal::v1::WorkerFrame>>
+    std::unique_ptr<grpc::ClientReaderWriter<internal::v1::RouterFrame, internal::v1::WorkerFrame>>
         stream_;
     bool ended_ = false;
   };

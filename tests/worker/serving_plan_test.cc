@@ -141,9 +141,19 @@ TEST(WorkerConfigTest, EveryRunningSequenceNeedsARow) {
 
 TEST(WorkerConfigTest, FlagsFillTheConfig) {
   WorkerConfig config;
-  const char* argv[] = {"lckv-worker", "--model", "m", "--kv-cache-memory", "1.5GiB",
-                        "--prefill-tolerance", "0.25", "--reproducible", "on",
-                        "--drain-timeout", "3s", "--port", "0"};
+  const char* argv[] = {"lckv-worker",
+                        "--model",
+                        "m",
+                        "--kv-cache-memory",
+                        "1.5GiB",
+                        "--prefill-tolerance",
+                        "0.25",
+                        "--reproducible",
+                        "on",
+                        "--drain-timeout",
+                        "3s",
+                        "--port",
+                        "0"};
   EXPECT_FALSE(parse_worker_config(std::size(argv), argv, config).has_value());
   EXPECT_EQ(config.model, "m");
   EXPECT_EQ(config.kv_cache_bytes, uint64_t{3} << 29);

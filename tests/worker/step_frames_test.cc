@@ -100,8 +100,8 @@ TEST(StepFramesTest, FinishedTellsTheReason) {
                        .matched_stop_token = 42,
                        .num_prefill_walks = 3,
                        .num_preemptions = 2});
-  frames.finished(11, {.kind = SequenceEvent::Kind::kFinished,
-                       .reason = FinishReason::kContextFull});
+  frames.finished(11,
+                  {.kind = SequenceEvent::Kind::kFinished, .reason = FinishReason::kContextFull});
   const Step step = frames.take()[0].step();
   ASSERT_EQ(step.finished_size(), 2);
   EXPECT_EQ(step.finished(0).reason(), internal::v1::Finished::REASON_STOP_TOKEN);

@@ -116,9 +116,9 @@ TEST_F(WorkerMetricsTest, BucketsHoldVllmsEdgesAndFinerOnes) {
   metrics_.started(times, t0_);
   metrics_.token(times, spec, t0_);
   const std::string all = text();
-  for (const char* edge : {"0.001", "0.003", "0.01", "0.025", "0.05", "0.075", "0.1", "0.15",
-                           "0.2", "0.3", "0.4", "0.5", "0.75", "1", "2.5", "5", "7.5", "10",
-                           "20", "40", "80"}) {
+  for (const char* edge :
+       {"0.001", "0.003", "0.01", "0.025", "0.05", "0.075", "0.1", "0.15", "0.2", "0.3", "0.4",
+        "0.5",   "0.75",  "1",    "2.5",   "5",    "7.5",   "10",  "20",   "40",  "80"}) {
     EXPECT_THAT(all, HasSubstr("vllm:inter_token_latency_seconds_bucket{" + std::string(kLabels) +
                                ",le=\"" + edge + "\"}"));
   }

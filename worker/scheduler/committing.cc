@@ -25,8 +25,8 @@ std::vector<SequenceEvent> Scheduler::Impl::commit(const StepResult& result) {
   for (const SequenceId id : record.scored) {
     Sequence* sequence = find(id);
     if (sequence == nullptr) continue;
-    const FinishReason reason = sequence->spec->max_is_context ? FinishReason::kContextFull
-                                                               : FinishReason::kMaxNewTokens;
+    const FinishReason reason =
+        sequence->spec->max_is_context ? FinishReason::kContextFull : FinishReason::kMaxNewTokens;
     finish(*sequence, {.reason = reason}, events);
   }
   for (const SequenceId id : record.done_before) {

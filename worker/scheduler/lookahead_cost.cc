@@ -23,8 +23,8 @@ struct Measured {
   float log2_lookahead;
   float work;
 };
-constexpr std::array<Measured, 4> kMeasured = {
-    Measured{0.0F, 1.0F}, Measured{2.0F, 1.6F}, Measured{4.0F, 2.0F}, Measured{9.0F, 2.0F}};
+constexpr std::array<Measured, 4> kMeasured = {Measured{0.0F, 1.0F}, Measured{2.0F, 1.6F},
+                                               Measured{4.0F, 2.0F}, Measured{9.0F, 2.0F}};
 
 // What a step costs besides its rows, in rows.
 constexpr float kStepRows = 2.0F;

@@ -110,8 +110,8 @@ void PlanBuilder::copy_to_host(Sequence& sequence) {
 }
 
 void PlanBuilder::trim(Sequence& sequence, int32_t chunk) {
-  const int32_t restart = map_.num_groups > 0 ? sequence.restart_position(chunk)
-                                              : std::numeric_limits<int32_t>::max();
+  const int32_t restart =
+      map_.num_groups > 0 ? sequence.restart_position(chunk) : std::numeric_limits<int32_t>::max();
   const uint64_t last_step = sequence.last_step;
   for (size_t u = 0; u < map_.units.size(); ++u) {
     const UnitRule& rule = map_.units[u];
@@ -124,9 +124,8 @@ void PlanBuilder::trim(Sequence& sequence, int32_t chunk) {
     const UnitId unit{static_cast<int32_t>(u)};
     std::vector<BlockRef> dropped = sequence.table.trim(unit, std::max(first_seen, 0));
     if (dropped.empty()) continue;
-    plan_.trims.push_back({.seat = *sequence.seat,
-                           .unit = unit,
-                           .num_blocks = static_cast<int32_t>(dropped.size())});
+    plan_.trims.push_back(
+        {.seat = *sequence.seat, .unit = unit, .num_blocks = static_cast<int32_t>(dropped.size())});
     memory_.deferred.release(last_step, std::move(dropped));
     sequence.last_step = plan_.step;
   }
@@ -183,8 +182,7 @@ PlanSpan PlanBuilder::staging_span(const GroupProgress& group, int32_t first_pos
 
 void PlanBuilder::add_ordinary(Sequence& sequence, int32_t index, int32_t num_rows) {
   const int32_t first = sequence.ordinary[index];
-  OrdinarySegment segment{
-      .seat = *sequence.seat, .first_position = first, .num_rows = num_rows};
+  OrdinarySegment segment{.seat = *sequence.seat, .first_position = first, .num_rows = num_rows};
   if (index == 0) {
     segment.tokens = {.begin = static_cast<int32_t>(plan_.tokens.size()), .count = num_rows};
     for (int32_t i = 0; i < num_rows; ++i) plan_.tokens.push_back(sequence.token(first + i));
@@ -265,8 +263,8 @@ void PlanBuilder::add_samples(Sequence& sequence, const OrdinarySegment& segment
       const bool is_newest = sample.index == sequence.num_generated();
       if (!is_newest || sample.index >= spec.max_new_tokens) continue;
       sample.num_logprobs = spec.num_logprobs.value_or(-1);
-      sequence.pending.push_back({.step = plan_.step,
-                                  .sample = static_cast<int32_t>(plan_.samples.size())});
+      sequence.pending.push_back(
+          {.step = plan_.step, .sample = static_cast<int32_t>(plan_.samples.size())});
     }
     add_sample(sequence, sample);
   }
@@ -274,8 +272,7 @@ void PlanBuilder::add_samples(Sequence& sequence, const OrdinarySegment& segment
 
 void PlanBuilder::add_sample(Sequence& sequence, const SampleRow& sample) {
   plan_.samples.push_back(sample);
-  record_.samples.push_back(
-      {.sequence = sequence.id, .kind = sample.kind, .index = sample.index});
+  record_.samples.push_back({.sequence = sequence.id, .kind = sample.kind, .index = sample.index});
 }
 
 void PlanBuilder::release_staging(Sequence& sequence) {

@@ -31,11 +31,11 @@ struct PlanRecord {
     int32_t index = 0;
   };
   uint64_t step = 0;
-  std::vector<SequenceId> started;        // took a seat for the first time
-  std::vector<Sample> samples;            // as StepPlan::samples
-  std::vector<std::vector<Walk>> walks;   // as StepPlan::groups
-  std::vector<SequenceId> scored;         // asked for no token, and their prompt's last row ran
-  std::vector<SequenceId> done_before;    // nothing was left to generate when they were submitted
+  std::vector<SequenceId> started;       // took a seat for the first time
+  std::vector<Sample> samples;           // as StepPlan::samples
+  std::vector<std::vector<Walk>> walks;  // as StepPlan::groups
+  std::vector<SequenceId> scored;        // asked for no token, and their prompt's last row ran
+  std::vector<SequenceId> done_before;   // nothing was left to generate when they were submitted
 };
 
 struct BuilderOptions {

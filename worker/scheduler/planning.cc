@@ -67,9 +67,8 @@ std::vector<Sequence*> Scheduler::Impl::running_order() const {
     return sequence->is_decoding() ? 1 : 2;
   };
   std::vector<Sequence*> order = seated_;
-  std::stable_sort(order.begin(), order.end(), [&place](const Sequence* a, const Sequence* b) {
-    return place(a) < place(b);
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [&place](const Sequence* a, const Sequence* b) { return place(a) < place(b); });
   return order;
 }
 
@@ -78,8 +77,7 @@ void Scheduler::Impl::extend(Planning& planning, Sequence& sequence) {
   const RowChoice choice = choose(planning, sequence);
   bool starves = choice.lacks_budget || any(choice.lacks_staging);
   if (!choice.empty()) {
-    const int32_t num_blocks =
-        num_missing_blocks(sequence, choice, map_, options_.slots_per_block);
+    const int32_t num_blocks = num_missing_blocks(sequence, choice, map_, options_.slots_per_block);
     if (make_room(planning, sequence, num_blocks)) {
       add_rows(planning, sequence, choice);
     } else {
@@ -109,9 +107,9 @@ bool Scheduler::Impl::admit_one(Planning& planning, Sequence& sequence) {
   queue_.remove(sequence);
   planning.builder.open(sequence, free_seats_.back());
   free_seats_.pop_back();
-  const auto place = std::upper_bound(
-      seated_.begin(), seated_.end(), &sequence,
-      [](const Sequence* a, const Sequence* b) { return outranks(*a, *b); });
+  const auto place =
+      std::upper_bound(seated_.begin(), seated_.end(), &sequence,
+                       [](const Sequence* a, const Sequence* b) { return outranks(*a, *b); });
   seated_.insert(place, &sequence);
   add_rows(planning, sequence, choice);
   return true;

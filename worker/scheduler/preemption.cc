@@ -19,9 +19,8 @@ std::vector<Sequence*> Scheduler::Impl::victims(const Sequence& needs) const {
   }
   for (auto it = seated_.rbegin(); it != seated_.rend(); ++it) {
     if ((*it)->paused || *it == &needs) continue;
-    const bool gives_way = needs.seat.has_value()
-                               ? outranks(needs, **it)
-                               : needs.spec->priority > (*it)->spec->priority;
+    const bool gives_way = needs.seat.has_value() ? outranks(needs, **it)
+                                                  : needs.spec->priority > (*it)->spec->priority;
     if (gives_way) order.push_back(*it);
   }
   return order;

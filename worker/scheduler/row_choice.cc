@@ -126,8 +126,8 @@ class RowChooser {
       const int64_t layers = walk_layers + map_.layers[RangeMap::ordinary(0)];
       // Rows that can be both run and walked within the budget.
       const int64_t spare = std::max<int64_t>(0, room_.row_layers - have * walk_layers);
-      const int64_t rows = std::min<int64_t>(have + spare / layers,
-                                             room_.range_rows[RangeMap::group(0)]);
+      const int64_t rows =
+          std::min<int64_t>(have + spare / layers, room_.range_rows[RangeMap::group(0)]);
       end = std::min<int64_t>(end, first + rows);
     }
     run_ordinary(0, end);

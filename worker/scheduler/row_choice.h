@@ -39,11 +39,11 @@ struct WalkChoice {
 };
 
 struct RowChoice {
-  std::vector<int32_t> ordinary;   // rows per ordinary range
+  std::vector<int32_t> ordinary;  // rows per ordinary range
   std::vector<WalkChoice> groups;
   std::vector<int32_t> stage_end;  // per group: staging rows are held up to this position
   int64_t row_layers = 0;
-  bool lacks_budget = false;   // a walk that must not be cut did not fit what is left of the step
+  bool lacks_budget = false;  // a walk that must not be cut did not fit what is left of the step
   std::vector<bool> lacks_staging;  // per group: so with its staging rows
 
   bool empty() const;

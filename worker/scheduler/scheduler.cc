@@ -39,18 +39,18 @@ absl::Status Scheduler::Impl::check_fits(const SequenceSpec& spec) const {
   const int64_t positions = prompt + spec.max_new_tokens;
   if (prompt == 0) return absl::InvalidArgumentError("prompt: must not be empty");
   if (positions > options_.max_context) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("prompt and max_new_tokens: ", positions, " tokens exceed the context of ",
-                     options_.max_context));
+    return absl::InvalidArgumentError(absl::StrCat("prompt and max_new_tokens: ", positions,
+                                                   " tokens exceed the context of ",
+                                                   options_.max_context));
   }
   int64_t num_blocks = 0;
   for (const int32_t slots : options_.slots_per_block) {
     num_blocks += (positions + slots - 1) / slots;
   }
   if (num_blocks > options_.num_blocks) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "prompt and max_new_tokens: ", positions, " tokens need ", num_blocks,
-        " KV blocks, the limit is ", options_.num_blocks));
+    return absl::InvalidArgumentError(
+        absl::StrCat("prompt and max_new_tokens: ", positions, " tokens need ", num_blocks,
+                     " KV blocks, the limit is ", options_.num_blocks));
   }
   if (map_.num_groups > 0 && spec.prefill_mode == PrefillMode::kIterated &&
       prompt > options_.staging_rows) {
@@ -139,8 +139,7 @@ SchedulerLoad Scheduler::Impl::load() const {
   load.num_host_blocks = memory_.host_blocks.num_blocks();
   for (int32_t g = 0; g < map_.num_groups; ++g) {
     const int32_t num_free = memory_.staging.num_free(g);
-    load.num_free_staging_rows =
-        g == 0 ? num_free : std::min(load.num_free_staging_rows, num_free);
+    load.num_free_staging_rows = g == 0 ? num_free : std::min(load.num_free_staging_rows, num_free);
   }
   for (const Sequence* sequence : seated_) load.num_cached_tokens += sequence->ordinary.front();
   return load;

@@ -22,15 +22,15 @@
 namespace lckv {
 
 struct SchedulerOptions {
-  int32_t max_num_seqs = 64;              // seats
-  int32_t max_waiting = 1024;             // queue bound
-  int64_t max_row_layers = 2048 * 22;     // budget of a step: rows times the layers they run
-  int32_t max_batched_rows = 2048;        // rows of one range in one step: buffers are that large
-  int32_t max_context = 2048;             // prompt plus generated
-  int32_t num_blocks = 0;                 // of the device pool
-  int32_t num_host_blocks = 0;            // of the host tier, 0: none
-  std::vector<int32_t> slots_per_block;   // per unit
-  int32_t staging_rows = 0;               // per cyclic group
+  int32_t max_num_seqs = 64;             // seats
+  int32_t max_waiting = 1024;            // queue bound
+  int64_t max_row_layers = 2048 * 22;    // budget of a step: rows times the layers they run
+  int32_t max_batched_rows = 2048;       // rows of one range in one step: buffers are that large
+  int32_t max_context = 2048;            // prompt plus generated
+  int32_t num_blocks = 0;                // of the device pool
+  int32_t num_host_blocks = 0;           // of the host tier, 0: none
+  std::vector<int32_t> slots_per_block;  // per unit
+  int32_t staging_rows = 0;              // per cyclic group
   // Look-ahead of exact prefill: how many rows a walk takes. 0: by cost.
   int32_t prefill_lookahead = 0;
   // Walk windows are chunks at fixed multiples of prefill_lookahead (> 0), settled whole.
@@ -49,8 +49,8 @@ struct SequenceEvent {
   enum class Kind : uint8_t { kStarted, kToken, kPromptLogprob, kFinished };
   Kind kind = Kind::kToken;
   SequenceId sequence{};
-  int32_t token = 0;       // kToken
-  int32_t position = 0;    // kToken: number of the generated token; kPromptLogprob: prompt position
+  int32_t token = 0;     // kToken
+  int32_t position = 0;  // kToken: number of the generated token; kPromptLogprob: prompt position
   std::optional<TokenLogprob> logprob;
   FinishReason reason = FinishReason::kEos;  // kFinished, as the next
   int32_t matched_stop_token = 0;
@@ -70,8 +70,8 @@ struct SchedulerLoad {
   uint64_t num_preemptions = 0;       // since the start, as all below
   uint64_t num_swapped_out = 0;       // of them, to the host tier
   uint64_t num_prefill_walks = 0;
-  uint64_t num_prefill_row_walks = 0; // rows times walks, prompts only
-  uint64_t num_prompt_rows = 0;       // prompt rows that were settled (replays not counted)
+  uint64_t num_prefill_row_walks = 0;  // rows times walks, prompts only
+  uint64_t num_prompt_rows = 0;        // prompt rows that were settled (replays not counted)
 };
 
 class Scheduler {

@@ -36,12 +36,12 @@ class Scheduler::Impl {
   // One plan in the making.
   struct Planning {
     PlanBuilder builder;
-    int32_t num_prompts = 0;        // that are or could be prefilled side by side
+    int32_t num_prompts = 0;  // that are or could be prefilled side by side
     int32_t num_decoding_rows = 0;
     // Memory that is to change hands is held by sequences that uncommitted plans name: no more
     // rows.
     bool blocked = false;
-    bool evicted = false;        // for a sequence that runs: nobody is admitted
+    bool evicted = false;  // for a sequence that runs: nobody is admitted
     // Per group: somebody waits for staging rows there, others take but the one they need.
     std::vector<bool> staging_short;
     std::optional<SequenceId> starved;  // the first that memory or budget was too short for
@@ -86,23 +86,22 @@ class Scheduler::Impl {
                   int32_t num_settled);
   void commit_samples(const PlanRecord& record, const StepResult& result,
                       std::vector<SequenceEvent>& events);
-  void finish(Sequence& sequence, const SequenceFinish& finish,
-              std::vector<SequenceEvent>& events);
+  void finish(Sequence& sequence, const SequenceFinish& finish, std::vector<SequenceEvent>& events);
 
   const SchedulerOptions options_;
   const RangeMap map_;
   KvMemory memory_;
   RequestQueue queue_;
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;
-  std::vector<Sequence*> seated_;      // first in rank first
+  std::vector<Sequence*> seated_;  // first in rank first
   std::vector<SeatId> free_seats_;
-  std::vector<SeatId> closings_;       // seats whose sequence ended: the next plan closes them
+  std::vector<SeatId> closings_;         // seats whose sequence ended: the next plan closes them
   std::vector<SequenceId> done_before_;  // nothing to generate: the next plan ends them
   std::deque<PlanRecord> uncommitted_;
   std::optional<SequenceId> starved_;  // goes first in the next plan
   uint64_t num_plans_ = 0;
   uint64_t num_submitted_ = 0;
-  SchedulerLoad totals_;               // only what is counted since the start
+  SchedulerLoad totals_;  // only what is counted since the start
 };
 
 }  // namespace lckv

@@ -34,9 +34,7 @@ int32_t Sequence::num_generated() const { return size_of(generated) + size_of(pe
 
 int32_t Sequence::known_end() const { return prompt_size() + num_generated(); }
 
-int32_t Sequence::row_end() const {
-  return prompt_size() + std::max(spec->max_new_tokens, 1) - 1;
-}
+int32_t Sequence::row_end() const { return prompt_size() + std::max(spec->max_new_tokens, 1) - 1; }
 
 PlanToken Sequence::token(int32_t position) const {
   LCKV_CHECK(position < known_end());

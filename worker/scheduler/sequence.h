@@ -19,18 +19,18 @@
 namespace lckv {
 
 struct GroupProgress {
-  int32_t settled = 0;        // first position that no walk planned so far settles for certain
-  int32_t walked_end = 0;     // positions from `settled` to here have been walked
-  int32_t pass = 1;           // iterated: the pass that runs next, and its next position
+  int32_t settled = 0;     // first position that no walk planned so far settles for certain
+  int32_t walked_end = 0;  // positions from `settled` to here have been walked
+  int32_t pass = 1;        // iterated: the pass that runs next, and its next position
   int32_t pass_position = 0;
-  int32_t staged_begin = 0;   // position of rows.front()
+  int32_t staged_begin = 0;     // position of rows.front()
   std::deque<StagingRow> rows;  // held for positions from staged_begin on
 
   int32_t staged_end() const { return staged_begin + static_cast<int32_t>(rows.size()); }
 
   // Statistics; they do not go back when rows are replayed.
   int32_t num_prefill_walks = 0;
-  int32_t counted_end = 0;    // positions below have been counted as settled
+  int32_t counted_end = 0;  // positions below have been counted as settled
 };
 
 // Blocks of a preempted sequence in the host tier.
@@ -89,21 +89,21 @@ struct Sequence {
   std::deque<PlanToken> pending;   // the next ones, sampled by uncommitted plans
 
   std::optional<SeatId> seat;
-  std::vector<int32_t> ordinary;   // per ordinary range: next position to run
+  std::vector<int32_t> ordinary;  // per ordinary range: next position to run
   std::vector<GroupProgress> groups;
   SequenceTable table;
   std::optional<HostCopy> host;
 
-  uint64_t last_step = 0;          // the last plan that names it
-  bool awaits_walk = false;        // that plan holds a walk that settles an unknown number of rows
-  int32_t lookahead_limit = 0;     // from how the last walk settled; 0: none
-  int32_t num_scored = 1;          // prompt positions below have their logprob planned
-  int32_t num_counted = 0;         // prompt rows counted as run, in a model without groups
-  int32_t blocks_held = 0;         // when it was preempted: it comes back when as many are free
+  uint64_t last_step = 0;       // the last plan that names it
+  bool awaits_walk = false;     // that plan holds a walk that settles an unknown number of rows
+  int32_t lookahead_limit = 0;  // from how the last walk settled; 0: none
+  int32_t num_scored = 1;       // prompt positions below have their logprob planned
+  int32_t num_counted = 0;      // prompt rows counted as run, in a model without groups
+  int32_t blocks_held = 0;      // when it was preempted: it comes back when as many are free
 
   bool paused = false;
   bool started = false;
-  bool is_done_before = false;     // nothing to generate: an uncommitted plan ends it
+  bool is_done_before = false;  // nothing to generate: an uncommitted plan ends it
   int32_t num_preemptions = 0;
 };
 

@@ -15,9 +15,9 @@ struct SamplingSpec {
   uint32_t top_k = 0;        // 0: off
   float top_p = 1.0F;
   float min_p = 0.0F;
-  float repetition_penalty = 1.0F;  // over prompt and generated tokens
-  float presence_penalty = 0.0F;    // over generated tokens
-  float frequency_penalty = 0.0F;   // over generated tokens
+  float repetition_penalty = 1.0F;                    // over prompt and generated tokens
+  float presence_penalty = 0.0F;                      // over generated tokens
+  float frequency_penalty = 0.0F;                     // over generated tokens
   std::vector<std::pair<int32_t, float>> logit_bias;  // ascending by id
   uint64_t seed = 0;
   uint32_t choice = 0;
@@ -26,9 +26,9 @@ struct SamplingSpec {
 enum class PrefillMode : uint8_t { kExact, kIterated };
 
 struct SequenceSpec {
-  std::string request_id;  // for logs
-  std::string tenant;      // fairness key
-  int32_t priority = 0;    // higher is sooner
+  std::string request_id;        // for logs
+  std::string tenant;            // fairness key
+  int32_t priority = 0;          // higher is sooner
   std::vector<int32_t> prompt;   // at least one token
   std::vector<int32_t> resumed;  // generated before: fed back, neither sampled nor reported again
   SamplingSpec sampling;
@@ -39,7 +39,7 @@ struct SequenceSpec {
   int32_t min_new_tokens = 0;
   std::vector<int32_t> eos_token_ids;   // empty where end of sequence is ignored
   std::vector<int32_t> stop_token_ids;  // ascending
-  std::optional<int32_t> num_logprobs;         // absent: none; 0: the token's own only
+  std::optional<int32_t> num_logprobs;  // absent: none; 0: the token's own only
   std::optional<int32_t> num_prompt_logprobs;
   PrefillMode prefill_mode = PrefillMode::kExact;
 };

@@ -51,9 +51,9 @@ struct TableAppend {
   BlockId block{};
 };
 
-// The first `num_blocks` blocks of the table leave it: no reader's window reaches them any more. On a
-// seat that the same plan opens: so many blocks had left before the sequence was copied to the host, and
-// what is appended comes after them (MirroredTables::trim does both).
+// The first `num_blocks` blocks of the table leave it: no reader's window reaches them any more. On
+// a seat that the same plan opens: so many blocks had left before the sequence was copied to the
+// host, and what is appended comes after them (MirroredTables::trim does both).
 struct TableTrim {
   SeatId seat{};
   UnitId unit{};
@@ -81,9 +81,9 @@ enum class WalkEnd : uint8_t {
   // (design: bitwise at tolerance 0, else by RMS over K and V per cached layer). Settled rows are
   // committed to slots; the others' new values become what the next walk reads.
   kSettle,
-  kPass,        // iterated: not the last pass; nothing is promoted before the pass's last chunk
-  kPassEnd,     // iterated: the pass's last chunk: all staged rows' new values become what is read
-  kCommit,      // every row is settled and committed (an iterated prompt's last pass)
+  kPass,     // iterated: not the last pass; nothing is promoted before the pass's last chunk
+  kPassEnd,  // iterated: the pass's last chunk: all staged rows' new values become what is read
+  kCommit,   // every row is settled and committed (an iterated prompt's last pass)
 };
 
 // One walk of a sequence over a cyclic group: rows [first_position, first_position + num_rows).
@@ -114,8 +114,8 @@ struct SampleRow {
   };
   Kind kind = Kind::kSample;
   SeatId seat{};
-  int32_t row = 0;          // in ordinary[G]'s batch: segments in order, rows in order
-  int32_t index = 0;        // of the generated token, 0 first; for prompts: position of `target`
+  int32_t row = 0;    // in ordinary[G]'s batch: segments in order, rows in order
+  int32_t index = 0;  // of the generated token, 0 first; for prompts: position of `target`
   int32_t target = 0;
   int32_t num_logprobs = -1;  // -1: none; 0: own only
 };
@@ -139,11 +139,11 @@ struct StepPlan {
   std::vector<TableTrim> trims;
   std::vector<TableAppend> appends;
   std::vector<PlanToken> tokens;
-  std::vector<StagingRow> staging;     // what the spans of all segments point into
-  std::vector<RangeRows> ordinary;     // G + 1
-  std::vector<GroupRows> groups;       // G
+  std::vector<StagingRow> staging;  // what the spans of all segments point into
+  std::vector<RangeRows> ordinary;  // G + 1
+  std::vector<GroupRows> groups;    // G
   std::vector<SampleRow> samples;
-  int64_t num_row_layers = 0;          // rows times the layers they run: what the budget counts
+  int64_t num_row_layers = 0;  // rows times the layers they run: what the budget counts
 };
 
 struct TokenLogprob {
@@ -159,8 +159,9 @@ struct SampleResult {
 
 struct StepResult {
   uint64_t step = 0;
-  std::vector<SampleResult> samples;                // one per StepPlan::samples
-  // [group][segment]: rows settled, from the segment's first one; 0 where its end is kPass or kPassEnd.
+  std::vector<SampleResult> samples;  // one per StepPlan::samples
+  // [group][segment]: rows settled, from the segment's first one; 0 where its end is kPass or
+  // kPassEnd.
   std::vector<std::vector<int32_t>> settled_rows;
 };
 

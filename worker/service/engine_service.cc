@@ -67,12 +67,20 @@ absl::Status EngineService::take(const std::shared_ptr<lckv::Session>& session,
     case RouterFrame::kOpen:
       if (loaded) greet({session});
       break;
-    case RouterFrame::kSubmit: return submit(session, frame.submit());
-    case RouterFrame::kCancel: cancel(session->id(), frame.cancel().handle()); break;
-    case RouterFrame::kPause: pause(session->id(), frame.pause().handle(), true); break;
-    case RouterFrame::kContinue: pause(session->id(), frame.continue_().handle(), false); break;
+    case RouterFrame::kSubmit:
+      return submit(session, frame.submit());
+    case RouterFrame::kCancel:
+      cancel(session->id(), frame.cancel().handle());
+      break;
+    case RouterFrame::kPause:
+      pause(session->id(), frame.pause().handle(), true);
+      break;
+    case RouterFrame::kContinue:
+      pause(session->id(), frame.continue_().handle(), false);
+      break;
     case RouterFrame::kBeat:
-    case RouterFrame::FRAME_NOT_SET: break;
+    case RouterFrame::FRAME_NOT_SET:
+      break;
   }
   return absl::OkStatus();
 }

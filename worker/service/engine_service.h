@@ -61,8 +61,8 @@ class EngineService final : public internal::v1::Engine::CallbackService {
   struct Link {
     std::shared_ptr<lckv::Session> session;
     bool opened = false;
-    bool greeted = false;     // Hello is queued: other frames may follow
-    bool had_credit = true;   // as the router was told last
+    bool greeted = false;    // Hello is queued: other frames may follow
+    bool had_credit = true;  // as the router was told last
     uint64_t num_taken = 0;
     std::unordered_map<uint64_t, SequenceId> handles;  // of live sequences
   };
@@ -98,19 +98,19 @@ class EngineService final : public internal::v1::Engine::CallbackService {
   const ServiceOptions options_;
   WorkerMetrics* const metrics_;
 
-  mutable std::mutex mutex_;  // guards everything below
-  std::unordered_map<uint64_t, Link> links_;              // by session
+  mutable std::mutex mutex_;                  // guards everything below
+  std::unordered_map<uint64_t, Link> links_;  // by session
   std::unordered_map<SequenceId, Sequence> sequences_;
   std::vector<SequenceId> unposted_cancels_;
-  std::shared_ptr<const internal::v1::Hello> hello_;      // once loaded, as the next two
+  std::shared_ptr<const internal::v1::Hello> hello_;  // once loaded, as the next two
   std::shared_ptr<const SubmitLimits> limits_;
   Post post_;
   uint64_t last_session_ = 0;
   uint64_t last_sequence_ = 0;
-  uint64_t num_posted_ = 0;       // commands
+  uint64_t num_posted_ = 0;  // commands
   int32_t num_paused_ = 0;
   bool draining_ = false;
-  bool tell_all_ = false;         // the next report goes to every session
+  bool tell_all_ = false;  // the next report goes to every session
   bool closed_ = false;
   // Of the last report:
   uint64_t step_ = 0;

@@ -33,8 +33,8 @@ void Session::send(internal::v1::WorkerFrame frame) {
   {
     const std::lock_guard lock(mutex_);
     if (ending_) return;
-    full = queued_bytes_ >= options_.max_queued_bytes ||
-           queue_.size() >= options_.max_queued_frames;
+    full =
+        queued_bytes_ >= options_.max_queued_bytes || queue_.size() >= options_.max_queued_frames;
     if (!full) {
       queued_bytes_ += frame.ByteSizeLong();
       queue_.push_back(std::move(frame));

@@ -73,7 +73,7 @@ class Session final
   internal::v1::RouterFrame incoming_;  // of the read in progress
   internal::v1::WorkerFrame outgoing_;  // of the write in progress
 
-  mutable std::mutex mutex_;  // guards everything below
+  mutable std::mutex mutex_;       // guards everything below
   std::shared_ptr<Session> self_;  // the call's hold
   std::deque<internal::v1::WorkerFrame> queue_;
   size_t queued_bytes_ = 0;

@@ -34,10 +34,14 @@ void fill(Logprobs& to, const std::optional<TokenLogprob>& from) {
 
 Finished::Reason reason_of(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kEos: return Finished::REASON_EOS;
-    case FinishReason::kStopToken: return Finished::REASON_STOP_TOKEN;
-    case FinishReason::kMaxNewTokens: return Finished::REASON_MAX_NEW_TOKENS;
-    case FinishReason::kContextFull: return Finished::REASON_CONTEXT_FULL;
+    case FinishReason::kEos:
+      return Finished::REASON_EOS;
+    case FinishReason::kStopToken:
+      return Finished::REASON_STOP_TOKEN;
+    case FinishReason::kMaxNewTokens:
+      return Finished::REASON_MAX_NEW_TOKENS;
+    case FinishReason::kContextFull:
+      return Finished::REASON_CONTEXT_FULL;
   }
   return Finished::REASON_FAILED;
 }

@@ -21,8 +21,8 @@ template <typename Ids>
 absl::Status check_ids(const Ids& ids, const SubmitLimits& limits, absl::string_view field) {
   for (const uint32_t id : ids) {
     if (id >= static_cast<uint32_t>(limits.vocabulary)) {
-      return invalid_field(field, absl::StrCat("token id ", id, " is not in the vocabulary of ",
-                                               limits.vocabulary));
+      return invalid_field(
+          field, absl::StrCat("token id ", id, " is not in the vocabulary of ", limits.vocabulary));
     }
   }
   return absl::OkStatus();
@@ -54,8 +54,8 @@ absl::Status check_number(absl::string_view field, float value, bool valid,
 absl::Status check_sampling(const internal::v1::Sampling& sampling, const SubmitLimits& limits) {
   const float repetition = sampling.repetition_penalty();
   for (const absl::Status& status : {
-           check_number("sampling.temperature", sampling.temperature(),
-                        sampling.temperature() >= 0, "finite and not negative"),
+           check_number("sampling.temperature", sampling.temperature(), sampling.temperature() >= 0,
+                        "finite and not negative"),
            check_number("sampling.top_p", sampling.top_p(),
                         sampling.top_p() > 0 && sampling.top_p() <= 1, "in (0, 1]"),
            check_number("sampling.min_p", sampling.min_p(),
@@ -63,8 +63,7 @@ absl::Status check_sampling(const internal::v1::Sampling& sampling, const Submit
            check_number("sampling.repetition_penalty", repetition, repetition > 0,
                         "finite and above 0"),
            check_number("sampling.presence_penalty", sampling.presence_penalty(), true, "finite"),
-           check_number("sampling.frequency_penalty", sampling.frequency_penalty(), true,
-                        "finite"),
+           check_number("sampling.frequency_penalty", sampling.frequency_penalty(), true, "finite"),
        }) {
     if (!status.ok()) return status;
   }
@@ -143,9 +142,12 @@ SamplingSpec sampling_spec(const internal::v1::Submit& submit) {
 PrefillMode prefill_mode(const internal::v1::Submit& submit, const SubmitLimits& limits) {
   if (!limits.has_cyclic_groups) return PrefillMode::kExact;
   switch (submit.prefill_mode()) {
-    case internal::v1::PREFILL_MODE_EXACT: return PrefillMode::kExact;
-    case internal::v1::PREFILL_MODE_ITERATED: return PrefillMode::kIterated;
-    default: return limits.default_prefill_mode;
+    case internal::v1::PREFILL_MODE_EXACT:
+      return PrefillMode::kExact;
+    case internal::v1::PREFILL_MODE_ITERATED:
+      return PrefillMode::kIterated;
+    default:
+      return limits.default_prefill_mode;
   }
 }
 
@@ -180,8 +182,8 @@ absl::StatusOr<std::shared_ptr<const SequenceSpec>> check_submit(const internal:
   spec->resumed.assign(submit.resumed().begin(), submit.resumed().end());
   spec->sampling = sampling_spec(submit);
   const int32_t left = limits.max_context - submit.prompt_size();
-  spec->max_is_context = !submit.has_max_new_tokens() ||
-                         submit.max_new_tokens() > static_cast<uint32_t>(left);
+  spec->max_is_context =
+      !submit.has_max_new_tokens() || submit.max_new_tokens() > static_cast<uint32_t>(left);
   spec->max_new_tokens =
       spec->max_is_context ? left : static_cast<int32_t>(submit.max_new_tokens());
   spec->min_new_tokens =

@@ -15,8 +15,8 @@ namespace lckv {
 // What a served model accepts.
 struct SubmitLimits {
   int32_t vocabulary = 0;
-  int32_t max_context = 0;       // prompt plus generated tokens
-  int32_t max_logprobs = 0;      // at most the vocabulary
+  int32_t max_context = 0;          // prompt plus generated tokens
+  int32_t max_logprobs = 0;         // at most the vocabulary
   int32_t max_iterated_prompt = 0;  // tokens of a prompt in iterated mode: what staging holds
   bool has_cyclic_groups = false;   // else the prefill mode is of no consequence
   PrefillMode default_prefill_mode = PrefillMode::kExact;

@@ -16,22 +16,21 @@ constexpr std::array<const char*, 7> kPhases = {"plan",   "copies", "ordinary", 
 
 // The first edges are ours, those from .001 (.01, .3) on vLLM's.
 const Edges& first_token_edges() {
-  static const auto& edges = *new Edges{
-      .0005, .001, .002, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5,
-      10,    20,   40,   80,   160, 640, 2560};
+  static const auto& edges =
+      *new Edges{.0005, .001, .002, .005, .01, .02, .04, .06, .08, .1,  .25, .5,
+                 .75,   1,    2.5,  5,    7.5, 10,  20,  40,  80,  160, 640, 2560};
   return edges;
 }
 const Edges& token_gap_edges() {
-  static const auto& edges = *new Edges{.001, .002, .003, .004, .005, .006, .008, .01, .025, .05,
-                                        .075, .1,   .15,  .2,   .3,   .4,   .5,   .75, 1,    2.5,
-                                        5,    7.5,  10,   20,   40,   80};
+  static const auto& edges =
+      *new Edges{.001, .002, .003, .004, .005, .006, .008, .01, .025, .05, .075, .1, .15,
+                 .2,   .3,   .4,   .5,   .75,  1,    2.5,  5,   7.5,  10,  20,   40, 80};
   return edges;
 }
 const Edges& request_edges() {
-  static const auto& edges = *new Edges{.0005, .001, .0025, .005, .01, .025, .05, .1,  .2,
-                                        .3,    .5,   .8,    1,    1.5, 2,    2.5, 5,   10,
-                                        15,    20,   30,    40,   50,  60,   120, 240, 480,
-                                        960,   1920, 7680};
+  static const auto& edges =
+      *new Edges{.0005, .001, .0025, .005, .01, .025, .05, .1, .2, .3,  .5,  .8,  1,   1.5,  2,
+                 2.5,   5,    10,    15,   20,  30,   40,  50, 60, 120, 240, 480, 960, 1920, 7680};
   return edges;
 }
 const Edges& row_edges() {
@@ -73,8 +72,8 @@ void grow(prometheus::Counter& counter, uint64_t now, uint64_t before) {
 
 }  // namespace
 
-WorkerMetrics::WorkerMetrics(std::shared_ptr<prometheus::Registry> registry,
-                             std::string model_name, const std::string& version)
+WorkerMetrics::WorkerMetrics(std::shared_ptr<prometheus::Registry> registry, std::string model_name,
+                             const std::string& version)
     : registry_(std::move(registry)),
       labels_{{"model_name", std::move(model_name)}, {"engine", "0"}} {
   make_request_metrics();
@@ -84,14 +83,22 @@ WorkerMetrics::WorkerMetrics(std::shared_ptr<prometheus::Registry> registry,
 
 prometheus::Gauge& WorkerMetrics::gauge(const std::string& name, const std::string& help,
                                         Labels more) {
-  return prometheus::BuildGauge().Name(name).Help(help).Labels(labels_).Register(*registry_).Add(
-      more);
+  return prometheus::BuildGauge()
+      .Name(name)
+      .Help(help)
+      .Labels(labels_)
+      .Register(*registry_)
+      .Add(more);
 }
 
 prometheus::Counter& WorkerMetrics::counter(const std::string& name, const std::string& help,
                                             Labels more) {
-  return prometheus::BuildCounter().Name(name).Help(help).Labels(labels_).Register(*registry_).Add(
-      more);
+  return prometheus::BuildCounter()
+      .Name(name)
+      .Help(help)
+      .Labels(labels_)
+      .Register(*registry_)
+      .Add(more);
 }
 
 prometheus::Histogram& WorkerMetrics::histogram(const std::string& name, const std::string& help,
@@ -123,8 +130,8 @@ void WorkerMetrics::make_request_metrics() {
                             "Between successive tokens of a sequence.", token_gap_edges());
   per_output_token_ = &histogram("vllm:request_time_per_output_token_seconds",
                                  "Mean gap between a sequence's tokens.", token_gap_edges());
-  whole_ = &histogram("vllm:e2e_request_latency_seconds", "From arrival to the end.",
-                      request_edges());
+  whole_ =
+      &histogram("vllm:e2e_request_latency_seconds", "From arrival to the end.", request_edges());
   queue_ = &histogram("vllm:request_queue_time_seconds", "From arrival to the first step.",
                       request_edges());
   inference_ = &histogram("vllm:request_inference_time_seconds", "From the first step to the end.",
@@ -133,9 +140,9 @@ void WorkerMetrics::make_request_metrics() {
                         "From the first step to the first token.", request_edges());
   decode_ = &histogram("vllm:request_decode_time_seconds", "From the first token to the last.",
                        request_edges());
-  walks_ = &histogram("lckv_prefill_walks",
-                      "Walks over cyclic groups that a sequence's prompt took part in.",
-                      walk_edges());
+  walks_ =
+      &histogram("lckv_prefill_walks",
+                 "Walks over cyclic groups that a sequence's prompt took part in.", walk_edges());
 }
 
 void WorkerMetrics::make_engine_metrics() {
@@ -160,8 +167,8 @@ void WorkerMetrics::make_engine_metrics() {
                      "How long work has waited without a step; 0 where none waits.");
   batch_size_ = &histogram("lckv_batch_size", "Tokens sampled in a step.", batch_edges());
   for (size_t i = 0; i < kNumPhases; ++i) {
-    phases_[i] = &histogram("lckv_step_duration_seconds", "Time of a step's phases.",
-                            phase_edges(), {{"phase", kPhases[i]}});
+    phases_[i] = &histogram("lckv_step_duration_seconds", "Time of a step's phases.", phase_edges(),
+                            {{"phase", kPhases[i]}});
   }
 }
 
@@ -223,11 +230,15 @@ void WorkerMetrics::observe(const StepReport& report) {
   iteration_tokens_->Observe(report.num_rows);
   batch_size_->Observe(report.num_sampled);
   const StepTimes& times = report.times;
-  const absl::Duration rest = report.step_time - report.plan_time - times.copies -
-                              times.ordinary - times.walks - times.logits - times.sample;
-  const std::array<absl::Duration, kNumPhases> phases = {
-      report.plan_time, times.copies, times.ordinary, times.walks,
-      times.logits,     times.sample, std::max(rest, absl::ZeroDuration())};
+  const absl::Duration rest = report.step_time - report.plan_time - times.copies - times.ordinary -
+                              times.walks - times.logits - times.sample;
+  const std::array<absl::Duration, kNumPhases> phases = {report.plan_time,
+                                                         times.copies,
+                                                         times.ordinary,
+                                                         times.walks,
+                                                         times.logits,
+                                                         times.sample,
+                                                         std::max(rest, absl::ZeroDuration())};
   for (size_t i = 0; i < kNumPhases; ++i) phases_[i]->Observe(seconds(phases[i]));
 }
 
