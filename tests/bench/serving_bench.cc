@@ -30,8 +30,8 @@ constexpr char kTinyLckv[] = "tests/bench/models/tinyllama-lckv";
 struct Scale {
   std::string ordinary = kTiny;
   std::string lckv = kTinyLckv;
-  int decode_steps = 40;
-  int itl_steps = 150;
+  int decode_steps = 16;
+  int itl_steps = 100;
   int num_prompts = 16;
   int prompt_tokens = 512;
   int long_prompt = 2000;
