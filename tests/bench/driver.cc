@@ -23,8 +23,8 @@ absl::StatusOr<std::unique_ptr<Driver>> Driver::open(const DriverOptions& option
   auto loaded = read_model(config);
   if (!loaded.ok()) return loaded.status();
   driver->loaded_ = *std::move(loaded);
-  auto ops = std::make_unique<TimedOps>(open_device(config, driver->loaded_.plan),
-                                        &driver->kernels_);
+  auto ops =
+      std::make_unique<TimedOps>(open_device(config, driver->loaded_.plan), &driver->kernels_);
   if (absl::Status status = load_weights(config, std::move(ops), driver->loaded_); !status.ok()) {
     return status;
   }

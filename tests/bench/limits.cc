@@ -33,8 +33,8 @@ __attribute__((target_clones("avx512f", "avx2", "default"))) uint64_t sum_lanes(
 }  // namespace
 
 double read_bandwidth(size_t bytes, int threads) {
-  void* const memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                            -1, 0);
+  void* const memory =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   LCKV_CHECK(memory != MAP_FAILED);
   madvise(memory, bytes, MADV_HUGEPAGE);
   std::memset(memory, 1, bytes);
@@ -76,8 +76,8 @@ double product_peak(const std::vector<ProductShape>& shapes, int threads) {
     std::memset(w_memory.get_data_handle(), 0, description.weights_desc().get_size());
     const std::unordered_map<int, memory> arguments = {
         {DNNL_ARG_SRC, x_memory}, {DNNL_ARG_WEIGHTS, w_memory}, {DNNL_ARG_DST, y_memory}};
-    const double operations = 2.0 * static_cast<double>(shape.rows) *
-                              static_cast<double>(shape.n) * static_cast<double>(shape.k);
+    const double operations = 2.0 * static_cast<double>(shape.rows) * static_cast<double>(shape.n) *
+                              static_cast<double>(shape.k);
     for (int run = 0; run < 4; ++run) {
       const double start = seconds_now();
       product.execute(stream, arguments);

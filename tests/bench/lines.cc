@@ -28,11 +28,12 @@ void print(const Measurement& m) {
     absl::PrintF(" = %6.3f of %s (%.2f)", judged, m.limit_name, m.limit);
   }
   if (judging && m.goal.kind != Goal::Kind::kNone) {
-    const bool met = m.goal.kind == Goal::Kind::kAtLeast ? judged >= m.goal.bound
-                                                         : judged <= m.goal.bound;
+    const bool met =
+        m.goal.kind == Goal::Kind::kAtLeast ? judged >= m.goal.bound : judged <= m.goal.bound;
     (met ? num_met : num_missed) += 1;
-    absl::PrintF("  goal %s %g: %s", m.goal.kind == Goal::Kind::kAtLeast ? ">=" : "<=",
-                 m.goal.bound, met ? "met" : "missed");
+    absl::PrintF("  goal %s %g: %s",
+                 m.goal.kind == Goal::Kind::kAtLeast ? ">=" : "<=", m.goal.bound,
+                 met ? "met" : "missed");
   }
   absl::PrintF("\n");
   std::fflush(stdout);

@@ -15,8 +15,8 @@
 #include "spdlog/spdlog.h"
 #include "tests/bench/driver.h"
 #include "tests/bench/held_out.h"
-#include "tests/bench/lines.h"
 #include "tests/bench/limits.h"
+#include "tests/bench/lines.h"
 
 namespace lckv {
 namespace {
@@ -104,8 +104,8 @@ DecodeTimes decode(Driver& driver, int batch, int steps) {
 }
 
 void bench_decode(const Scale& scale, const Limits& limits, bool reproducible) {
-  print_heading(absl::StrCat("Decode, LCKV map, bfloat16, ",
-                             reproducible ? "reproducible" : "free"));
+  print_heading(
+      absl::StrCat("Decode, LCKV map, bfloat16, ", reproducible ? "reproducible" : "free"));
   const auto driver = open({.folder = scale.lckv, .reproducible = reproducible});
   const double least = static_cast<double>(driver->loaded().weight_bytes) / limits.bandwidth;
   for (const int batch : {1, 8, 16, 32}) {
@@ -174,20 +174,27 @@ void bench_prefill(const Scale& scale, const Limits& limits) {
     const double done = prefill_operations(driver->loaded().config, length) / one;
     print({absl::StrCat("ordinary map, one prompt of ", length), done / 1e9, "GFLOP/s",
            "matmul peak", limits.peak / 1e9, at_least(0.5)});
-    ordinary =
-        prefill(*driver, made_up_prompts(*driver, scale.num_prompts, scale.prompt_tokens));
+    ordinary = prefill(*driver, made_up_prompts(*driver, scale.num_prompts, scale.prompt_tokens));
     print({absl::StrCat("ordinary map, ", scale.num_prompts, " prompts of ", scale.prompt_tokens),
-           ordinary, "s", "", 0, {}});
+           ordinary,
+           "s",
+           "",
+           0,
+           {}});
   }
   const auto driver = open({.folder = scale.lckv});
   const double lckv =
       prefill(*driver, made_up_prompts(*driver, scale.num_prompts, scale.prompt_tokens));
   print({"LCKV map, exact, the same prompts (weights hardly settle)", lckv, "s", "ordinary map",
          ordinary, limits.amx ? Goal{} : at_most(1.6)});
-  const double serial = scale.prompt_tokens *
-                        static_cast<double>(driver->loaded().weight_bytes) / limits.bandwidth;
-  print({"  beside one read of the weights per position", lckv, "s", "tokens x weights/bandwidth",
-         serial, {}});
+  const double serial =
+      scale.prompt_tokens * static_cast<double>(driver->loaded().weight_bytes) / limits.bandwidth;
+  print({"  beside one read of the weights per position",
+         lckv,
+         "s",
+         "tokens x weights/bandwidth",
+         serial,
+         {}});
 }
 
 double best_prefill(Driver& driver, const std::vector<int32_t>& prompt, int32_t* walks) {
@@ -229,8 +236,7 @@ void bench_interference(const Scale& scale) {
   print({"8 streams alone: p99 between tokens", 1000 * idle_p99, "ms", "", 0, {}});
 
   const std::vector<SequenceId> ids = start_streams(*driver, kStreams, scale.itl_steps + 200);
-  const SequenceId prompt =
-      driver->submit(made_up_prompts(*driver, 1, scale.long_prompt)[0], 1);
+  const SequenceId prompt = driver->submit(made_up_prompts(*driver, 1, scale.long_prompt)[0], 1);
   std::vector<double> gaps;
   double gap = 0;
   bool prefilled = false;
@@ -270,12 +276,20 @@ Limits measure_machine(const Scale& scale) {
       {rows, config.hidden_size, config.hidden_size},
       {rows, rows, rows}};
   limits.peak = bench::product_peak(shapes, threads);
-  print({"weights on the device", static_cast<double>(driver->loaded().weight_bytes) / 1e9, "GB",
-         "", 0, {}});
+  print({"weights on the device",
+         static_cast<double>(driver->loaded().weight_bytes) / 1e9,
+         "GB",
+         "",
+         0,
+         {}});
   print({"read bandwidth (best of 5)", limits.bandwidth / 1e9, "GB/s", "", 0, {}});
   print({"matmul peak (bfloat16, best shape)", limits.peak / 1e9, "GFLOP/s", "", 0, {}});
   print({limits.amx ? "AMX tiles can be used" : "AMX tiles cannot be used",
-         limits.amx ? 1.0 : 0.0, "", "", 0, {}});
+         limits.amx ? 1.0 : 0.0,
+         "",
+         "",
+         0,
+         {}});
   return limits;
 }
 
@@ -294,7 +308,11 @@ void run(const Scale& scale, bool with_demo_table) {
 
 int main(int argc, char** argv) {
   spdlog::set_level(spdlog::level::off);
-  const bool smoke = argc > 1 && std::strcmp(argv[1], "--smoke") == 0;
+  const bool smoke = argc == 2 && std::strcmp(argv[1], "--smoke") == 0;
+  if (argc > 1 && !smoke) {
+    std::fprintf(stderr, "%s: unknown argument \"%s\"; valid: --smoke\n", argv[0], argv[1]);
+    return 2;
+  }
   lckv::Scale scale;
   if (smoke) {
     lckv::leave_goals_out();

@@ -48,10 +48,10 @@ class WorkerProcess {
  public:
   WorkerProcess(const std::string& program, const std::string& folder, int port) {
     const std::vector<std::string> arguments = {
-        program,          "--model", folder,           "--load-format", "dummy",
-        "--dtype",        "bfloat16", "--port",         absl::StrCat(port), "--metrics-port",
-        "0",              "--health-port", "0",        "--kv-cache-memory", "4GiB",
-        "--log-level",    "warning"};
+        program,       "--model",       folder,   "--load-format",     "dummy",
+        "--dtype",     "bfloat16",      "--port", absl::StrCat(port),  "--metrics-port",
+        "0",           "--health-port", "0",      "--kv-cache-memory", "4GiB",
+        "--log-level", "warning"};
     std::vector<char*> argv;
     for (const std::string& argument : arguments) {
       argv.push_back(const_cast<char*>(argument.c_str()));
@@ -136,8 +136,7 @@ void run(const std::string& program, bool smoke) {
       start_worker(program, smoke ? "deploy/models/demo" : models + "tinyllama-lckv");
   print_start("LCKV map", lckv);
   print({"capacity of the LCKV map", static_cast<double>(lckv.hello.kv_capacity_tokens()), "tokens",
-         "ordinary map", static_cast<double>(ordinary.hello.kv_capacity_tokens()),
-         at_least(7.32)});
+         "ordinary map", static_cast<double>(ordinary.hello.kv_capacity_tokens()), at_least(7.32)});
   print_summary();
 }
 

@@ -39,8 +39,8 @@ class TimedOps final : public Ops {
     const Timer timer(total_);
     ops_->rms_norm(x, weight, eps, rows, hidden, out);
   }
-  void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y,
-              const float* bias, bool accumulate) override {
+  void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y, const float* bias,
+              bool accumulate) override {
     const Timer timer(total_);
     ops_->matmul(weight, x, rows, y, bias, accumulate);
   }
