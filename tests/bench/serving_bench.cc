@@ -2,6 +2,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -293,13 +294,21 @@ Limits measure_machine(const Scale& scale) {
   return limits;
 }
 
-void run(const Scale& scale, bool with_demo_table) {
-  const Limits limits = measure_machine(scale);
-  bench_decode(scale, limits, false);
-  bench_decode(scale, limits, true);
-  bench_prefill(scale, limits);
-  bench_interference(scale);
-  if (with_demo_table) bench_demo_prefill();
+constexpr std::array<const char*, 4> kParts = {"decode", "prefill", "interference", "demo"};
+
+// All parts, or the one named.
+void run(const Scale& scale, absl::string_view only, bool with_demo_table) {
+  const auto wanted = [only](absl::string_view part) { return only.empty() || only == part; };
+  if (wanted("decode") || wanted("prefill")) {
+    const Limits limits = measure_machine(scale);
+    if (wanted("decode")) {
+      bench_decode(scale, limits, false);
+      bench_decode(scale, limits, true);
+    }
+    if (wanted("prefill")) bench_prefill(scale, limits);
+  }
+  if (wanted("interference")) bench_interference(scale);
+  if (wanted("demo") && with_demo_table) bench_demo_prefill();
   print_summary();
 }
 
@@ -308,9 +317,15 @@ void run(const Scale& scale, bool with_demo_table) {
 
 int main(int argc, char** argv) {
   spdlog::set_level(spdlog::level::off);
-  const bool smoke = argc == 2 && std::strcmp(argv[1], "--smoke") == 0;
-  if (argc > 1 && !smoke) {
-    std::fprintf(stderr, "%s: unknown argument \"%s\"; valid: --smoke\n", argv[0], argv[1]);
+  const std::string argument = argc > 1 ? argv[1] : "";
+  const bool smoke = argument == "--smoke";
+  const bool is_part =
+      std::find(lckv::kParts.begin(), lckv::kParts.end(), argument) != lckv::kParts.end();
+  if (argc > 2 || (argc == 2 && !smoke && !is_part)) {
+    std::fprintf(stderr,
+                 "%s: wrong arguments; valid: --smoke, or one of decode, prefill, "
+                 "interference, demo\n",
+                 argv[0]);
     return 2;
   }
   lckv::Scale scale;
@@ -325,6 +340,6 @@ int main(int argc, char** argv) {
              .long_prompt = 128,
              .peak_rows = 256};
   }
-  lckv::run(scale, !smoke);
+  lckv::run(scale, is_part ? argument : "", !smoke);
   return 0;
 }

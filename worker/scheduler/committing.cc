@@ -63,9 +63,13 @@ void Scheduler::Impl::commit_walk(const PlanRecord::Walk& walk, int32_t group,
   LCKV_CHECK(progress.settled == walk.first_position);
   progress.settled += num_settled;
   sequence->awaits_walk = false;
-  // Where rows hardly settle, walking many of them again and again is waste.
+  // The first walks over a window bring all of its rows nearer without settling many; where rows
+  // still hardly settle after these, walking many of them again and again is waste.
+  constexpr int32_t kPatience = 4;
+  const bool whole = num_settled == walk.num_rows;
+  sequence->num_partial_walks = whole ? 0 : sequence->num_partial_walks + 1;
   sequence->lookahead_limit =
-      num_settled == walk.num_rows ? 0 : std::max(options_.free_rows, 4 * num_settled);
+      sequence->num_partial_walks < kPatience ? 0 : std::max(options_.free_rows, 4 * num_settled);
 }
 
 void Scheduler::Impl::count_walk(const PlanRecord::Walk& walk, Sequence& sequence, int32_t group,

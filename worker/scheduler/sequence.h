@@ -94,12 +94,13 @@ struct Sequence {
   SequenceTable table;
   std::optional<HostCopy> host;
 
-  uint64_t last_step = 0;       // the last plan that names it
-  bool awaits_walk = false;     // that plan holds a walk that settles an unknown number of rows
-  int32_t lookahead_limit = 0;  // from how the last walk settled; 0: none
-  int32_t num_scored = 1;       // prompt positions below have their logprob planned
-  int32_t num_counted = 0;      // prompt rows counted as run, in a model without groups
-  int32_t blocks_held = 0;      // when it was preempted: it comes back when as many are free
+  uint64_t last_step = 0;         // the last plan that names it
+  bool awaits_walk = false;       // that plan holds a walk that settles an unknown number of rows
+  int32_t num_partial_walks = 0;  // in a row, that left some of their window unsettled
+  int32_t lookahead_limit = 0;    // from how the last walk settled; 0: none
+  int32_t num_scored = 1;         // prompt positions below have their logprob planned
+  int32_t num_counted = 0;        // prompt rows counted as run, in a model without groups
+  int32_t blocks_held = 0;        // when it was preempted: it comes back when as many are free
 
   bool paused = false;
   bool started = false;
