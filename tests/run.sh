@@ -60,7 +60,7 @@ export UBSAN_OPTIONS=print_stacktrace=1
 export TSAN_OPTIONS=suppressions=$supp/tsan.supp:second_deadlock_stack=1
 export LCKV_BIN=$build/bin LCKV_PRESET=$preset PYTHONDONTWRITEBYTECODE=1
 # The OpenMP runtime is not built for ThreadSanitizer, which takes its barriers for races.
-[[ $preset != tsan ]] || export OMP_NUM_THREADS=1
+[[ $preset != tsan ]] || export OMP_THREAD_LIMIT=1
 
 if wanted unit; then
   say "unit"
