@@ -13,9 +13,7 @@ import api
 
 ROOT = api.ROOT
 BIN = pathlib.Path(os.environ.get("LCKV_BIN", ROOT / "build/release/bin"))
-PRESET = os.environ.get("LCKV_PRESET", "release")
-# Sanitizers make everything slower; deadlines are there to end what hangs, not to measure.
-SLOWNESS = {"release": 1, "asan": 4, "tsan": 10}[PRESET]
+PRESET, SLOWNESS = api.PRESET, api.SLOWNESS
 DEMO = ROOT / "deploy/models/demo"
 READY_SECONDS = 30 * SLOWNESS
 STOP_SECONDS = 30 * SLOWNESS
