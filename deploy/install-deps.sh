@@ -11,8 +11,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 tools=$root/build/tools/bin
 grpcurl_version=v1.9.1  # the last one that Debian 12's Go builds
 
-libraries=(libgrpc++-dev libprotobuf-dev libabsl-dev libdnnl-dev libhwy-dev libsentencepiece-dev
-           libspdlog-dev prometheus-cpp-dev)
+libraries=(libgrpc++-dev libprotobuf-dev libabsl-dev libdnnl-dev libgloo-dev libhwy-dev
+           libsentencepiece-dev libspdlog-dev prometheus-cpp-dev)
 build=("${libraries[@]}" ca-certificates g++ cmake ninja-build pkg-config mold ccache
        protobuf-compiler protobuf-compiler-grpc libcli11-dev nlohmann-json3-dev libbenchmark-dev
        libgtest-dev libgmock-dev libgomp1)

@@ -88,10 +88,9 @@ absl::StatusOr<std::unique_ptr<Engine>> start_engine(const WorkerConfig& config,
                                                      EngineService& service) {
   auto loaded = read_model(config);
   if (!loaded.ok()) return loaded.status();
-  if (absl::Status status = load_weights(config, open_device(config, loaded->plan), *loaded);
-      !status.ok()) {
-    return status;
-  }
+  absl::Status status =
+      load_weights(config, open_device(config, loaded->plan), single_rank_collectives(), *loaded);
+  if (!status.ok()) return status;
   log_geometry(config, *loaded);
   metrics.set_weights_load(loaded->load_time);
   metrics.set_geometry(metrics_geometry(config, *loaded));
@@ -99,9 +98,15 @@ absl::StatusOr<std::unique_ptr<Engine>> start_engine(const WorkerConfig& config,
   auto runner = make_runner(*loaded);
   if (!runner.ok()) return runner.status();
   auto scheduler = std::make_unique<Scheduler>(loaded->plan.scheduler, loaded->passes);
-  auto engine =
-      std::make_unique<Engine>(EngineOptions{}, std::move(scheduler), *std::move(runner),
-                               [&service](const StepReport& report) { service.report(report); });
+  // Without its peers a rank has nothing to serve with, and nothing to end in order.
+  const auto failed = [](const absl::Status& status) {
+    spdlog::critical("{}", std::string(status.message()));
+    spdlog::shutdown();
+    std::_Exit(1);
+  };
+  auto engine = std::make_unique<Engine>(
+      EngineOptions{.failed = failed}, std::move(scheduler), *std::move(runner),
+      [&service](const StepReport& report) { service.report(report); });
   service.serve(std::move(hello), make_limits(config, *loaded),
                 [post_to = engine.get()](EngineCommand command) {
                   return post_to->post(std::move(command));

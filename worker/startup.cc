@@ -8,7 +8,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
-#include "kernels/collectives.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "rpc/byte_size.h"
 #include "rpc/logging.h"
@@ -23,12 +22,13 @@ namespace {
 absl::StatusOr<std::unique_ptr<WeightStore>> open_weights(const WorkerConfig& config,
                                                           const LoadedModel& loaded) {
   if (config.load_format == LoadFormat::kAuto) {
-    return WeightStore::open(config.model, loaded.config);
+    return WeightStore::open(config.model, loaded.config, loaded.shard);
   }
   const int32_t cores = static_cast<int32_t>(std::thread::hardware_concurrency());
   return WeightStore::dummy(
       loaded.config, {.dtype = loaded.plan.dtype,
-                      .num_threads = config.threads > 0 ? config.threads : std::max(cores, 1)});
+                      .num_threads = config.threads > 0 ? config.threads : std::max(cores, 1),
+                      .shard = loaded.shard});
 }
 
 // 64-bit FNV-1a: short, and equal everywhere.
@@ -45,7 +45,8 @@ std::string fingerprint_of(const LoadedModel& loaded, const WeightStore& weights
       describe_numerics(*loaded.ops, {.reproducible = loaded.plan.reproducible,
                                       .prefill_lookahead = scheduler.prefill_lookahead,
                                       .prefill_tolerance = scheduler.prefill_tolerance,
-                                      .official_decode = scheduler.official_decode});
+                                      .official_decode = scheduler.official_decode,
+                                      .tensor_parallel_size = loaded.shard.size});
   return absl::StrFormat("%s-%016x", content_fingerprint(loaded.files, weights), hash_of(numerics));
 }
 
@@ -65,18 +66,23 @@ void fill_defaults(internal::v1::GenerationDefaults& to, const GenerationDefault
 
 }  // namespace
 
-absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config) {
-  LoadedModel loaded;
+absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config, TensorShard shard) {
+  LoadedModel loaded{.shard = shard};
   auto files = read_checkpoint_files(config.model);
   if (!files.ok()) return files.status();
   loaded.files = *std::move(files);
   auto model_config = parse_model_config(loaded.files.config, loaded.files.generation_config);
   if (!model_config.ok()) return model_config.status();
   loaded.config = *std::move(model_config);
-  loaded.passes = make_pass_plan(loaded.config.layers);
+  if (absl::Status status = check_tensor_parallel(loaded.config, shard.size); !status.ok()) {
+    return status;
+  }
+  loaded.passes = make_pass_plan(shard_layers(loaded.config.layers, shard.size));
   auto plan = plan_serving(config, loaded.config, loaded.passes);
   if (!plan.ok()) return plan.status();
   loaded.plan = *std::move(plan);
+  loaded.plan.runner.counts_kv_heads = is_first_with_kv_heads(loaded.config.num_kv_heads, shard);
+  loaded.plan.runner.collective_timeout = config.step_timeout;
   return loaded;
 }
 
@@ -86,18 +92,22 @@ std::unique_ptr<Ops> open_device(const WorkerConfig& config, const ServingPlan& 
 }
 
 absl::Status load_weights(const WorkerConfig& config, std::unique_ptr<Ops> ops,
-                          LoadedModel& loaded) {
+                          std::unique_ptr<Collectives> ranks, LoadedModel& loaded) {
   const absl::Time began = absl::Now();
   loaded.ops = std::move(ops);
+  loaded.ranks = std::move(ranks);
   auto weights = open_weights(config, loaded);
   if (!weights.ok()) return weights.status();
   // Before the weights are packed: then their memory is given back.
   loaded.fingerprint = fingerprint_of(loaded, **weights);
   const uint64_t total_bytes = (*weights)->total_bytes();
+  loaded.replicated_bytes = (*weights)->replicated_bytes();
   LoadProgress progress = LoadProgress::to_stderr("Loading weights", total_bytes);
   auto model = load_llama({.max_rows = config.max_num_batched_tokens,
                            .max_positions = loaded.plan.max_context,
-                           .progress = [&progress](uint64_t done) { progress.update(done); }},
+                           .progress = [&progress](uint64_t done) { progress.update(done); },
+                           .ranks = loaded.ranks.get(),
+                           .collective_timeout = config.step_timeout},
                           loaded.config, loaded.passes, *std::move(weights), *loaded.ops);
   if (!model.ok()) return model.status();
   loaded.model = *std::move(model);
@@ -108,7 +118,7 @@ absl::Status load_weights(const WorkerConfig& config, std::unique_ptr<Ops> ops,
 
 absl::StatusOr<std::unique_ptr<ModelRunner>> make_runner(LoadedModel& loaded) {
   return ModelRunner::create(loaded.plan.runner, loaded.passes, std::move(loaded.model),
-                             std::move(loaded.ops), single_rank_collectives());
+                             std::move(loaded.ops), std::move(loaded.ranks));
 }
 
 internal::v1::Hello make_hello(const LoadedModel& loaded) {
@@ -118,7 +128,7 @@ internal::v1::Hello make_hello(const LoadedModel& loaded) {
   hello.set_architecture(loaded.config.architecture);
   hello.set_fingerprint(loaded.fingerprint);
   hello.set_version(LCKV_VERSION);
-  hello.set_tensor_parallel_size(1);
+  hello.set_tensor_parallel_size(loaded.shard.size);
   hello.set_vocabulary_size(loaded.config.vocabulary_size);
   hello.set_max_context_tokens(loaded.plan.max_context);
   // What was asked for as "the vocabulary" is told so.
@@ -175,6 +185,8 @@ void log_geometry(const WorkerConfig& config, const LoadedModel& loaded) {
               {"parameters", absl::StrCat(num_parameters(loaded.config))},
               {"weights", format_byte_size(loaded.weight_bytes)},
               {"dtype", dtype_name(loaded.plan.dtype)},
+              {"rank", absl::StrCat(loaded.shard.rank, " of ", loaded.shard.size)},
+              {"replicated_weights", format_byte_size(loaded.replicated_bytes)},
               {"reproducible", loaded.plan.reproducible ? "yes" : "no"},
               {"numerics", loaded.ops == nullptr ? "" : loaded.ops->numerics()},
               {"fingerprint", loaded.fingerprint}});

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "kernels/collectives.h"
 #include "kernels/ops.h"
 #include "lckv/internal/v1/engine.pb.h"
 #include "worker/config.h"
@@ -18,6 +19,7 @@
 #include "worker/model/checkpoint_files.h"
 #include "worker/model/model.h"
 #include "worker/model/model_config.h"
+#include "worker/model/tensor_shard.h"
 #include "worker/service/submit_check.h"
 #include "worker/service/worker_metrics.h"
 #include "worker/serving_plan.h"
@@ -25,29 +27,32 @@
 namespace lckv {
 
 struct LoadedModel {
+  TensorShard shard;  // the rank that this is
   ModelConfig config;
-  PassPlan passes;
+  PassPlan passes;  // with the rank's number of KV heads
   ServingPlan plan;
   CheckpointFiles files;
-  std::string fingerprint;  // of content, formats and numerics: equal ones give equal tokens
-  uint64_t weight_bytes = 0;
+  std::string fingerprint;        // of content, formats and numerics: equal ones give equal tokens
+  uint64_t weight_bytes = 0;      // on this rank
+  uint64_t replicated_bytes = 0;  // of the checkpoint's tensors, what every rank holds
   absl::Duration load_time;
-  std::unique_ptr<Ops> ops;  // outlives the model
+  std::unique_ptr<Ops> ops;            // outlives the model, as the next
+  std::unique_ptr<Collectives> ranks;  // the replica's
   std::unique_ptr<Model> model;
 };
 
 // Config and plan; no weights yet. Errors: what is broken, in one line that names the file and the
 // key, or the flags that are in each other's way.
-absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config);
+absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config, TensorShard shard = {});
 
 std::unique_ptr<Ops> open_device(const WorkerConfig& config, const ServingPlan& plan);
 
-// Reads the weights and packs them by means of `ops`, which `loaded` keeps. Errors: one line that
-// names the file and the tensor.
+// Reads the rank's slices of the weights and packs them by means of `ops`; `loaded` keeps `ops` and
+// `ranks`, the collectives of its shard. Errors: one line that names the file and the tensor.
 absl::Status load_weights(const WorkerConfig& config, std::unique_ptr<Ops> ops,
-                          LoadedModel& loaded);
+                          std::unique_ptr<Collectives> ranks, LoadedModel& loaded);
 
-// Allocates all memory of steps. Takes ops and model out of `loaded`.
+// Allocates all memory of steps. Takes ops, ranks and model out of `loaded`.
 absl::StatusOr<std::unique_ptr<ModelRunner>> make_runner(LoadedModel& loaded);
 
 internal::v1::Hello make_hello(const LoadedModel& loaded);

@@ -25,7 +25,9 @@ absl::StatusOr<std::unique_ptr<Driver>> Driver::open(const DriverOptions& option
   driver->loaded_ = *std::move(loaded);
   auto ops =
       std::make_unique<TimedOps>(open_device(config, driver->loaded_.plan), &driver->kernels_);
-  if (absl::Status status = load_weights(config, std::move(ops), driver->loaded_); !status.ok()) {
+  if (absl::Status status =
+          load_weights(config, std::move(ops), single_rank_collectives(), driver->loaded_);
+      !status.ok()) {
     return status;
   }
   auto runner = make_runner(driver->loaded_);
@@ -58,7 +60,7 @@ Driver::Turn Driver::step() {
     }
   }
   StepTimes times;
-  const StepResult result = runner_->run(*plan, times);
+  const StepResult result = runner_->run(*plan, times).value();
   turn.events = scheduler_->commit(result, absl::Now());
   turn.time = absl::Now() - began;
   turn.kernels = kernels_;

@@ -10,7 +10,7 @@ namespace lckv {
 
 Engine::Engine(EngineOptions options, std::unique_ptr<Scheduler> scheduler,
                std::unique_ptr<ModelRunner> runner, StepSink sink)
-    : options_(options),
+    : options_(std::move(options)),
       scheduler_(std::move(scheduler)),
       runner_(std::move(runner)),
       sink_(std::move(sink)) {
@@ -55,7 +55,12 @@ void Engine::loop() {
     StepReport report{.step = last_step};
     for (EngineCommand& command : commands) apply(command, absl::Now(), report);
     num_commands += commands.size();
-    idle = !step(report);
+    const absl::StatusOr<bool> stepped = step(report);
+    if (!stepped.ok()) {
+      if (options_.failed) options_.failed(stepped.status());
+      return;
+    }
+    idle = !*stepped;
     const absl::Time now = absl::Now();
     if (idle && commands.empty() && now < beat) continue;
     last_step = report.step;
@@ -91,13 +96,14 @@ void Engine::apply(EngineCommand& command, absl::Time now, StepReport& report) {
   }
 }
 
-bool Engine::step(StepReport& report) {
+absl::StatusOr<bool> Engine::step(StepReport& report) {
   const absl::Time start = absl::Now();
   const std::optional<StepPlan> plan = scheduler_->plan(start);
   if (!plan.has_value()) return false;
   report.plan_time = absl::Now() - start;
-  const StepResult result = runner_->run(*plan, report.times);
-  report.events = scheduler_->commit(result, absl::Now());
+  const auto result = runner_->run(*plan, report.times);
+  if (!result.ok()) return result.status();
+  report.events = scheduler_->commit(*result, absl::Now());
   report.step_time = absl::Now() - start;
   report.step = plan->step;
   report.ran_step = true;

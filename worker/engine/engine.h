@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "worker/engine/model_runner.h"
 #include "worker/scheduler/scheduler.h"
@@ -63,6 +64,10 @@ using StepSink = std::function<void(const StepReport&)>;
 struct EngineOptions {
   size_t max_mailbox = 65536;
   absl::Duration beat_interval = absl::Milliseconds(500);
+  // Called once, on the engine's thread, where a step failed: a peer of a replica of several ranks
+  // did not come or is gone. The status names rank, step and operation. The loop has ended: nothing
+  // is reported after it. May be empty.
+  std::function<void(const absl::Status&)> failed;
 };
 
 class Engine {
@@ -87,7 +92,7 @@ class Engine {
   bool drain(absl::Time deadline, std::vector<EngineCommand>& commands);
   void apply(EngineCommand& command, absl::Time now, StepReport& report);
   // Plans, runs and commits one step. False where no sequence can take part.
-  bool step(StepReport& report);
+  absl::StatusOr<bool> step(StepReport& report);
 
   const EngineOptions options_;
   const std::unique_ptr<Scheduler> scheduler_;
