@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "kernels/collectives.h"
 #include "kernels/cpu/cpu_ops.h"
@@ -20,8 +21,8 @@
 namespace lckv {
 namespace {
 
-absl::StatusOr<std::unique_ptr<WeightStore>> open_weights(const WorkerConfig& config,
-                                                          const LoadedModel& loaded) {
+absl::StatusOr<std::unique_ptr<WeightStore>> open_store(const WorkerConfig& config,
+                                                        const LoadedModel& loaded) {
   if (config.load_format == LoadFormat::kAuto) {
     return WeightStore::open(config.model, loaded.config);
   }
@@ -31,22 +32,29 @@ absl::StatusOr<std::unique_ptr<WeightStore>> open_weights(const WorkerConfig& co
                       .num_threads = config.threads > 0 ? config.threads : std::max(cores, 1)});
 }
 
-// 64-bit FNV-1a: short, and equal everywhere.
-uint64_t hash_of(absl::string_view text) {
-  uint64_t hash = 0xcbf29ce484222325;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-  return hash;
+std::string numerics_of(const LoadedModel& loaded) {
+  const SchedulerOptions& scheduler = loaded.plan.scheduler;
+  return describe_numerics(*loaded.ops, {.reproducible = loaded.plan.reproducible,
+                                         .prefill_lookahead = scheduler.prefill_lookahead,
+                                         .prefill_tolerance = scheduler.prefill_tolerance,
+                                         .official_decode = scheduler.official_decode});
 }
 
-// Of the checkpoint and of whatever else a token may depend on.
-std::string fingerprint_of(const LoadedModel& loaded, const WeightStore& weights) {
-  const SchedulerOptions& scheduler = loaded.plan.scheduler;
-  const std::string numerics =
-      describe_numerics(*loaded.ops, {.reproducible = loaded.plan.reproducible,
-                                      .prefill_lookahead = scheduler.prefill_lookahead,
-                                      .prefill_tolerance = scheduler.prefill_tolerance,
-                                      .official_decode = scheduler.official_decode});
-  return absl::StrFormat("%s-%016x", content_fingerprint(loaded.files, weights), hash_of(numerics));
+std::string layer_map_text(const LayerPlan& map) {
+  std::string text = absl::StrCat("passes=", map.num_passes);
+  for (const auto& [source, window, num_sinks, self_excluding, kv_heads, head_dim] : map.layers) {
+    absl::StrAppend(&text, ";", source, ",", window, ",", num_sinks, ",", self_excluding, ",",
+                    kv_heads, ",", head_dim);
+  }
+  return text;
+}
+
+std::string step_limits_text(const RunnerOptions& runner) {
+  return absl::StrCat("seqs=", runner.max_num_seqs, ";rows=", runner.max_batched_rows,
+                      ";context=", runner.max_context, ";blocks=", runner.num_blocks,
+                      ";host_blocks=", runner.num_host_blocks, ";block_bytes=", runner.block_bytes,
+                      ";slots=", absl::StrJoin(runner.slots_per_block, ","),
+                      ";staging=", runner.staging_rows);
 }
 
 std::string random_id() {
@@ -85,40 +93,61 @@ std::unique_ptr<Ops> open_device(const WorkerConfig& config, const ServingPlan& 
       {.dtype = plan.dtype, .threads = config.threads, .reproducible = plan.reproducible});
 }
 
-absl::Status load_weights(const WorkerConfig& config, std::unique_ptr<Ops> ops,
+absl::Status open_weights(const WorkerConfig& config, std::unique_ptr<Ops> ops,
                           LoadedModel& loaded) {
   const absl::Time began = absl::Now();
   loaded.ops = std::move(ops);
-  auto weights = open_weights(config, loaded);
+  auto weights = open_store(config, loaded);
   if (!weights.ok()) return weights.status();
+  loaded.weights = *std::move(weights);
   // Before the weights are packed: then their memory is given back.
-  loaded.fingerprint = fingerprint_of(loaded, **weights);
-  const uint64_t total_bytes = (*weights)->total_bytes();
-  LoadProgress progress = LoadProgress::to_stderr("Loading weights", total_bytes);
-  auto model = load_llama({.max_rows = config.max_num_batched_tokens,
-                           .max_positions = loaded.plan.max_context,
-                           .progress = [&progress](uint64_t done) { progress.update(done); }},
-                          loaded.config, loaded.passes, *std::move(weights), *loaded.ops);
-  if (!model.ok()) return model.status();
-  loaded.model = *std::move(model);
-  loaded.weight_bytes = loaded.model->weight_bytes();
+  loaded.content = content_fingerprint(loaded.files, *loaded.weights);
+  loaded.numerics = numerics_of(loaded);
+  loaded.fingerprint = absl::StrCat(loaded.content, "-", short_fingerprint(loaded.numerics));
   loaded.load_time = absl::Now() - began;
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<ModelRunner>> make_runner(LoadedModel& loaded) {
-  return ModelRunner::create(loaded.plan.runner, loaded.passes, std::move(loaded.model),
-                             std::move(loaded.ops), single_rank_collectives());
+RankIdentity make_identity(const WorkerConfig& config, const LoadedModel& loaded) {
+  return {.rank = std::max(config.rank, 0),
+          .world_size = config.tensor_parallel_size,
+          .life = config.life,
+          .version = LCKV_VERSION,
+          .model = loaded.content,
+          .layer_map = short_fingerprint(layer_map_text(loaded.config.layers)),
+          .numerics = loaded.numerics,
+          .step_limits = step_limits_text(loaded.plan.runner)};
 }
 
-internal::v1::Hello make_hello(const LoadedModel& loaded) {
+absl::Status load_weights(const WorkerConfig& config, LoadedModel& loaded) {
+  const absl::Time began = absl::Now();
+  const uint64_t total_bytes = loaded.weights->total_bytes();
+  LoadProgress progress = LoadProgress::to_stderr("Loading weights", total_bytes);
+  auto model = load_llama({.max_rows = config.max_num_batched_tokens,
+                           .max_positions = loaded.plan.max_context,
+                           .progress = [&progress](uint64_t done) { progress.update(done); }},
+                          loaded.config, loaded.passes, std::move(loaded.weights), *loaded.ops);
+  if (!model.ok()) return model.status();
+  loaded.model = *std::move(model);
+  loaded.weight_bytes = loaded.model->weight_bytes();
+  loaded.load_time += absl::Now() - began;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<ModelRunner>> make_runner(LoadedModel& loaded,
+                                                         std::unique_ptr<Collectives> ranks) {
+  return ModelRunner::create(loaded.plan.runner, loaded.passes, std::move(loaded.model),
+                             std::move(loaded.ops), std::move(ranks));
+}
+
+internal::v1::Hello make_hello(const WorkerConfig& config, const LoadedModel& loaded) {
   internal::v1::Hello hello;
   hello.set_replica_id(random_id());
   hello.set_model(loaded.plan.model_name);
   hello.set_architecture(loaded.config.architecture);
   hello.set_fingerprint(loaded.fingerprint);
   hello.set_version(LCKV_VERSION);
-  hello.set_tensor_parallel_size(1);
+  hello.set_tensor_parallel_size(config.tensor_parallel_size);
   hello.set_vocabulary_size(loaded.config.vocabulary_size);
   hello.set_max_context_tokens(loaded.plan.max_context);
   // What was asked for as "the vocabulary" is told so.

@@ -10,14 +10,17 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "kernels/collectives.h"
 #include "kernels/ops.h"
 #include "lckv/internal/v1/engine.pb.h"
 #include "worker/config.h"
 #include "worker/engine/model_runner.h"
+#include "worker/group/rank_identity.h"
 #include "worker/kv/pass_plan.h"
 #include "worker/model/checkpoint_files.h"
 #include "worker/model/model.h"
 #include "worker/model/model_config.h"
+#include "worker/model/weight_store.h"
 #include "worker/service/submit_check.h"
 #include "worker/service/worker_metrics.h"
 #include "worker/serving_plan.h"
@@ -29,10 +32,13 @@ struct LoadedModel {
   PassPlan passes;
   ServingPlan plan;
   CheckpointFiles files;
-  std::string fingerprint;  // of content, formats and numerics: equal ones give equal tokens
+  std::string content;      // fingerprint of the checkpoint
+  std::string numerics;     // formats, kernels and modes, as text
+  std::string fingerprint;  // of the two above: equal ones give equal tokens
   uint64_t weight_bytes = 0;
   absl::Duration load_time;
-  std::unique_ptr<Ops> ops;  // outlives the model
+  std::unique_ptr<WeightStore> weights;  // between open_weights() and load_weights()
+  std::unique_ptr<Ops> ops;              // outlives the model
   std::unique_ptr<Model> model;
 };
 
@@ -42,15 +48,22 @@ absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config);
 
 std::unique_ptr<Ops> open_device(const WorkerConfig& config, const ServingPlan& plan);
 
-// Reads the weights and packs them by means of `ops`, which `loaded` keeps. Errors: one line that
-// names the file and the tensor.
-absl::Status load_weights(const WorkerConfig& config, std::unique_ptr<Ops> ops,
+// Maps the weights, for `ops`, which `loaded` keeps, and takes the fingerprints; reads no more than
+// these need. Errors: one line that names the file and the tensor.
+absl::Status open_weights(const WorkerConfig& config, std::unique_ptr<Ops> ops,
                           LoadedModel& loaded);
 
-// Allocates all memory of steps. Takes ops and model out of `loaded`.
-absl::StatusOr<std::unique_ptr<ModelRunner>> make_runner(LoadedModel& loaded);
+// What the ranks of a replica compare; after open_weights().
+RankIdentity make_identity(const WorkerConfig& config, const LoadedModel& loaded);
 
-internal::v1::Hello make_hello(const LoadedModel& loaded);
+// Reads and packs the weights. Errors: one line that names the file and the tensor.
+absl::Status load_weights(const WorkerConfig& config, LoadedModel& loaded);
+
+// Allocates all memory of steps. Takes ops and model out of `loaded`.
+absl::StatusOr<std::unique_ptr<ModelRunner>> make_runner(LoadedModel& loaded,
+                                                         std::unique_ptr<Collectives> ranks);
+
+internal::v1::Hello make_hello(const WorkerConfig& config, const LoadedModel& loaded);
 SubmitLimits make_limits(const WorkerConfig& config, const LoadedModel& loaded);
 KvGeometry metrics_geometry(const WorkerConfig& config, const LoadedModel& loaded);
 // Weights, bytes per token, blocks, capacity: what an operator sizes by.

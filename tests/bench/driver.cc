@@ -25,10 +25,11 @@ absl::StatusOr<std::unique_ptr<Driver>> Driver::open(const DriverOptions& option
   driver->loaded_ = *std::move(loaded);
   auto ops =
       std::make_unique<TimedOps>(open_device(config, driver->loaded_.plan), &driver->kernels_);
-  if (absl::Status status = load_weights(config, std::move(ops), driver->loaded_); !status.ok()) {
+  if (absl::Status status = open_weights(config, std::move(ops), driver->loaded_); !status.ok()) {
     return status;
   }
-  auto runner = make_runner(driver->loaded_);
+  if (absl::Status status = load_weights(config, driver->loaded_); !status.ok()) return status;
+  auto runner = make_runner(driver->loaded_, single_rank_collectives());
   if (!runner.ok()) return runner.status();
   driver->runner_ = *std::move(runner);
   driver->scheduler_ =

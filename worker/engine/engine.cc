@@ -10,9 +10,10 @@ namespace lckv {
 
 Engine::Engine(EngineOptions options, std::unique_ptr<Scheduler> scheduler,
                std::unique_ptr<ModelRunner> runner, StepSink sink)
-    : options_(options),
+    : options_(std::move(options)),
       scheduler_(std::move(scheduler)),
       runner_(std::move(runner)),
+      progress_(options_.progress == nullptr ? unwatched_ : *options_.progress),
       sink_(std::move(sink)) {
   LCKV_CHECK(scheduler_ != nullptr && runner_ != nullptr && sink_ != nullptr);
 }
@@ -51,7 +52,11 @@ void Engine::loop() {
   uint64_t num_commands = 0;
   uint64_t last_step = 0;
   std::vector<EngineCommand> commands;
-  while (drain(idle ? beat : absl::InfinitePast(), commands)) {
+  const auto turn = [&] {
+    progress_.begin(last_step, Operation::kWait);
+    return drain(idle ? beat : absl::InfinitePast(), commands);
+  };
+  while (turn()) {
     StepReport report{.step = last_step};
     for (EngineCommand& command : commands) apply(command, absl::Now(), report);
     num_commands += commands.size();
@@ -61,6 +66,7 @@ void Engine::loop() {
     last_step = report.step;
     report.num_commands = num_commands;
     report.load = scheduler_->load();
+    progress_.enter(Operation::kReport);
     sink_(report);
     beat = now + options_.beat_interval;
   }
@@ -93,10 +99,15 @@ void Engine::apply(EngineCommand& command, absl::Time now, StepReport& report) {
 
 bool Engine::step(StepReport& report) {
   const absl::Time start = absl::Now();
+  progress_.enter(Operation::kPlan);
   const std::optional<StepPlan> plan = scheduler_->plan(start);
   if (!plan.has_value()) return false;
   report.plan_time = absl::Now() - start;
+  progress_.begin(plan->step, Operation::kRun);
+  if (options_.on_plan) options_.on_plan(*plan);
   const StepResult result = runner_->run(*plan, report.times);
+  progress_.enter(Operation::kReport);
+  if (options_.on_result) options_.on_result(result);
   report.events = scheduler_->commit(result, absl::Now());
   report.step_time = absl::Now() - start;
   report.step = plan->step;

@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "worker/engine/model_runner.h"
+#include "worker/engine/rank_progress.h"
 #include "worker/scheduler/scheduler.h"
 
 namespace lckv {
@@ -63,6 +64,12 @@ using StepSink = std::function<void(const StepReport&)>;
 struct EngineOptions {
   size_t max_mailbox = 65536;
   absl::Duration beat_interval = absl::Milliseconds(500);
+  // Kept up to date by the loop, which it must outlive. Null: nobody watches.
+  RankProgress* progress = nullptr;
+  // On the engine's thread: each plan before it is run here, and what came of it before it is
+  // committed. Must not block. Empty: nobody else needs them.
+  std::function<void(const StepPlan&)> on_plan;
+  std::function<void(const StepResult&)> on_result;
 };
 
 class Engine {
@@ -92,6 +99,8 @@ class Engine {
   const EngineOptions options_;
   const std::unique_ptr<Scheduler> scheduler_;
   const std::unique_ptr<ModelRunner> runner_;
+  RankProgress unwatched_;
+  RankProgress& progress_;
   const StepSink sink_;
 
   // Standard mutexes throughout: ThreadSanitizer sees them, not those of a prebuilt Abseil.

@@ -47,7 +47,6 @@ class ModelRunner::Impl {
         sampler_(options_.max_num_seqs, model_->vocabulary_size(), *ops_) {
     LCKV_CHECK(options_.max_batched_rows > 0);
     LCKV_CHECK(options_.max_batched_rows <= model_->max_rows());
-    LCKV_CHECK(ranks_->size() == 1);
   }
 
   absl::Status allocate();
