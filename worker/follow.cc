@@ -42,7 +42,7 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> serve_metrics(
 // Joins, loads and runs the leader's plans until it ends the replica.
 absl::Status serve_leader(const WorkerConfig& config, RankProgress& progress, RankWatch& watch) {
   const absl::Time deadline = absl::Now() + config.start_timeout;
-  auto loaded = read_model(config);
+  auto loaded = read_model(config, shard_of(config));
   if (!loaded.ok()) return loaded.status();
   if (absl::Status status = open_weights(config, open_device(config, loaded->plan), *loaded);
       !status.ok()) {
@@ -51,19 +51,21 @@ absl::Status serve_leader(const WorkerConfig& config, RankProgress& progress, Ra
   progress.enter(Operation::kJoin);
   auto joined = FollowerLink::join(config.leader, make_identity(config, *loaded), deadline);
   if (!joined.ok()) return joined.status();
-  const std::unique_ptr<FollowerLink> link = *std::move(joined);
-  watch.set_last_words([&link](const RankFailure& failure) { link->say_failed(failure); });
+  const std::shared_ptr<FollowerLink> link = *std::move(joined);
+  watch.set_last_words([link](const RankFailure& failure) { link->say_failed(failure); });
   progress.enter(Operation::kConnect);
   auto ranks = connect_ranks(config, {.life = link->life(), .store = link->store()}, progress);
   if (!ranks.ok()) return ranks.status();
   progress.enter(Operation::kLoad);
-  if (absl::Status status = load_weights(config, *loaded); !status.ok()) return status;
-  auto runner = make_runner(*loaded, *std::move(ranks));
+  if (absl::Status status = load_weights(config, *std::move(ranks), *loaded); !status.ok()) {
+    return status;
+  }
+  auto runner = make_runner(*loaded);
   if (!runner.ok()) return runner.status();
   if (absl::Status status = link->ready(); !status.ok()) return status;
   spdlog::info("rank {} of {} is ready", config.rank, config.tensor_parallel_size);
-  const absl::Status status = run_rank(*link, **runner, progress);
-  watch.set_last_words(nullptr);
+  absl::Status status = run_rank(*link, **runner, progress);
+  if (status.ok()) watch.set_last_words(nullptr);
   return status;
 }
 
@@ -75,7 +77,7 @@ int follow(const WorkerConfig& config) {
   RankWatch watch({.rank = config.rank,
                    .pipe = config.launcher_pipe,
                    .step_timeout = config.step_timeout,
-                   .start_timeout = config.start_timeout},
+                   .start_timeout = config.start_timeout + kStartSlack},
                   progress);
   const auto registry = std::make_shared<prometheus::Registry>();
   RankMetrics metrics(*registry, served_name(config), config.rank);

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <future>
 #include <memory>
 #include <string>
@@ -104,11 +105,10 @@ absl::StatusOr<std::unique_ptr<LeaderGroup>> open_group(const WorkerConfig& conf
 // Lets the other ranks join and connects with them.
 absl::StatusOr<std::unique_ptr<Collectives>> gather_ranks(const WorkerConfig& config,
                                                           const LoadedModel& loaded,
-                                                          LeaderGroup* group,
+                                                          LeaderGroup* group, absl::Time deadline,
                                                           RankProgress& progress) {
   if (group == nullptr) return single_rank_collectives();
   progress.enter(Operation::kJoin);
-  const absl::Time deadline = absl::Now() + config.start_timeout;
   if (absl::Status status = group->admit(make_identity(config, loaded), deadline); !status.ok()) {
     return status;
   }
@@ -116,8 +116,10 @@ absl::StatusOr<std::unique_ptr<Collectives>> gather_ranks(const WorkerConfig& co
   return connect_ranks(config, {.life = group->life(), .store = group->store()}, progress);
 }
 
-EngineOptions engine_options(LeaderGroup* group, RankProgress& progress) {
-  EngineOptions options{.progress = &progress};
+EngineOptions engine_options(LeaderGroup* group, RankProgress& progress, RankWatch& watch) {
+  // Without its peers a rank has nothing to serve with, and nothing to end in order.
+  EngineOptions options{.progress = &progress,
+                        .failed = [&watch](const absl::Status& status) { watch.fail(status); }};
   if (group != nullptr) {
     options.on_plan = [group](const StepPlan& plan) { group->send(plan); };
     options.on_result = [group](const StepResult& result) {
@@ -130,31 +132,37 @@ EngineOptions engine_options(LeaderGroup* group, RankProgress& progress) {
 // Loads the model and starts its engine.
 absl::StatusOr<std::unique_ptr<Engine>> start_engine(const WorkerConfig& config,
                                                      WorkerMetrics& metrics, EngineService& service,
-                                                     LeaderGroup* group, RankProgress& progress) {
-  auto loaded = read_model(config);
+                                                     LeaderGroup* group, RankProgress& progress,
+                                                     RankWatch& watch) {
+  const absl::Time deadline = absl::Now() + config.start_timeout;
+  auto loaded = read_model(config, shard_of(config));
   if (!loaded.ok()) return loaded.status();
   if (absl::Status status = open_weights(config, open_device(config, loaded->plan), *loaded);
       !status.ok()) {
     return status;
   }
-  auto ranks = gather_ranks(config, *loaded, group, progress);
+  auto ranks = gather_ranks(config, *loaded, group, deadline, progress);
   if (!ranks.ok()) return ranks.status();
   progress.enter(Operation::kLoad);
-  if (absl::Status status = load_weights(config, *loaded); !status.ok()) return status;
+  if (absl::Status status = load_weights(config, *std::move(ranks), *loaded); !status.ok()) {
+    return status;
+  }
   log_geometry(config, *loaded);
   metrics.set_weights_load(loaded->load_time);
   metrics.set_geometry(metrics_geometry(config, *loaded));
-  internal::v1::Hello hello = make_hello(config, *loaded);
-  auto runner = make_runner(*loaded, *std::move(ranks));
+  internal::v1::Hello hello = make_hello(*loaded);
+  auto runner = make_runner(*loaded);
   if (!runner.ok()) return runner.status();
   if (group != nullptr) {
     progress.enter(Operation::kJoin);
-    const absl::Status status = group->wait_ready(absl::Now() + config.start_timeout);
+    const absl::Status status = group->wait_ready(deadline);
     if (!status.ok()) return status;
   }
+  // One step more than runs is on its way to the other ranks.
+  if (group != nullptr) loaded->plan.scheduler.max_uncommitted_plans = 2;
   auto scheduler = std::make_unique<Scheduler>(loaded->plan.scheduler, loaded->passes);
   auto engine =
-      std::make_unique<Engine>(engine_options(group, progress), std::move(scheduler),
+      std::make_unique<Engine>(engine_options(group, progress, watch), std::move(scheduler),
                                *std::move(runner), [&service, group](const StepReport& report) {
                                  service.report(report);
                                  if (group != nullptr && !report.ran_step) group->idle();
@@ -216,11 +224,12 @@ int run(const WorkerConfig& config) {
   const absl::Time began = absl::Now();
   ShutdownSignal signal;
   RankProgress progress;
-  RankWatch watch({.pipe = config.launcher_pipe,
-                   .step_timeout = config.step_timeout,
-                   .start_timeout = config.tensor_parallel_size > 1 ? config.start_timeout
-                                                                    : absl::InfiniteDuration()},
-                  progress);
+  RankWatch watch(
+      {.pipe = config.launcher_pipe,
+       .step_timeout = config.step_timeout,
+       .start_timeout = config.tensor_parallel_size > 1 ? config.start_timeout + kStartSlack
+                                                        : absl::InfiniteDuration()},
+      progress);
   WorkerMetrics metrics(std::make_shared<prometheus::Registry>(), served_name(config),
                         LCKV_VERSION);
   RankMetrics rank_metrics(*metrics.registry(), served_name(config), /*rank=*/0);
@@ -230,11 +239,13 @@ int run(const WorkerConfig& config) {
   auto group = open_group(config, watch);
   if (!group.ok()) return give_up(config, group.status(), watch);
   auto loading = std::async(std::launch::async, [&] {
-    return start_engine(config, metrics, service, group->get(), progress);
+    return start_engine(config, metrics, service, group->get(), progress, watch);
   });
   while (loading.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
     // Nothing is being served that would have to end in order.
-    if (signal.wait(absl::Milliseconds(50))) std::_Exit(0);
+    if (!signal.wait(absl::Milliseconds(50))) continue;
+    if (*group != nullptr) (*group)->end(absl::Now() + kCloseTimeout);
+    std::_Exit(0);
   }
   auto engine = loading.get();
   if (!engine.ok()) {

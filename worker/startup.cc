@@ -9,7 +9,6 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
-#include "kernels/collectives.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "rpc/byte_size.h"
 #include "rpc/logging.h"
@@ -24,12 +23,13 @@ namespace {
 absl::StatusOr<std::unique_ptr<WeightStore>> open_store(const WorkerConfig& config,
                                                         const LoadedModel& loaded) {
   if (config.load_format == LoadFormat::kAuto) {
-    return WeightStore::open(config.model, loaded.config);
+    return WeightStore::open(config.model, loaded.config, loaded.shard);
   }
   const int32_t cores = static_cast<int32_t>(std::thread::hardware_concurrency());
   return WeightStore::dummy(
       loaded.config, {.dtype = loaded.plan.dtype,
-                      .num_threads = config.threads > 0 ? config.threads : std::max(cores, 1)});
+                      .num_threads = config.threads > 0 ? config.threads : std::max(cores, 1),
+                      .shard = loaded.shard});
 }
 
 std::string numerics_of(const LoadedModel& loaded) {
@@ -37,7 +37,8 @@ std::string numerics_of(const LoadedModel& loaded) {
   return describe_numerics(*loaded.ops, {.reproducible = loaded.plan.reproducible,
                                          .prefill_lookahead = scheduler.prefill_lookahead,
                                          .prefill_tolerance = scheduler.prefill_tolerance,
-                                         .official_decode = scheduler.official_decode});
+                                         .official_decode = scheduler.official_decode,
+                                         .tensor_parallel_size = loaded.shard.size});
 }
 
 std::string layer_map_text(const LayerPlan& map) {
@@ -73,18 +74,27 @@ void fill_defaults(internal::v1::GenerationDefaults& to, const GenerationDefault
 
 }  // namespace
 
-absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config) {
-  LoadedModel loaded;
+TensorShard shard_of(const WorkerConfig& config) {
+  return {.rank = std::max(config.rank, 0), .size = config.tensor_parallel_size};
+}
+
+absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config, TensorShard shard) {
+  LoadedModel loaded{.shard = shard};
   auto files = read_checkpoint_files(config.model);
   if (!files.ok()) return files.status();
   loaded.files = *std::move(files);
   auto model_config = parse_model_config(loaded.files.config, loaded.files.generation_config);
   if (!model_config.ok()) return model_config.status();
   loaded.config = *std::move(model_config);
-  loaded.passes = make_pass_plan(loaded.config.layers);
+  if (absl::Status status = check_tensor_parallel(loaded.config, shard.size); !status.ok()) {
+    return status;
+  }
+  loaded.passes = make_pass_plan(shard_layers(loaded.config.layers, shard.size));
   auto plan = plan_serving(config, loaded.config, loaded.passes);
   if (!plan.ok()) return plan.status();
   loaded.plan = *std::move(plan);
+  loaded.plan.runner.counts_kv_heads = is_first_with_kv_heads(loaded.config.num_kv_heads, shard);
+  loaded.plan.runner.collective_timeout = config.step_timeout;
   return loaded;
 }
 
@@ -109,8 +119,8 @@ absl::Status open_weights(const WorkerConfig& config, std::unique_ptr<Ops> ops,
 }
 
 RankIdentity make_identity(const WorkerConfig& config, const LoadedModel& loaded) {
-  return {.rank = std::max(config.rank, 0),
-          .world_size = config.tensor_parallel_size,
+  return {.rank = loaded.shard.rank,
+          .world_size = loaded.shard.size,
           .life = config.life,
           .version = LCKV_VERSION,
           .model = loaded.content,
@@ -119,13 +129,18 @@ RankIdentity make_identity(const WorkerConfig& config, const LoadedModel& loaded
           .step_limits = step_limits_text(loaded.plan.runner)};
 }
 
-absl::Status load_weights(const WorkerConfig& config, LoadedModel& loaded) {
+absl::Status load_weights(const WorkerConfig& config, std::unique_ptr<Collectives> ranks,
+                          LoadedModel& loaded) {
   const absl::Time began = absl::Now();
+  loaded.ranks = std::move(ranks);
   const uint64_t total_bytes = loaded.weights->total_bytes();
+  loaded.replicated_bytes = loaded.weights->replicated_bytes();
   LoadProgress progress = LoadProgress::to_stderr("Loading weights", total_bytes);
   auto model = load_llama({.max_rows = config.max_num_batched_tokens,
                            .max_positions = loaded.plan.max_context,
-                           .progress = [&progress](uint64_t done) { progress.update(done); }},
+                           .progress = [&progress](uint64_t done) { progress.update(done); },
+                           .ranks = loaded.ranks.get(),
+                           .collective_timeout = config.step_timeout},
                           loaded.config, loaded.passes, std::move(loaded.weights), *loaded.ops);
   if (!model.ok()) return model.status();
   loaded.model = *std::move(model);
@@ -134,20 +149,19 @@ absl::Status load_weights(const WorkerConfig& config, LoadedModel& loaded) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<ModelRunner>> make_runner(LoadedModel& loaded,
-                                                         std::unique_ptr<Collectives> ranks) {
+absl::StatusOr<std::unique_ptr<ModelRunner>> make_runner(LoadedModel& loaded) {
   return ModelRunner::create(loaded.plan.runner, loaded.passes, std::move(loaded.model),
-                             std::move(loaded.ops), std::move(ranks));
+                             std::move(loaded.ops), std::move(loaded.ranks));
 }
 
-internal::v1::Hello make_hello(const WorkerConfig& config, const LoadedModel& loaded) {
+internal::v1::Hello make_hello(const LoadedModel& loaded) {
   internal::v1::Hello hello;
   hello.set_replica_id(random_id());
   hello.set_model(loaded.plan.model_name);
   hello.set_architecture(loaded.config.architecture);
   hello.set_fingerprint(loaded.fingerprint);
   hello.set_version(LCKV_VERSION);
-  hello.set_tensor_parallel_size(config.tensor_parallel_size);
+  hello.set_tensor_parallel_size(loaded.shard.size);
   hello.set_vocabulary_size(loaded.config.vocabulary_size);
   hello.set_max_context_tokens(loaded.plan.max_context);
   // What was asked for as "the vocabulary" is told so.
@@ -204,6 +218,8 @@ void log_geometry(const WorkerConfig& config, const LoadedModel& loaded) {
               {"parameters", absl::StrCat(num_parameters(loaded.config))},
               {"weights", format_byte_size(loaded.weight_bytes)},
               {"dtype", dtype_name(loaded.plan.dtype)},
+              {"rank", absl::StrCat(loaded.shard.rank, " of ", loaded.shard.size)},
+              {"replicated_weights", format_byte_size(loaded.replicated_bytes)},
               {"reproducible", loaded.plan.reproducible ? "yes" : "no"},
               {"numerics", loaded.ops == nullptr ? "" : loaded.ops->numerics()},
               {"fingerprint", loaded.fingerprint}});

@@ -20,6 +20,7 @@
 #include "worker/model/checkpoint_files.h"
 #include "worker/model/model.h"
 #include "worker/model/model_config.h"
+#include "worker/model/tensor_shard.h"
 #include "worker/model/weight_store.h"
 #include "worker/service/submit_check.h"
 #include "worker/service/worker_metrics.h"
@@ -28,23 +29,29 @@
 namespace lckv {
 
 struct LoadedModel {
+  TensorShard shard;  // the rank that this is
   ModelConfig config;
-  PassPlan passes;
+  PassPlan passes;  // with the rank's number of KV heads
   ServingPlan plan;
   CheckpointFiles files;
-  std::string content;      // fingerprint of the checkpoint
-  std::string numerics;     // formats, kernels and modes, as text
-  std::string fingerprint;  // of the two above: equal ones give equal tokens
-  uint64_t weight_bytes = 0;
+  std::string content;            // fingerprint of the checkpoint
+  std::string numerics;           // formats, kernels and modes, as text
+  std::string fingerprint;        // of the two above: equal ones give equal tokens
+  uint64_t weight_bytes = 0;      // on this rank
+  uint64_t replicated_bytes = 0;  // of the checkpoint's tensors, what every rank holds
   absl::Duration load_time;
   std::unique_ptr<WeightStore> weights;  // between open_weights() and load_weights()
-  std::unique_ptr<Ops> ops;              // outlives the model
+  std::unique_ptr<Ops> ops;              // outlives the model, as the next
+  std::unique_ptr<Collectives> ranks;    // the replica's
   std::unique_ptr<Model> model;
 };
 
+// The part of the model that this process is to hold.
+TensorShard shard_of(const WorkerConfig& config);
+
 // Config and plan; no weights yet. Errors: what is broken, in one line that names the file and the
 // key, or the flags that are in each other's way.
-absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config);
+absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config, TensorShard shard = {});
 
 std::unique_ptr<Ops> open_device(const WorkerConfig& config, const ServingPlan& plan);
 
@@ -56,14 +63,15 @@ absl::Status open_weights(const WorkerConfig& config, std::unique_ptr<Ops> ops,
 // What the ranks of a replica compare; after open_weights().
 RankIdentity make_identity(const WorkerConfig& config, const LoadedModel& loaded);
 
-// Reads and packs the weights. Errors: one line that names the file and the tensor.
-absl::Status load_weights(const WorkerConfig& config, LoadedModel& loaded);
+// Reads the rank's slices of the weights and packs them; `loaded` keeps `ranks`, the collectives of
+// its shard. Errors: one line that names the file and the tensor.
+absl::Status load_weights(const WorkerConfig& config, std::unique_ptr<Collectives> ranks,
+                          LoadedModel& loaded);
 
-// Allocates all memory of steps. Takes ops and model out of `loaded`.
-absl::StatusOr<std::unique_ptr<ModelRunner>> make_runner(LoadedModel& loaded,
-                                                         std::unique_ptr<Collectives> ranks);
+// Allocates all memory of steps. Takes ops, ranks and model out of `loaded`.
+absl::StatusOr<std::unique_ptr<ModelRunner>> make_runner(LoadedModel& loaded);
 
-internal::v1::Hello make_hello(const WorkerConfig& config, const LoadedModel& loaded);
+internal::v1::Hello make_hello(const LoadedModel& loaded);
 SubmitLimits make_limits(const WorkerConfig& config, const LoadedModel& loaded);
 KvGeometry metrics_geometry(const WorkerConfig& config, const LoadedModel& loaded);
 // Weights, bytes per token, blocks, capacity: what an operator sizes by.

@@ -28,8 +28,11 @@ absl::StatusOr<std::unique_ptr<Driver>> Driver::open(const DriverOptions& option
   if (absl::Status status = open_weights(config, std::move(ops), driver->loaded_); !status.ok()) {
     return status;
   }
-  if (absl::Status status = load_weights(config, driver->loaded_); !status.ok()) return status;
-  auto runner = make_runner(driver->loaded_, single_rank_collectives());
+  if (absl::Status status = load_weights(config, single_rank_collectives(), driver->loaded_);
+      !status.ok()) {
+    return status;
+  }
+  auto runner = make_runner(driver->loaded_);
   if (!runner.ok()) return runner.status();
   driver->runner_ = *std::move(runner);
   driver->scheduler_ =
@@ -59,7 +62,7 @@ Driver::Turn Driver::step() {
     }
   }
   StepTimes times;
-  const StepResult result = runner_->run(*plan, times);
+  const StepResult result = runner_->run(*plan, times).value();
   turn.events = scheduler_->commit(result, absl::Now());
   turn.time = absl::Now() - began;
   turn.kernels = kernels_;

@@ -15,8 +15,11 @@ import serving
 
 FLAGS = ["--dtype", "float32", "--tensor-parallel-size", "2"]
 # Far below the default, and far above what a step of the demo model takes.
-TIMEOUTS = ["--rank-timeout", f"{serving.SLOWNESS}s", "--step-timeout", f"{3 * serving.SLOWNESS}s"]
+RANK_SECONDS = 2 * serving.SLOWNESS
+TIMEOUTS = ["--rank-timeout", f"{RANK_SECONDS}s", "--step-timeout", f"{10 * serving.SLOWNESS}s"]
 PROMPTS = ["The history of the city", "Once upon a time", "The people of the village", "In the year"]
+# Between the logprobs of replicas of different sizes, float32.
+TOLERANCE = 1e-4
 # From a failure to the end of the last process, beyond the timeouts of the test.
 END_SECONDS = 10 * serving.SLOWNESS
 
@@ -131,12 +134,28 @@ def start_stream(router):
     raise AssertionError("the stream ended early")
 
 
+def greedy(client):
+    """For each prompt what follows it, with the two most likely tokens of each place."""
+    fields = {"sampling": {"temperature": 0}, "output": {"num_logprobs": 2}}
+    return [generate(client, text, **fields)[0] for text in PROMPTS]
+
+
+def compare(one, other):
+    """Equal as far as the choice is clear; how many tokens that are."""
+    assert len(one.ids) == len(other.ids) == 40
+    for place, (a, b) in enumerate(zip(one.logprobs, other.logprobs)):
+        assert abs(a.top[0].logprob - b.top[0].logprob) <= TOLERANCE
+        if a.id != b.id:
+            assert a.top[0].logprob - a.top[1].logprob <= 2 * TOLERANCE
+            return place
+    return len(one.ids)
+
+
 def test_two_ranks_give_what_one_gives():
-    greedy = {"temperature": 0}
     results = []
     for flags in (["--dtype", "float32"], FLAGS):
         with serving.System(serving.DEMO, *flags) as system:
-            results.append([generate(system.client, text, sampling=greedy)[0].ids for text in PROMPTS])
+            results.append(greedy(system.client))
             if flags is not FLAGS:
                 continue
             address = system.workers[0].metrics_address
@@ -147,8 +166,8 @@ def test_two_ranks_give_what_one_gives():
             assert serving.metric(address, "vllm:num_requests_running") == 0
             assert system.workers[0].stop() == 0, system.workers[0].log()
             assert not errors(system.workers[0].log())
-    assert all(len(ids) == 40 for ids in results[0])
-    assert results[0] == results[1]
+    num_clear = sum(compare(one, other) for one, other in zip(*results))
+    assert num_clear > 20 * len(PROMPTS)
 
 
 def test_followers_serve_their_own_metrics_where_asked_to():
@@ -193,10 +212,10 @@ def test_stopped_rank_ends_the_replica(victim, busy):
             begin = time.monotonic()
             os.kill(replica.ranks[victim], signal.SIGSTOP)
             replica.expect_end()
-            assert time.monotonic() - begin < serving.SLOWNESS + END_SECONDS
+            assert time.monotonic() - begin < RANK_SECONDS + END_SECONDS
             rank, _, _, why = replica.last_line()
             assert rank == victim
-            assert why.startswith("silent for")
+            assert why == f"silent for {RANK_SECONDS}s (--rank-timeout)"
             if call is not None:
                 call.cancel()
         finally:
@@ -327,6 +346,21 @@ class TestRanksStartedByHand:
         finally:
             leader.close()
 
+    @pytest.mark.parametrize("victim", [0, 1])
+    def test_without_a_launcher_the_other_rank_notices(self, victim):
+        port = free_port()
+        ranks = [self.start(0, port), self.start(1, port)]
+        try:
+            ranks[0].find(r"\bready seconds=")
+            ranks[victim].signal(signal.SIGSTOP)
+            assert ranks[1 - victim].wait() == 1
+            assert len(errors(ranks[1 - victim].log())) == 1, ranks[1 - victim].log()
+            ranks[victim].signal(signal.SIGCONT)
+            assert ranks[victim].wait() == 1
+        finally:
+            for rank in ranks:
+                rank.close()
+
     def test_no_leader(self):
         results = self.run(((1, free_port(), "--start-timeout", "1s"), {}))
         self.expect_refusal(results, "there is no leader at")
@@ -348,6 +382,16 @@ def test_port_in_use_is_one_line():
     assert result.returncode == 1
     (line,) = errors(result.stderr)
     assert "replica ended rank=0" in line and f"cannot serve routers on 127.0.0.1:{port}" in line
+
+
+def test_model_that_cannot_be_cut_so_is_one_line():
+    result = serving.run(
+        "lckv-worker", "--model", serving.DEMO, "--tensor-parallel-size", 3, "--port", 0,
+        "--metrics-port", 0, "--health-port", 0,
+    )
+    assert result.returncode == 1
+    (line,) = errors(result.stderr)
+    assert "replica ended rank=" in line and "--tensor-parallel-size 3" in line
 
 
 @pytest.mark.parametrize(

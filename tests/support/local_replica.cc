@@ -39,8 +39,9 @@ std::string difference(const Transcript& a, const Transcript& b) {
   return found;
 }
 
-absl::StatusOr<std::unique_ptr<LocalReplica>> LocalReplica::open(const LocalOptions& options) {
-  auto local = open_local_runner(options);
+absl::StatusOr<std::unique_ptr<LocalReplica>> LocalReplica::open(
+    const LocalOptions& options, std::unique_ptr<Collectives> ranks) {
+  auto local = open_local_runner(options, std::move(ranks));
   if (!local.ok()) return local.status();
   return std::unique_ptr<LocalReplica>(new LocalReplica(options, *std::move(local)));
 }
@@ -77,6 +78,7 @@ SequenceId LocalReplica::submit(SequenceSpec spec) {
 }
 
 bool LocalReplica::step() {
+  if (!failure_.ok()) return false;
   while (static_cast<int32_t>(planned_.size()) < options_.max_uncommitted_plans) {
     std::optional<StepPlan> plan = scheduler_->plan(absl::Now());
     if (!plan.has_value()) break;
@@ -87,9 +89,13 @@ bool LocalReplica::step() {
   planned_.pop_front();
   mirror(plan);
   StepTimes times;
-  const StepResult result = local_.runner->run(plan, times);
+  const auto result = local_.runner->run(plan, times);
+  if (!result.ok()) {
+    failure_ = result.status();
+    return false;
+  }
   record(plan);
-  take(scheduler_->commit(result, absl::Now()));
+  take(scheduler_->commit(*result, absl::Now()));
   return true;
 }
 

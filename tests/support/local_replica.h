@@ -33,13 +33,15 @@ std::string difference(const Transcript& a, const Transcript& b);
 
 class LocalReplica {
  public:
-  static absl::StatusOr<std::unique_ptr<LocalReplica>> open(const LocalOptions& options);
+  static absl::StatusOr<std::unique_ptr<LocalReplica>> open(
+      const LocalOptions& options, std::unique_ptr<Collectives> ranks = nullptr);
 
   // Logits of every sampled token are kept, those of the prompt where `num_prompt_logprobs` is set.
   SequenceId submit(SequenceSpec spec);
   // Plans up to max_uncommitted_plans steps, runs and commits the oldest. False where nothing can
-  // go on.
+  // go on, or a step failed.
   bool step();
+  const absl::Status& failure() const { return failure_; }
   void run() {
     while (step()) {
     }
@@ -60,6 +62,7 @@ class LocalReplica {
 
   const LocalOptions options_;
   LocalRunner local_;
+  absl::Status failure_;
   std::unique_ptr<Scheduler> scheduler_;
   MirroredTables tables_;
   std::vector<uint64_t> sequences_;  // by seat

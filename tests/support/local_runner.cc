@@ -34,16 +34,24 @@ float to_float(const std::byte* number, DType dtype) {
 
 }  // namespace
 
-absl::StatusOr<LocalRunner> open_local_runner(const LocalOptions& options) {
+absl::StatusOr<LocalRunner> open_local_runner(const LocalOptions& options,
+                                              std::unique_ptr<Collectives> ranks) {
   LocalRunner local;
+  if (ranks == nullptr) ranks = single_rank_collectives();
+  const TensorShard shard{.rank = ranks->rank(), .size = ranks->size()};
   auto files = read_checkpoint_files(options.model);
   if (!files.ok()) return files.status();
   auto config = parse_model_config(files->config, files->generation_config);
   if (!config.ok()) return config.status();
   local.config = *std::move(config);
-  local.passes = make_pass_plan(local.config.layers);
-  auto weights = WeightStore::open(options.model, local.config);
+  absl::Status status = check_tensor_parallel(local.config, shard.size);
+  if (!status.ok()) return status;
+  local.passes = make_pass_plan(shard_layers(local.config.layers, shard.size));
+  auto weights = options.dummy ? WeightStore::dummy(local.config, {options.dtype, 0, 1, shard})
+                               : WeightStore::open(options.model, local.config, shard);
   if (!weights.ok()) return weights.status();
+  local.checkpoint_bytes = (*weights)->total_bytes();
+  local.replicated_bytes = (*weights)->replicated_bytes();
   GeometryOptions sizes{.kv_cache_bytes = uint64_t{1} << 36,
                         .block_size = options.block_size,
                         .kv_dtype = options.dtype,
@@ -58,9 +66,11 @@ absl::StatusOr<LocalRunner> open_local_runner(const LocalOptions& options) {
   auto ops = std::make_unique<ProbedOps>(open_ops(options), options.fill);
   local.ops = ops.get();
   const LlamaOptions llama{.max_rows = options.max_batched_rows,
-                           .max_positions = options.max_context};
+                           .max_positions = options.max_context,
+                           .ranks = ranks.get()};
   auto model = load_llama(llama, local.config, local.passes, *std::move(weights), *ops);
   if (!model.ok()) return model.status();
+  local.weight_bytes = (*model)->weight_bytes();
   RunnerOptions runner{.max_num_seqs = options.max_num_seqs,
                        .max_batched_rows = options.max_batched_rows,
                        .max_context = options.max_context,
@@ -68,9 +78,10 @@ absl::StatusOr<LocalRunner> open_local_runner(const LocalOptions& options) {
                        .num_host_blocks = options.num_host_blocks,
                        .block_bytes = local.geometry.block_bytes,
                        .slots_per_block = local.geometry.slots_per_block,
-                       .staging_rows = options.staging_rows};
+                       .staging_rows = options.staging_rows,
+                       .counts_kv_heads = is_first_with_kv_heads(local.config.num_kv_heads, shard)};
   auto created = ModelRunner::create(std::move(runner), local.passes, *std::move(model),
-                                     std::move(ops), single_rank_collectives());
+                                     std::move(ops), std::move(ranks));
   if (!created.ok()) return created.status();
   local.runner = *std::move(created);
   return local;

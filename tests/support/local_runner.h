@@ -1,4 +1,5 @@
-// LocalRunner: a model and its runner in this process, on probed memory.
+// LocalRunner: a model, or one rank's shard of it, and its runner in this process, on probed
+// memory.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +7,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "kernels/collectives.h"
 #include "kernels/dtype.h"
 #include "tests/support/probed_ops.h"
 #include "worker/engine/geometry.h"
@@ -16,6 +18,7 @@ namespace lckv {
 
 struct LocalOptions {
   std::string model = "tests/golden/cases/llama";  // folder of a checkpoint
+  bool dummy = false;                              // weights from its config alone
   DType dtype = DType::kFloat32;
   bool reference_ops = false;
   int32_t threads = 1;
@@ -41,13 +44,18 @@ struct LocalOptions {
 
 struct LocalRunner {
   ModelConfig config;
+  uint64_t checkpoint_bytes = 0;  // of the weights that this rank reads
+  uint64_t replicated_bytes = 0;  // of them, what every rank reads
+  uint64_t weight_bytes = 0;      // as packed for the device
   PassPlan passes;
   MemoryGeometry geometry;
   ProbedOps* ops = nullptr;  // the runner's
   std::unique_ptr<ModelRunner> runner;
 };
 
-absl::StatusOr<LocalRunner> open_local_runner(const LocalOptions& options);
+// The rank that `ranks` is; null: alone.
+absl::StatusOr<LocalRunner> open_local_runner(const LocalOptions& options,
+                                              std::unique_ptr<Collectives> ranks = nullptr);
 
 // A row of keys or of values.
 std::vector<float> read_slot(const LocalRunner& local, UnitId unit, int32_t block, int32_t slot,

@@ -47,7 +47,7 @@ StepPlan NaivePlanner::plan(int32_t token) {
 
 std::vector<float> NaivePlanner::feed(int32_t token) {
   StepTimes times;
-  local_.runner->run(plan(token), times);
+  LCKV_CHECK(local_.runner->run(plan(token), times).ok());
   ++position_;
   auto logits = local_.ops->take_logits();
   LCKV_CHECK(logits.size() == 1);

@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "tests/support/local_replica.h"
+#include "tests/support/rank_threads.h"
 
 namespace lckv {
 namespace {
@@ -18,9 +19,9 @@ constexpr auto kDeadline = std::chrono::seconds(60);
 
 class EngineTest : public testing::Test {
  protected:
-  void open(EngineOptions options) {
+  void open(EngineOptions options, std::unique_ptr<Collectives> ranks = nullptr) {
     const LocalOptions local{.model = "tests/golden/cases/lckv-w2-nodiag"};
-    LocalRunner runner = open_local_runner(local).value();
+    LocalRunner runner = open_local_runner(local, std::move(ranks)).value();
     SchedulerOptions scheduler{.max_num_seqs = local.max_num_seqs,
                                .max_waiting = 2,
                                .max_batched_rows = local.max_batched_rows,
@@ -31,7 +32,7 @@ class EngineTest : public testing::Test {
                                .prefill_lookahead = 16,
                                .reproducible = true};
     engine_ = std::make_unique<Engine>(
-        options, std::make_unique<Scheduler>(std::move(scheduler), runner.passes),
+        std::move(options), std::make_unique<Scheduler>(std::move(scheduler), runner.passes),
         std::move(runner.runner), [this](const StepReport& report) { take(report); });
   }
   void take(const StepReport& report) {
@@ -139,6 +140,50 @@ TEST_F(EngineTest, CancelFreesAndIsSilent) {
   }));
   EXPECT_EQ(num_finished_, 0);
   EXPECT_LT(tokens_[1].size(), 450U);
+}
+
+TEST_F(EngineTest, EndsAndSaysWhyWhereAPeerIsGone) {
+  auto ranks = connect_threads(2);
+  std::vector<absl::Status> failures;
+  const auto failed = [&](const absl::Status& status) {
+    const std::lock_guard lock(mutex_);
+    failures.push_back(status);
+    changed_.notify_all();
+  };
+  open({.beat_interval = absl::Milliseconds(1), .failed = failed}, std::move(ranks[0]));
+  ranks[1].reset();
+  engine_->start();
+  ASSERT_TRUE(submit(1, 5).ok());
+  ASSERT_TRUE(wait_for([&] { return !failures.empty(); }));
+  const int num_reports = num_reports_;
+  engine_->stop();
+  ASSERT_EQ(failures.size(), 1U);
+  EXPECT_TRUE(absl::IsUnavailable(failures[0]));
+  EXPECT_THAT(std::string(failures[0].message()),
+              testing::StartsWith("rank 0, step 1, all_reduce of embeddings: rank 1 is gone"));
+  EXPECT_EQ(num_reports_, num_reports);
+}
+
+TEST_F(EngineTest, TellsEachPlanBeforeItsResultAndWhatItIsDoing) {
+  RankProgress progress;
+  std::vector<uint64_t> told;  // steps: planned ones, and results as they came
+  open({.beat_interval = absl::Milliseconds(1),
+        .progress = &progress,
+        .on_plan =
+            [&](const StepPlan& plan) {
+              EXPECT_EQ(progress.look().operation, Operation::kPlan);
+              told.push_back(plan.step);
+            },
+        .on_result = [&](const StepResult& result) { told.push_back(result.step); }});
+  EXPECT_EQ(progress.look().num_turns, 0U);
+  engine_->start();
+  ASSERT_TRUE(submit(1, 5).ok());
+  ASSERT_TRUE(wait_for([this] { return num_finished_ == 1; }));
+  const uint64_t turns = progress.look().num_turns;
+  ASSERT_TRUE(wait_for([&] { return progress.look().num_turns > turns + 5; }));  // idle ones too
+  engine_->stop();
+  ASSERT_GE(told.size(), 10U);
+  for (size_t i = 0; i < told.size(); ++i) EXPECT_EQ(told[i], i / 2 + 1);
 }
 
 TEST_F(EngineTest, StopEndsInTheMiddleOfWork) {

@@ -6,5 +6,6 @@ lckv_test(worker_loading_test
     loading_test.cc
     model_config_test.cc
     pass_plan_test.cc
+    tensor_shard_test.cc
   DEPS lckv_weights absl::strings
   LABELS worker)

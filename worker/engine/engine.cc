@@ -60,7 +60,12 @@ void Engine::loop() {
     StepReport report{.step = last_step};
     for (EngineCommand& command : commands) apply(command, absl::Now(), report);
     num_commands += commands.size();
-    idle = !step(report);
+    const absl::StatusOr<bool> stepped = step(report);
+    if (!stepped.ok()) {
+      if (options_.failed) options_.failed(stepped.status());
+      return;
+    }
+    idle = !*stepped;
     const absl::Time now = absl::Now();
     if (idle && commands.empty() && now < beat) continue;
     last_step = report.step;
@@ -69,6 +74,13 @@ void Engine::loop() {
     progress_.enter(Operation::kReport);
     sink_(report);
     beat = now + options_.beat_interval;
+  }
+  // Other ranks have these plans already and wait for our part.
+  for (StepReport unseen; !planned_.empty();) {
+    if (const absl::Status status = run_next(unseen); !status.ok()) {
+      if (options_.failed) options_.failed(status);
+      return;
+    }
   }
 }
 
@@ -97,27 +109,39 @@ void Engine::apply(EngineCommand& command, absl::Time now, StepReport& report) {
   }
 }
 
-bool Engine::step(StepReport& report) {
+absl::StatusOr<bool> Engine::step(StepReport& report) {
   const absl::Time start = absl::Now();
   progress_.enter(Operation::kPlan);
-  const std::optional<StepPlan> plan = scheduler_->plan(start);
-  if (!plan.has_value()) return false;
+  // As many as the scheduler lets out: those that come later reach the other ranks while this one
+  // is run.
+  while (auto planned = scheduler_->plan(absl::Now())) {
+    if (options_.on_plan) options_.on_plan(*planned);
+    planned_.push_back(*std::move(planned));
+  }
+  if (planned_.empty()) return false;
   report.plan_time = absl::Now() - start;
-  progress_.begin(plan->step, Operation::kRun);
-  if (options_.on_plan) options_.on_plan(*plan);
-  const StepResult result = runner_->run(*plan, report.times);
-  progress_.enter(Operation::kReport);
-  if (options_.on_result) options_.on_result(result);
-  report.events = scheduler_->commit(result, absl::Now());
+  if (absl::Status status = run_next(report); !status.ok()) return status;
   report.step_time = absl::Now() - start;
-  report.step = plan->step;
+  return true;
+}
+
+absl::Status Engine::run_next(StepReport& report) {
+  const StepPlan plan = std::move(planned_.front());
+  planned_.pop_front();
+  progress_.begin(plan.step, Operation::kRun);
+  const auto result = runner_->run(plan, report.times);
+  if (!result.ok()) return result.status();
+  progress_.enter(Operation::kReport);
+  if (options_.on_result) options_.on_result(*result);
+  report.events = scheduler_->commit(*result, absl::Now());
+  report.step = plan.step;
   report.ran_step = true;
   report.num_sampled = static_cast<int32_t>(
-      std::count_if(plan->samples.begin(), plan->samples.end(),
+      std::count_if(plan.samples.begin(), plan.samples.end(),
                     [](const SampleRow& row) { return row.kind == SampleRow::Kind::kSample; }));
-  report.num_rows = plan->ordinary.front().num_rows;
-  report.num_row_layers = plan->num_row_layers;
-  return true;
+  report.num_rows = plan.ordinary.front().num_rows;
+  report.num_row_layers = plan.num_row_layers;
+  return absl::OkStatus();
 }
 
 }  // namespace lckv

@@ -41,7 +41,8 @@ struct MemoryGeometry {
   int64_t blocks_of(int64_t num_tokens) const;
 };
 
-// Errors: InvalidArgument, one line that names the flag.
+// `passes` are those of one rank, which has all the memory to itself. Errors: InvalidArgument, one
+// line that names the flag.
 absl::StatusOr<MemoryGeometry> plan_memory(const PassPlan& passes, const GeometryOptions& options);
 
 }  // namespace lckv

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "worker/engine/device_kv.h"
 #include "worker/engine/range_inputs.h"
@@ -50,7 +51,7 @@ class ModelRunner::Impl {
   }
 
   absl::Status allocate();
-  StepResult run(const StepPlan& plan, StepTimes& times);
+  absl::StatusOr<StepResult> run(const StepPlan& plan, StepTimes& times);
 
  private:
   struct Sampled {
@@ -58,10 +59,11 @@ class ModelRunner::Impl {
     std::vector<int32_t> tokens;
   };
   void change_seats(const StepPlan& plan);
-  void run_ordinary(const StepPlan& plan, int32_t index);
-  std::vector<int32_t> run_walk(const StepPlan& plan, int32_t group);
-  void embed(const StepPlan& plan);
-  void sample(const StepPlan& plan, StepResult& result, StepTimes& times);
+  absl::Status run_ranges(const StepPlan& plan, StepResult& result, StepTimes& times);
+  absl::Status run_ordinary(const StepPlan& plan, int32_t index);
+  absl::StatusOr<std::vector<int32_t>> run_walk(const StepPlan& plan, int32_t group);
+  absl::Status embed(const StepPlan& plan);
+  absl::Status sample(const StepPlan& plan, StepResult& result, StepTimes& times);
   int32_t resolve(const PlanToken& token) const;
   void add_ids(PlanSpan staged) {
     ids_.insert(ids_.end(), staging_.begin() + staged.begin,
@@ -93,7 +95,7 @@ absl::Status ModelRunner::Impl::allocate() {
   if (!kv.ok()) return kv.status();
   kv_ = *std::move(kv);
   inputs_ = std::make_unique<RangeInputs>(options_, passes_, *kv_);
-  walk_rows_ = std::make_unique<WalkRows>(options_, passes_, *ops_, *kv_);
+  walk_rows_ = std::make_unique<WalkRows>(options_, passes_, *ops_, *kv_, *ranks_);
   ids_.reserve(options_.max_batched_rows);
   const size_t hidden_bytes = sizeof(float) * model_->hidden_size();
   const size_t logit_bytes = sizeof(float) * model_->vocabulary_size();
@@ -105,7 +107,7 @@ absl::Status ModelRunner::Impl::allocate() {
   return absl::OkStatus();
 }
 
-StepResult ModelRunner::Impl::run(const StepPlan& plan, StepTimes& times) {
+absl::StatusOr<StepResult> ModelRunner::Impl::run(const StepPlan& plan, StepTimes& times) {
   LCKV_CHECK(plan.step == last_step_ + 1);
   last_step_ = plan.step;
   LCKV_CHECK(static_cast<int32_t>(plan.groups.size()) == passes_.num_groups());
@@ -118,17 +120,29 @@ StepResult ModelRunner::Impl::run(const StepPlan& plan, StepTimes& times) {
   }
   staging_.clear();
   for (const StagingRow row : plan.staging) staging_.push_back(raw(row));
+  absl::Status status = run_ranges(plan, result, times);
+  if (status.ok()) status = sample(plan, result, times);
+  if (!status.ok()) {
+    return absl::Status(status.code(), absl::StrCat("rank ", ranks_->rank(), ", step ", plan.step,
+                                                    ", ", status.message()));
+  }
+  return result;
+}
+
+absl::Status ModelRunner::Impl::run_ranges(const StepPlan& plan, StepResult& result,
+                                           StepTimes& times) {
   for (int32_t index = 0; index <= passes_.num_groups(); ++index) {
     {
       const Stopwatch watch(times.ordinary);
-      run_ordinary(plan, index);
+      if (absl::Status status = run_ordinary(plan, index); !status.ok()) return status;
     }
     if (index == passes_.num_groups()) break;
     const Stopwatch watch(times.walks);
-    result.settled_rows.push_back(run_walk(plan, index));
+    auto settled = run_walk(plan, index);
+    if (!settled.ok()) return settled.status();
+    result.settled_rows.push_back(*std::move(settled));
   }
-  sample(plan, result, times);
-  return result;
+  return absl::OkStatus();
 }
 
 void ModelRunner::Impl::change_seats(const StepPlan& plan) {
@@ -145,7 +159,7 @@ int32_t ModelRunner::Impl::resolve(const PlanToken& token) const {
   return found->tokens.at(token.sample);
 }
 
-void ModelRunner::Impl::embed(const StepPlan& plan) {
+absl::Status ModelRunner::Impl::embed(const StepPlan& plan) {
   ids_.clear();
   for (const OrdinarySegment& segment : plan.ordinary.front().segments) {
     LCKV_CHECK(segment.tokens.count == segment.num_rows);
@@ -153,33 +167,36 @@ void ModelRunner::Impl::embed(const StepPlan& plan) {
       ids_.push_back(resolve(plan.tokens.at(segment.tokens.begin + i)));
     }
   }
-  model_->embed(ids_, hidden_->floats());
+  return model_->embed(ids_, hidden_->floats());
 }
 
-void ModelRunner::Impl::run_ordinary(const StepPlan& plan, int32_t index) {
+absl::Status ModelRunner::Impl::run_ordinary(const StepPlan& plan, int32_t index) {
   const RangeRows& rows = plan.ordinary[index];
-  if (rows.num_rows == 0) return;
+  if (rows.num_rows == 0) return absl::OkStatus();
   LCKV_CHECK(rows.num_rows <= options_.max_batched_rows);
   const int64_t hidden_size = model_->hidden_size();
   if (index == 0) {
-    embed(plan);
+    if (absl::Status status = embed(plan); !status.ok()) return status;
   } else {
     ids_.clear();
     for (const OrdinarySegment& segment : rows.segments) add_ids(segment.inputs);
     ops_->gather_rows(kv_->output(index - 1), ids_, hidden_size, hidden_->floats());
   }
   if (passes_.ordinary[index].num_layers() > 0) {
-    model_->run(inputs_->ordinary(index, rows, hidden_->floats()));
+    absl::Status status = model_->run(inputs_->ordinary(index, rows, hidden_->floats()));
+    if (!status.ok()) return status;
   }
-  if (index == passes_.num_groups()) return;
+  if (index == passes_.num_groups()) return absl::OkStatus();
   ids_.clear();
   for (const OrdinarySegment& segment : rows.segments) add_ids(segment.outputs);
   ops_->scatter_rows(hidden_->floats(), ids_, hidden_size, kv_->input(index));
+  return absl::OkStatus();
 }
 
-std::vector<int32_t> ModelRunner::Impl::run_walk(const StepPlan& plan, int32_t group) {
+absl::StatusOr<std::vector<int32_t>> ModelRunner::Impl::run_walk(const StepPlan& plan,
+                                                                 int32_t group) {
   const GroupRows& rows = plan.groups[group];
-  if (rows.num_rows == 0) return {};
+  if (rows.num_rows == 0) return std::vector<int32_t>();
   LCKV_CHECK(rows.num_rows <= options_.max_batched_rows);
   const int64_t hidden_size = model_->hidden_size();
   walk_rows_->clear_new(group, rows, staging_);
@@ -190,12 +207,12 @@ std::vector<int32_t> ModelRunner::Impl::run_walk(const StepPlan& plan, int32_t g
   }
   const RangeBatch batch = inputs_->walk(group, rows, staging_, hidden_->floats());
   ops_->gather_rows(kv_->input(group), batch.staged_rows, hidden_size, batch.hidden);
-  model_->run(batch);
+  if (absl::Status status = model_->run(batch); !status.ok()) return status;
   ops_->scatter_rows(batch.hidden, batch.staged_rows, hidden_size, kv_->output(group));
   return walk_rows_->end(group, rows, staging_);
 }
 
-void ModelRunner::Impl::sample(const StepPlan& plan, StepResult& result, StepTimes& times) {
+absl::Status ModelRunner::Impl::sample(const StepPlan& plan, StepResult& result, StepTimes& times) {
   const int64_t hidden_size = model_->hidden_size();
   Sampled sampled{.step = plan.step};
   result.samples.reserve(plan.samples.size());
@@ -206,7 +223,9 @@ void ModelRunner::Impl::sample(const StepPlan& plan, StepResult& result, StepTim
       ids_.clear();
       for (size_t i = begin; i < end; ++i) ids_.push_back(plan.samples[i].row);
       ops_->gather_rows(hidden_->floats(), ids_, hidden_size, last_hidden_->floats());
-      model_->logits(last_hidden_->floats(), static_cast<int64_t>(ids_.size()), logits_->floats());
+      absl::Status status = model_->logits(last_hidden_->floats(),
+                                           static_cast<int64_t>(ids_.size()), logits_->floats());
+      if (!status.ok()) return status;
     }
     const Stopwatch watch(times.sample);
     for (size_t i = begin; i < end; ++i) {
@@ -217,6 +236,7 @@ void ModelRunner::Impl::sample(const StepPlan& plan, StepResult& result, StepTim
   }
   sampled_.push_back(std::move(sampled));
   if (sampled_.size() > kStepsKept) sampled_.pop_front();
+  return absl::OkStatus();
 }
 
 ModelRunner::ModelRunner() = default;
@@ -236,7 +256,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::create(
   }
 }
 
-StepResult ModelRunner::run(const StepPlan& plan, StepTimes& times) {
+absl::StatusOr<StepResult> ModelRunner::run(const StepPlan& plan, StepTimes& times) {
   return impl_->run(plan, times);
 }
 

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -26,6 +27,9 @@ struct RunnerOptions {
   int64_t block_bytes = 0;
   std::vector<int32_t> slots_per_block;  // per unit
   int32_t staging_rows = 0;              // per cyclic group
+  // Several ranks: of those that hold the same KV heads the first counts them.
+  bool counts_kv_heads = true;
+  absl::Duration collective_timeout = absl::Seconds(60);
 };
 
 // Wall time of a step's phases.
@@ -46,8 +50,10 @@ class ModelRunner {
                                                              std::unique_ptr<Collectives> ranks);
   ~ModelRunner();
 
-  // Runs one step to its end. Plans come in order, each once.
-  StepResult run(const StepPlan& plan, StepTimes& times);
+  // Runs one step to its end. Plans come in order, each once, and the same to every rank; results
+  // are the same on every rank. Errors: what the ranks' collectives give, in one line that names
+  // rank, step and operation; the runner cannot be used after that.
+  absl::StatusOr<StepResult> run(const StepPlan& plan, StepTimes& times);
 
  private:
   ModelRunner();

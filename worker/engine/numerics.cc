@@ -12,6 +12,9 @@ std::string describe_numerics(const Ops& ops, const NumericsOptions& options) {
     absl::StrAppend(&text, ";reproducible;lookahead=", options.prefill_lookahead);
   }
   if (options.official_decode) absl::StrAppend(&text, ";official-decode");
+  if (options.tensor_parallel_size > 1) {
+    absl::StrAppend(&text, ";tensor-parallel=", options.tensor_parallel_size);
+  }
   return text;
 }
 

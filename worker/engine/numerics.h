@@ -14,6 +14,7 @@ struct NumericsOptions {
   int32_t prefill_lookahead = 0;  // of reproducible mode
   float prefill_tolerance = 0.0F;
   bool official_decode = false;
+  int32_t tensor_parallel_size = 1;  // over how many ranks sums are cut
 };
 
 // One line: kernels, number format and modes.

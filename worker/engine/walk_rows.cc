@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 
 namespace lckv {
@@ -21,8 +22,13 @@ bool came_out_as_read(const KvDistance& distance, float tolerance) {
 }  // namespace
 
 WalkRows::WalkRows(const RunnerOptions& options, const PassPlan& passes, Ops& ops,
-                   const DeviceKv& kv)
-    : passes_(passes), ops_(ops), kv_(kv) {
+                   const DeviceKv& kv, Collectives& ranks)
+    : passes_(passes),
+      ops_(ops),
+      kv_(kv),
+      ranks_(ranks),
+      collective_timeout_(options.collective_timeout),
+      counts_heads_(options.counts_kv_heads) {
   const int32_t rows = std::max(options.max_batched_rows, options.staging_rows);
   ids_.reserve(rows);
   tolerances_.reserve(rows);
@@ -52,16 +58,17 @@ void WalkRows::clear_new(int32_t group, const GroupRows& rows, std::span<const i
   }
 }
 
-std::vector<int32_t> WalkRows::end(int32_t group, const GroupRows& rows,
-                                   std::span<const int32_t> staging) {
-  compare(group, rows, staging);
+absl::StatusOr<std::vector<int32_t>> WalkRows::end(int32_t group, const GroupRows& rows,
+                                                   std::span<const int32_t> staging) {
+  if (absl::Status status = compare(group, rows, staging); !status.ok()) return status;
   const std::vector<int32_t> num_settled = count_settled(rows);
   commit(group, rows, staging, num_settled);
   promote(group, rows, staging, num_settled);
   return num_settled;
 }
 
-void WalkRows::compare(int32_t group, const GroupRows& rows, std::span<const int32_t> staging) {
+absl::Status WalkRows::compare(int32_t group, const GroupRows& rows,
+                               std::span<const int32_t> staging) {
   ids_.clear();
   tolerances_.clear();
   for (const WalkSegment& segment : rows.segments) {
@@ -69,14 +76,42 @@ void WalkRows::compare(int32_t group, const GroupRows& rows, std::span<const int
     tolerances_.insert(tolerances_.end(), num_deciding(segment), segment.tolerance);
   }
   came_out_.assign(ids_.size(), 1);
-  distances_.resize(ids_.size());
-  if (ids_.empty()) return;
-  for (const UnitId unit : passes_.groups[group].units_read_upward) {
-    ops_.compare_kv(kv_.layout(unit), ids_, kv_.fresh(unit), kv_.read(unit), distances_.data());
-    for (size_t i = 0; i < ids_.size(); ++i) {
-      came_out_[i] = came_out_[i] && came_out_as_read(distances_[i], tolerances_[i]);
-    }
+  if (ids_.empty()) return absl::OkStatus();
+  const std::vector<UnitId>& units = passes_.groups[group].units_read_upward;
+  distances_.resize(units.size() * ids_.size());
+  for (size_t u = 0; u < units.size(); ++u) {
+    ops_.compare_kv(kv_.layout(units[u]), ids_, kv_.fresh(units[u]), kv_.read(units[u]),
+                    distances_.data() + u * ids_.size());
   }
+  if (ranks_.size() > 1) {
+    if (absl::Status status = add_ranks(); !status.ok()) return status;
+  }
+  for (size_t i = 0; i < distances_.size(); ++i) {
+    const size_t row = i % ids_.size();
+    came_out_[row] = came_out_[row] && came_out_as_read(distances_[i], tolerances_[row]);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WalkRows::add_ranks() {
+  sums_.clear();
+  for (const KvDistance& distance : distances_) {
+    sums_.push_back(counts_heads_ ? distance.difference_squared : 0.0F);
+    sums_.push_back(counts_heads_ ? distance.norm_squared : 0.0F);
+    sums_.push_back(distance.identical ? 0.0F : 1.0F);
+  }
+  absl::Status status =
+      ranks_.all_reduce(sums_.data(), static_cast<int64_t>(sums_.size()), collective_timeout_);
+  if (!status.ok()) {
+    return absl::Status(status.code(),
+                        absl::StrCat("all_reduce of KV distances: ", status.message()));
+  }
+  for (size_t i = 0; i < distances_.size(); ++i) {
+    distances_[i] = {.difference_squared = sums_[3 * i],
+                     .norm_squared = sums_[3 * i + 1],
+                     .identical = sums_[3 * i + 2] == 0.0F};
+  }
+  return absl::OkStatus();
 }
 
 std::vector<int32_t> WalkRows::count_settled(const GroupRows& rows) const {

@@ -122,13 +122,13 @@ void FollowerLink::say_failed(const RankFailure& failure) {
   frame.mutable_failed()->set_why(failure.why);
   // Reading is the loop's: whether this arrives is left open.
   const std::lock_guard lock(writing_);
-  stream_->Write(frame);
+  if (!ended_.has_value()) stream_->Write(frame);
 }
 
 absl::Status FollowerLink::write(const RankFrame& frame) {
   {
     const std::lock_guard lock(writing_);
-    if (stream_->Write(frame)) return absl::OkStatus();
+    if (!ended_.has_value() && stream_->Write(frame)) return absl::OkStatus();
   }
   // The reading side knows why.
   const auto last = read();
@@ -142,9 +142,13 @@ absl::StatusOr<LeaderFrame> FollowerLink::read() {
 }
 
 absl::Status FollowerLink::why() {
+  const std::lock_guard lock(writing_);
   if (!ended_.has_value()) {
-    const absl::Status status = to_absl_status(stream_->Finish());
-    ended_ = status.ok() ? absl::UnavailableError("the leader ended the connection") : status;
+    ended_ = to_absl_status(stream_->Finish());
+    if (ended_->ok()) ended_ = absl::UnavailableError("it ended the connection");
+    if (absl::IsUnavailable(*ended_)) {
+      ended_ = absl::UnavailableError(absl::StrCat("lost the leader: ", ended_->message()));
+    }
   }
   return *ended_;
 }

@@ -64,8 +64,8 @@ class FollowerLink {
   grpc::ClientContext call_;
   std::unique_ptr<Stream> stream_;
   std::string life_;
-  std::mutex writing_;
-  std::optional<absl::Status> ended_;
+  std::mutex writing_;                 // held for every write, and while the next is set
+  std::optional<absl::Status> ended_;  // the call's, once it is over
 };
 
 }  // namespace lckv

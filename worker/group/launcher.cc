@@ -41,6 +41,9 @@ sigset_t watched_signals() {
   return set;
 }
 
+// Of a process to end.
+bool is_request(int signal) { return signal == SIGTERM || signal == SIGINT; }
+
 struct Rank {
   int number = 0;
   pid_t pid = -1;
@@ -80,6 +83,7 @@ class Launcher {
   void signal_all(int signal);
   void kill_all();
   bool all_ended() const;
+  bool is_told_to_end() const { return stop_by_ != absl::InfiniteFuture(); }
   // What ends the replica before its time, as far as is known now.
   std::optional<RankFailure> find_failure() const;
   RankFailure failure_of(const Rank& rank, std::string why) const;
@@ -119,6 +123,10 @@ int Launcher::run() {
 // Ranks other than the leader are started once the leader's port is known.
 void Launcher::start_ranks() {
   if (all_started_) return;
+  if (is_told_to_end() || first_end_ != absl::InfiniteFuture()) {
+    all_started_ = true;  // as far as ever
+    return;
+  }
   const bool port_known = leader_.substr(leader_.rfind(':')) != ":0";
   while (static_cast<int>(ranks_.size()) < options_.num_ranks) {
     const int number = options_.first_rank + static_cast<int>(ranks_.size());
@@ -181,7 +189,7 @@ void Launcher::take_signals() {
   signalfd_siginfo info;
   while (read(signals_, &info, sizeof(info)) == sizeof(info)) {
     if (info.ssi_signo == SIGCHLD) continue;
-    if (stop_by_ == absl::InfiniteFuture()) stop_by_ = absl::Now() + options_.stop_timeout;
+    if (!is_told_to_end()) stop_by_ = absl::Now() + options_.stop_timeout;
     signal_all(static_cast<int>(info.ssi_signo));
   }
 }
@@ -260,13 +268,14 @@ std::optional<RankFailure> Launcher::find_failure() const {
   const absl::Time now = absl::Now();
   std::optional<RankFailure> silent, said, hearsay, code, late;
   for (const Rank& rank : ranks_) {
-    // A signal from outside is the cause of all else.
-    if (rank.status.has_value() && WIFSIGNALED(*rank.status)) {
+    // A signal from outside is the cause of all else, but for the one that we passed on.
+    if (rank.status.has_value() && WIFSIGNALED(*rank.status) &&
+        !(is_told_to_end() && is_request(WTERMSIG(*rank.status)))) {
       return failure_of(rank, describe_end(*rank.status));
     }
     if (rank.failure.has_value()) (rank.failure->second_hand ? hearsay : said) = rank.failure;
     if (rank.status.has_value()) {
-      if (*rank.status != 0 && !rank.failure.has_value()) {
+      if (WIFEXITED(*rank.status) && WEXITSTATUS(*rank.status) != 0 && !rank.failure.has_value()) {
         code = failure_of(rank, describe_end(*rank.status));
       }
       continue;
@@ -280,7 +289,7 @@ std::optional<RankFailure> Launcher::find_failure() const {
     }
   }
   // Ranks that are told to end may lose each other.
-  if (stop_by_ != absl::InfiniteFuture()) hearsay.reset();
+  if (is_told_to_end()) hearsay.reset();
   for (const auto& failure : {said, code, silent, hearsay, late}) {
     if (failure.has_value()) return failure;
   }

@@ -32,6 +32,10 @@ struct RankFailure {
 // The one line.
 void log_failure(const RankFailure& failure);
 
+// What waits until --start-timeout says better why it did so in vain: the watch leaves it that
+// much.
+inline constexpr absl::Duration kStartSlack = absl::Seconds(5);
+
 struct RankWatchOptions {
   int rank = 0;
   int pipe = -1;  // to the launcher; -1: none

@@ -75,14 +75,11 @@ class Fingerprint {
 };
 
 void add_tensor(const TensorView& tensor, Fingerprint& fingerprint) {
-  constexpr uint64_t kSample = 1024;
   fingerprint.add(tensor.name);
   fingerprint.add(dtype_name(tensor.dtype));
   for (const int64_t size : tensor.shape) fingerprint.add_number(static_cast<uint64_t>(size));
-  const uint64_t length = std::min(kSample, tensor.bytes);
-  const uint64_t last = tensor.bytes - length;
-  for (const uint64_t begin : {uint64_t{0}, last / 3, last / 3 * 2, last}) {
-    fingerprint.add({reinterpret_cast<const char*>(tensor.data) + begin, length});
+  for (const auto& [begin, end] : fingerprint_samples(tensor.bytes)) {
+    fingerprint.add({reinterpret_cast<const char*>(tensor.data) + begin, end - begin});
   }
 }
 
@@ -105,6 +102,17 @@ absl::StatusOr<CheckpointFiles> read_checkpoint_files(const std::string& path) {
     if (files.chat_template.empty()) files.chat_template = template_of(*config);
   }
   return files;
+}
+
+std::vector<std::pair<uint64_t, uint64_t>> fingerprint_samples(uint64_t bytes) {
+  constexpr uint64_t kSample = 1024;
+  const uint64_t length = std::min(kSample, bytes);
+  const uint64_t last = bytes - length;
+  std::vector<std::pair<uint64_t, uint64_t>> samples;
+  for (const uint64_t begin : {uint64_t{0}, last / 3, last / 3 * 2, last}) {
+    samples.emplace_back(begin, begin + length);
+  }
+  return samples;
 }
 
 std::string content_fingerprint(const CheckpointFiles& files, const WeightStore& weights) {

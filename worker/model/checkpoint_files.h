@@ -2,7 +2,10 @@
 // all.
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -22,6 +25,10 @@ struct CheckpointFiles {
 // `path` is the folder. Errors name the file: NotFound (no folder, no config.json), InvalidArgument
 // (larger than a file of its kind can be), Unavailable (cannot be read).
 absl::StatusOr<CheckpointFiles> read_checkpoint_files(const std::string& path);
+
+// Where a fingerprint looks into a tensor of that many bytes: [first, second) each, ascending,
+// which may overlap.
+std::vector<std::pair<uint64_t, uint64_t>> fingerprint_samples(uint64_t bytes);
 
 // 32 hex digits that are equal for equal content, wherever it lies: FNV-1a (128 bit) over the files
 // above, then name, dtype, shape and sampled bytes (the first 1024, and 1024 at 1/3, 2/3 and at the

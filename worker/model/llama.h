@@ -9,6 +9,8 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "kernels/collectives.h"
 #include "kernels/ops.h"
 #include "worker/kv/pass_plan.h"
 #include "worker/model/model.h"
@@ -21,11 +23,15 @@ struct LlamaOptions {
   int32_t max_rows = 0;                               // of a batch: what buffers are sized for
   int32_t max_positions = 0;                          // of a sequence
   std::function<void(uint64_t done_bytes)> progress;  // of WeightStore::total_bytes()
+  // The ranks that share the model, each with its shard of the weights; null: this one is alone.
+  // They outlive the model.
+  Collectives* ranks = nullptr;
+  absl::Duration collective_timeout = absl::Seconds(60);
 };
 
 // Packs the weights for the device; mapped ones leave memory as they are packed, but for the
-// embedding table, which is read where it lies. `ops` must outlive the model. Errors:
-// ResourceExhausted where memory cannot be had.
+// embedding table, which is read where it lies. `passes` are the rank's: of shard_layers(). `ops`
+// must outlive the model. Errors: ResourceExhausted where memory cannot be had.
 absl::StatusOr<std::unique_ptr<Model>> load_llama(const LlamaOptions& options,
                                                   const ModelConfig& config, PassPlan passes,
                                                   std::unique_ptr<WeightStore> weights, Ops& ops);

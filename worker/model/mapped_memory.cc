@@ -27,7 +27,6 @@ absl::StatusOr<std::span<std::byte>> map_descriptor(int descriptor, const std::s
   if (size == 0) return std::span<std::byte>();  // nothing can be mapped of it
   void* data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
   if (data == MAP_FAILED) return absl::ErrnoToStatus(errno, path);
-  madvise(data, size, MADV_WILLNEED);
   return std::span(static_cast<std::byte*>(data), size);
 }
 
@@ -43,9 +42,10 @@ absl::StatusOr<MappedMemory> MappedMemory::map_file(const std::string& path) {
   return MappedMemory(mapped->data(), mapped->size(), /*is_writable=*/false);
 }
 
-absl::StatusOr<MappedMemory> MappedMemory::allocate(size_t bytes) {
+absl::StatusOr<MappedMemory> MappedMemory::allocate(size_t bytes, bool is_sparse) {
   LCKV_CHECK(bytes > 0);
-  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (is_sparse ? MAP_NORESERVE : 0);
+  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (data == MAP_FAILED) {
     return absl::ResourceExhaustedError(absl::StrCat("no memory for ", bytes, " bytes of weights"));
   }
@@ -71,6 +71,15 @@ MappedMemory::~MappedMemory() {
 std::byte* MappedMemory::writable() {
   LCKV_CHECK(is_writable_);
   return data_;
+}
+
+void MappedMemory::will_need(const std::byte* begin, size_t size) const {
+  LCKV_CHECK(size <= size_ && begin >= data_ &&
+             begin - data_ <= static_cast<ptrdiff_t>(size_ - size));
+  const auto unit = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto address = reinterpret_cast<uintptr_t>(begin);
+  const uintptr_t first = align_down(address, unit);
+  madvise(reinterpret_cast<void*>(first), address + size - first, MADV_WILLNEED);
 }
 
 void MappedMemory::forget(const std::byte* begin, size_t size) const {

@@ -15,8 +15,9 @@ class MappedMemory {
   // Errors: NotFound, PermissionDenied or the like, naming the path; InvalidArgument where it is no
   // regular file.
   static absl::StatusOr<MappedMemory> map_file(const std::string& path);
-  // Zeros. ResourceExhausted where the memory cannot be had.
-  static absl::StatusOr<MappedMemory> allocate(size_t bytes);
+  // Zeros. ResourceExhausted where the memory cannot be had. Sparse: only what is written to will
+  // take memory, far less than `bytes`.
+  static absl::StatusOr<MappedMemory> allocate(size_t bytes, bool is_sparse = false);
 
   MappedMemory(MappedMemory&& other) noexcept;
   MappedMemory& operator=(MappedMemory&& other) noexcept;
@@ -27,6 +28,8 @@ class MappedMemory {
   bool contains(const std::byte* address) const {
     return address >= data_ && address < data_ + size_;
   }
+  // Reads [begin, begin + size) ahead, as far as there is memory for it.
+  void will_need(const std::byte* begin, size_t size) const;
   // Drops what lies wholly within [begin, begin + size) from memory.
   void forget(const std::byte* begin, size_t size) const;
 

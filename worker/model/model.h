@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <span>
 
+#include "absl/status/status.h"
 #include "kernels/ops.h"
 
 namespace lckv {
@@ -40,6 +41,9 @@ struct RangeBatch {
   int64_t num_rows() const { return static_cast<int64_t>(positions.size()); }
 };
 
+// What needs the other ranks of the replica fails where they fail (kernels/collectives.h), naming
+// the operation; nothing can be run after that. On success every rank holds the same hidden states
+// and logits, byte for byte.
 class Model {
  public:
   virtual ~Model() = default;
@@ -47,17 +51,17 @@ class Model {
   virtual int32_t hidden_size() const = 0;
   virtual int32_t vocabulary_size() const = 0;
   virtual int32_t max_rows() const = 0;     // of a batch
-  virtual size_t weight_bytes() const = 0;  // on the device
+  virtual size_t weight_bytes() const = 0;  // on this rank's device
 
   // hidden[ids.size(), hidden_size]
-  virtual void embed(std::span<const int32_t> ids, float* hidden) = 0;
+  virtual absl::Status embed(std::span<const int32_t> ids, float* hidden) = 0;
   // All layers of the range over the rows.
-  virtual void run(const RangeBatch& batch) = 0;
+  virtual absl::Status run(const RangeBatch& batch) = 0;
   // A first guess of the KV that a walk over the rows will give: the source layers' own projections
   // of the group's input, into `read` of the units that are read upward. `hidden` is only read.
   virtual void guess(const RangeBatch& batch) = 0;
   // logits[rows, vocabulary_size] of rows that ran through all layers.
-  virtual void logits(const float* hidden, int64_t rows, float* logits) = 0;
+  virtual absl::Status logits(const float* hidden, int64_t rows, float* logits) = 0;
 };
 
 }  // namespace lckv

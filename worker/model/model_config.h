@@ -55,10 +55,22 @@ struct ModelConfig {
 absl::StatusOr<ModelConfig> parse_model_config(absl::string_view config,
                                                absl::string_view generation_config);
 
+// Along what the ranks of a tensor-parallel replica cut a tensor (worker/model/tensor_shard.h).
+enum class TensorSplit : uint8_t {
+  kNone,  // every rank holds all of it
+  kHeadRows,
+  kKvHeadRows,
+  kHeadColumns,
+  kInnerRows,
+  kInnerColumns,
+  kVocabularyRows,
+};
+
 // A tensor that a checkpoint of this config has, under its Hugging Face name.
 struct TensorSpec {
   std::string name;
   std::vector<int64_t> shape;
+  TensorSplit split = TensorSplit::kNone;
   int64_t num_elements() const;
 };
 

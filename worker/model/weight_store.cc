@@ -1,12 +1,8 @@
 #include "worker/model/weight_store.h"
 
 #include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -98,97 +94,18 @@ absl::StatusOr<std::map<std::string, std::string>> read_index(const std::string&
   return shards;
 }
 
-// Values of dummy tensors are functions of (seed, place): the number of threads cannot change them.
-struct DummyPiece {
-  std::byte* data = nullptr;
-  size_t bytes = 0;
-  uint64_t first_word = 0;
-  enum class Kind : uint8_t { kRandom, kOnes, kZeros } kind = Kind::kRandom;
-};
-
-// The finaliser of SplitMix64 (Steele, Lea and Flood, 2014) over a counter.
-uint64_t mix(uint64_t counter) {
-  uint64_t x = counter * 0x9e3779b97f4a7c15ULL;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-  return x ^ (x >> 31);
-}
-
-uint16_t truncated_bfloat16(float value) {
-  uint32_t bits = 0;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return static_cast<uint16_t>(bits >> 16);
-}
-
-// Uniform with a standard deviation of 0.02.
-const float kDummyHalfWidth = 0.02F * std::sqrt(3.0F);
-
-template <class Element, class Convert>
-void fill_random(const DummyPiece& piece, uint64_t seed, Convert convert) {
-  constexpr size_t kPerWord = sizeof(uint64_t) / sizeof(Element);
-  const size_t count = piece.bytes / sizeof(Element);
-  const uint64_t base = mix(seed) + piece.first_word;
-  auto* out = reinterpret_cast<Element*>(piece.data);
-  size_t done = 0;
-  for (; done + kPerWord <= count; done += kPerWord) {
-    const uint64_t word = mix(base + done / kPerWord);
-    for (size_t lane = 0; lane < kPerWord; ++lane) {
-      out[done + lane] = convert(word >> (lane * 8 * sizeof(Element)));
-    }
-  }
-  const uint64_t word = mix(base + done / kPerWord);
-  for (size_t lane = 0; done + lane < count; ++lane) {
-    out[done + lane] = convert(word >> (lane * 8 * sizeof(Element)));
-  }
-}
-
-void fill_piece(const DummyPiece& piece, DType dtype, uint64_t seed) {
-  if (piece.kind == DummyPiece::Kind::kZeros) return;  // as the memory came
-  const bool ones = piece.kind == DummyPiece::Kind::kOnes;
-  if (dtype == DType::kFloat32) {
-    const float scale = kDummyHalfWidth / 2147483648.0F;
-    fill_random<float>(piece, seed, [ones, scale](uint64_t bits) {
-      return ones ? 1.0F : static_cast<float>(static_cast<int32_t>(bits)) * scale;
-    });
-    return;
-  }
-  const float scale = kDummyHalfWidth / 32768.0F;
-  fill_random<uint16_t>(piece, seed, [ones, scale](uint64_t bits) {
-    return truncated_bfloat16(ones ? 1.0F : static_cast<float>(static_cast<int16_t>(bits)) * scale);
-  });
-}
-
-void fill_pieces(const std::vector<DummyPiece>& pieces, const DummyWeights& options) {
-  std::atomic<size_t> next = 0;
-  const auto work = [&] {
-    for (size_t i = next++; i < pieces.size(); i = next++) {
-      fill_piece(pieces[i], options.dtype, options.seed);
-    }
-  };
-  std::vector<std::thread> threads;
-  for (int32_t i = 1; i < options.num_threads; ++i) threads.emplace_back(work);
-  work();
-  for (std::thread& thread : threads) thread.join();
-}
-
-void append_pieces(const TensorView& tensor, std::byte* data, uint64_t first_word,
-                   std::vector<DummyPiece>& pieces) {
-  constexpr size_t kPieceBytes = size_t{4} << 20;
-  const auto kind = absl::EndsWith(tensor.name, "norm.weight") ? DummyPiece::Kind::kOnes
-                    : absl::EndsWith(tensor.name, ".bias")     ? DummyPiece::Kind::kZeros
-                                                               : DummyPiece::Kind::kRandom;
-  for (size_t at = 0; at < tensor.bytes; at += kPieceBytes) {
-    pieces.push_back({.data = data + at,
-                      .bytes = std::min<size_t>(kPieceBytes, tensor.bytes - at),
-                      .first_word = first_word + at / sizeof(uint64_t),
-                      .kind = kind});
-  }
+// Of a slice of columns nearly every block of the file is touched.
+void read_ahead(const TensorView& tensor, const MappedMemory& memory) {
+  const uint64_t row_bytes = tensor.bytes / static_cast<uint64_t>(tensor.shape[0]);
+  memory.will_need(tensor.data + static_cast<uint64_t>(tensor.slice.row) * row_bytes,
+                   static_cast<uint64_t>(tensor.slice.rows) * row_bytes);
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<WeightStore>> WeightStore::open(const std::string& folder,
-                                                               const ModelConfig& config) {
+                                                               const ModelConfig& config,
+                                                               TensorShard shard) {
   const std::string single = absl::StrCat(folder, "/", kSingleFile);
   const std::string index_path = absl::StrCat(folder, "/", kIndexFile);
   const bool is_sharded = !file_exists(single) && file_exists(index_path);
@@ -199,7 +116,7 @@ absl::StatusOr<std::unique_ptr<WeightStore>> WeightStore::open(const std::string
     shards = *std::move(index);
   }
 
-  auto store = std::unique_ptr<WeightStore>(new WeightStore);
+  auto store = std::unique_ptr<WeightStore>(new WeightStore(shard));
   std::map<std::string, OpenFile> files;
   for (const TensorSpec& expected : expected_tensors(config)) {
     std::string path = single;
@@ -221,41 +138,11 @@ absl::StatusOr<std::unique_ptr<WeightStore>> WeightStore::open(const std::string
                 .dtype = *entry->second.dtype,
                 .shape = expected.shape,
                 .data = file.memory.bytes().data() + entry->second.begin,
-                .bytes = entry->second.end - entry->second.begin});
+                .bytes = entry->second.end - entry->second.begin,
+                .slice = slice_tensor(expected, config, shard)});
+    read_ahead(store->tensors_.back(), file.memory);
   }
   for (auto& [path, file] : files) store->memory_.push_back(std::move(file.memory));
-  return store;
-}
-
-absl::StatusOr<std::unique_ptr<WeightStore>> WeightStore::dummy(const ModelConfig& config,
-                                                                const DummyWeights& options) {
-  constexpr uint64_t kAlignment = 64;
-  LCKV_CHECK(options.dtype != DType::kFloat16 && options.num_threads >= 1);
-  const std::vector<TensorSpec> specs = expected_tensors(config);
-  const auto bytes_of = [&options](const TensorSpec& spec) {
-    return static_cast<uint64_t>(spec.num_elements()) * dtype_bytes(options.dtype);
-  };
-  uint64_t total = 0;
-  for (const TensorSpec& spec : specs)
-    total += (bytes_of(spec) + kAlignment - 1) & ~(kAlignment - 1);
-  auto memory = MappedMemory::allocate(total);
-  if (!memory.ok()) return memory.status();
-
-  auto store = std::unique_ptr<WeightStore>(new WeightStore);
-  std::vector<DummyPiece> pieces;
-  uint64_t offset = 0;
-  for (const TensorSpec& spec : specs) {
-    std::byte* data = memory->writable() + offset;
-    store->add({.name = spec.name,
-                .dtype = options.dtype,
-                .shape = spec.shape,
-                .data = data,
-                .bytes = bytes_of(spec)});
-    append_pieces(store->tensors_.back(), data, offset / sizeof(uint64_t), pieces);
-    offset += (bytes_of(spec) + kAlignment - 1) & ~(kAlignment - 1);
-  }
-  fill_pieces(pieces, options);
-  store->memory_.push_back(*std::move(memory));
   return store;
 }
 
@@ -271,7 +158,16 @@ const TensorView* WeightStore::find(absl::string_view name) const {
 
 uint64_t WeightStore::total_bytes() const {
   uint64_t bytes = 0;
-  for (const TensorView& tensor : tensors_) bytes += tensor.bytes;
+  for (const TensorView& tensor : tensors_) bytes += tensor.slice_bytes();
+  return bytes;
+}
+
+uint64_t WeightStore::replicated_bytes() const {
+  if (shard_.size == 1) return 0;
+  uint64_t bytes = 0;
+  for (const TensorView& tensor : tensors_) {
+    if (tensor.slice_bytes() == tensor.bytes) bytes += tensor.bytes;
+  }
   return bytes;
 }
 
