@@ -15,7 +15,7 @@ namespace {
 
 using testing::HasSubstr;
 
-ModelConfig model(const nlohmann::json& changes) {
+ModelConfig model(const nlohmann::json& changes = nlohmann::json::object()) {
   nlohmann::json config = tiny_config();
   config.update({{"num_attention_heads", 8}, {"num_key_value_heads", 4}, {"hidden_size", 128}});
   config.update(changes);
@@ -29,10 +29,10 @@ std::string refusal(const ModelConfig& config, int32_t size) {
 }
 
 TEST(TensorShard, SizesThatDoNotDivideAreRefusedWithThoseThatDo) {
-  EXPECT_EQ(refusal(model({}), 1), "");
-  EXPECT_EQ(refusal(model({}), 4), "");
-  EXPECT_EQ(refusal(model({}), 8), "");
-  EXPECT_EQ(refusal(model({}), 3),
+  EXPECT_EQ(refusal(model(), 1), "");
+  EXPECT_EQ(refusal(model(), 4), "");
+  EXPECT_EQ(refusal(model(), 8), "");
+  EXPECT_EQ(refusal(model(), 3),
             "--tensor-parallel-size 3: num_attention_heads 8 does not divide by it; "
             "valid for this model: 1, 2, 4, 8");
   EXPECT_THAT(refusal(model({{"intermediate_size", 50}}), 4),
@@ -46,7 +46,7 @@ TEST(TensorShard, SizesThatDoNotDivideAreRefusedWithThoseThatDo) {
 }
 
 TEST(TensorShard, KvHeadsAreSharedOutAndThenReplicated) {
-  const ModelConfig config = model({});
+  const ModelConfig config = model();
   EXPECT_EQ(shard_layers(config.layers, 2).layers[0].kv_heads, 2);
   EXPECT_EQ(shard_layers(config.layers, 8).layers[0].kv_heads, 1);
   int num_first = 0;

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <initializer_list>
 #include <new>
 #include <string>
 #include <utility>
@@ -12,22 +10,10 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "worker/model/llama_weights.h"
 
 namespace lckv {
 namespace {
-
-struct LlamaLayer {
-  std::unique_ptr<DeviceBuffer> attention_norm;
-  std::unique_ptr<PackedWeight> q;
-  std::unique_ptr<PackedWeight> kv;  // [k; v], apart from q: a warm guess needs them alone; or null
-  std::unique_ptr<PackedWeight> o;
-  std::unique_ptr<DeviceBuffer> q_bias;  // null where there is none, as the next two
-  std::unique_ptr<DeviceBuffer> kv_bias;
-  std::unique_ptr<DeviceBuffer> o_bias;
-  std::unique_ptr<DeviceBuffer> mlp_norm;
-  std::unique_ptr<PackedWeight> gate_up;
-  std::unique_ptr<PackedWeight> down;
-};
 
 // Logits of so many bytes are gathered at once.
 constexpr int64_t kGatherBytes = int64_t{16} << 20;
@@ -50,18 +36,18 @@ class LlamaModel : public Model {
         inner_size_(config.intermediate_size / shard_.size),
         vocabulary_share_(vocabulary_per_rank(config.vocabulary_size, shard_.size)),
         ops_(ops),
-        weights_(std::move(weights)) {
+        weights_(pack_llama(config, passes_, std::move(weights), {ops, options.progress})) {
     LCKV_CHECK(options.max_rows > 0 && options.max_positions > 0);
     LCKV_CHECK(shard_.rank == (ranks_ == nullptr ? 0 : ranks_->rank()));
     LCKV_CHECK(shard_.size == (ranks_ == nullptr ? 1 : ranks_->size()));
-    load(options);
+    rope_ = ops_.rope_table(config_.rope, options.max_positions);
     allocate();
   }
 
   int32_t hidden_size() const override { return config_.hidden_size; }
   int32_t vocabulary_size() const override { return config_.vocabulary_size; }
   int32_t max_rows() const override { return max_rows_; }
-  size_t weight_bytes() const override { return weight_bytes_; }
+  size_t weight_bytes() const override { return weights_.bytes; }
 
   absl::Status embed(std::span<const int32_t> ids, float* hidden) override;
   absl::Status run(const RangeBatch& batch) override;
@@ -69,16 +55,7 @@ class LlamaModel : public Model {
   absl::Status logits(const float* hidden, int64_t rows, float* logits) override;
 
  private:
-  void load(const LlamaOptions& options);
-  void load_layer(int32_t layer);
   void allocate();
-  WeightSource source(const std::string& name, bool is_kept = false);
-  WeightSource contiguous(const TensorView& tensor);
-  std::unique_ptr<PackedWeight> pack_head(const WeightSource& head);
-  std::unique_ptr<PackedWeight> pack(std::initializer_list<WeightSource> sources);
-  std::unique_ptr<DeviceBuffer> upload(std::initializer_list<WeightSource> sources);
-  void forget_packed();
-
   void attend(int32_t layer, const RangeBatch& batch);
   void project_kv(int32_t layer, const RangeBatch& batch);
   void widen(int32_t layer, const RangeBatch& batch);
@@ -103,21 +80,10 @@ class LlamaModel : public Model {
   const int32_t inner_size_;        // of the MLP
   const int32_t vocabulary_share_;  // ids; of the last ranks some lie beyond the vocabulary
   Ops& ops_;
-  const std::unique_ptr<WeightStore> weights_;
-  std::function<void(uint64_t)> progress_;
-  uint64_t done_bytes_ = 0;
-  std::vector<const TensorView*> packed_;       // since forget_packed(), as the next
-  std::vector<std::vector<std::byte>> copies_;  // of slices of columns
-  size_t weight_bytes_ = 0;
-
-  WeightSource embedding_;  // ids [embedding_begin_, embedding_begin_ + n)
-  int32_t embedding_begin_ = 0;
-  std::vector<int32_t> own_ids_;     // of the batch that is being embedded, from embedding_begin_
-  std::vector<float> no_embedding_;  // [hidden]: zeros
-  std::vector<LlamaLayer> layers_;
-  std::unique_ptr<DeviceBuffer> final_norm_;
-  std::unique_ptr<PackedWeight> head_;
+  const LlamaWeights weights_;
   std::unique_ptr<DeviceBuffer> rope_;
+  std::vector<int32_t> own_ids_;     // of the batch that is being embedded, from our first id
+  std::vector<float> no_embedding_;  // [hidden]: zeros
 
   // Activations, [max_rows, ...] each.
   std::unique_ptr<DeviceBuffer> normed_;    // hidden
@@ -135,106 +101,6 @@ class LlamaModel : public Model {
 absl::Status within(absl::Status status, absl::string_view operation) {
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrCat(operation, ": ", status.message()));
-}
-
-WeightSource LlamaModel::source(const std::string& name, bool is_kept) {
-  const TensorView* tensor = weights_->find(name);
-  LCKV_CHECK(tensor != nullptr);
-  LCKV_CHECK(tensor->shape.size() == 1 || tensor->shape.size() == 2);
-  if (!is_kept) packed_.push_back(tensor);
-  done_bytes_ += tensor->slice_bytes();
-  const TensorSlice& slice = tensor->slice;
-  if (tensor->shape.size() == 2 && slice.columns < tensor->shape[1]) return contiguous(*tensor);
-  const bool is_matrix = tensor->shape.size() == 2;
-  const int64_t first = slice.row * slice.columns;
-  return {.data = tensor->data + first * static_cast<int64_t>(dtype_bytes(tensor->dtype)),
-          .dtype = tensor->dtype,
-          .n = is_matrix ? slice.rows : 1,
-          .k = is_matrix ? slice.columns : slice.rows};
-}
-
-WeightSource LlamaModel::contiguous(const TensorView& tensor) {
-  const TensorSlice& slice = tensor.slice;
-  const size_t element = dtype_bytes(tensor.dtype);
-  const size_t bytes = static_cast<size_t>(slice.columns) * element;
-  std::vector<std::byte>& copy = copies_.emplace_back(static_cast<size_t>(slice.rows) * bytes);
-  for (int64_t row = 0; row < slice.rows; ++row) {
-    const int64_t from = (slice.row + row) * tensor.shape[1] + slice.column;
-    std::memcpy(copy.data() + static_cast<size_t>(row) * bytes,
-                tensor.data + static_cast<size_t>(from) * element, bytes);
-  }
-  return {.data = copy.data(), .dtype = tensor.dtype, .n = slice.rows, .k = slice.columns};
-}
-
-// The values are on the device now: their mapped memory may go.
-void LlamaModel::forget_packed() {
-  for (const TensorView* tensor : packed_) weights_->forget(*tensor);
-  packed_.clear();
-  copies_.clear();
-  if (progress_) progress_(done_bytes_);
-}
-
-std::unique_ptr<PackedWeight> LlamaModel::pack(std::initializer_list<WeightSource> sources) {
-  auto weight = ops_.pack({sources.begin(), sources.size()});
-  weight_bytes_ += weight->bytes();
-  forget_packed();
-  return weight;
-}
-
-std::unique_ptr<DeviceBuffer> LlamaModel::upload(std::initializer_list<WeightSource> sources) {
-  auto vector = ops_.upload({sources.begin(), sources.size()});
-  weight_bytes_ += vector->bytes();
-  forget_packed();
-  return vector;
-}
-
-// The last ranks' rows beyond the vocabulary are zeros: all ranks gather equally many logits.
-std::unique_ptr<PackedWeight> LlamaModel::pack_head(const WeightSource& head) {
-  if (head.n == vocabulary_share_) return pack({head});
-  WeightSource beyond{.dtype = head.dtype, .n = vocabulary_share_ - head.n, .k = head.k};
-  const size_t elements = static_cast<size_t>(beyond.n) * static_cast<size_t>(beyond.k);
-  beyond.data = copies_.emplace_back(elements * dtype_bytes(head.dtype)).data();
-  return head.n == 0 ? pack({beyond}) : pack({head, beyond});
-}
-
-void LlamaModel::load_layer(int32_t layer) {
-  const std::string prefix = absl::StrCat("model.layers.", layer, ".");
-  const std::string attention = absl::StrCat(prefix, "self_attn.");
-  const std::string mlp = absl::StrCat(prefix, "mlp.");
-  const auto weight = [this](const std::string& at, const char* name) {
-    return source(absl::StrCat(at, name, ".weight"));
-  };
-  const auto bias = [this, &attention](const char* name) {
-    return source(absl::StrCat(attention, name, ".bias"));
-  };
-  const bool is_cached = passes_.unit_of_layer[layer] >= 0;
-  LlamaLayer& loaded = layers_.emplace_back();
-  loaded.attention_norm = upload({weight(prefix, "input_layernorm")});
-  loaded.q = pack({weight(attention, "q_proj")});
-  if (is_cached) {
-    loaded.kv = pack({weight(attention, "k_proj"), weight(attention, "v_proj")});
-    LCKV_CHECK(loaded.kv->n() == 2 * kv_width(layer));
-  }
-  loaded.o = pack({weight(attention, "o_proj")});
-  if (config_.attention_bias) {
-    loaded.q_bias = upload({bias("q_proj")});
-    if (is_cached) loaded.kv_bias = upload({bias("k_proj"), bias("v_proj")});
-    loaded.o_bias = upload({bias("o_proj")});
-  }
-  loaded.mlp_norm = upload({weight(prefix, "post_attention_layernorm")});
-  loaded.gate_up = pack({weight(mlp, "gate_proj"), weight(mlp, "up_proj")});
-  loaded.down = pack({weight(mlp, "down_proj")});
-}
-
-void LlamaModel::load(const LlamaOptions& options) {
-  progress_ = options.progress;
-  embedding_ = source("model.embed_tokens.weight", /*is_kept=*/true);
-  embedding_begin_ = shard_.rank * vocabulary_share_;
-  for (int32_t layer = 0; layer < config_.num_layers; ++layer) load_layer(layer);
-  final_norm_ = upload({source("model.norm.weight")});
-  head_ = pack_head(config_.tie_word_embeddings ? embedding_ : source("lm_head.weight"));
-  rope_ = ops_.rope_table(config_.rope, options.max_positions);
-  progress_ = nullptr;
 }
 
 void LlamaModel::allocate() {
@@ -263,15 +129,16 @@ void LlamaModel::allocate() {
 // Each rank looks up the ids that it has and leaves the others zero.
 absl::Status LlamaModel::embed(std::span<const int32_t> ids, float* hidden) {
   if (shard_.size == 1) {
-    ops_.embed(embedding_, ids, hidden);
+    ops_.embed(weights_.embedding, ids, hidden);
     return absl::OkStatus();
   }
-  const auto is_own = [this](int32_t id) {
-    return id >= embedding_begin_ && id < embedding_begin_ + embedding_.n;
+  const int32_t first = shard_.rank * vocabulary_share_;
+  const auto is_own = [this, first](int32_t id) {
+    return id >= first && id < first + weights_.embedding.n;
   };
   own_ids_.clear();
-  for (const int32_t id : ids) own_ids_.push_back(is_own(id) ? id - embedding_begin_ : 0);
-  if (embedding_.n > 0) ops_.embed(embedding_, own_ids_, hidden);
+  for (const int32_t id : ids) own_ids_.push_back(is_own(id) ? id - first : 0);
+  if (weights_.embedding.n > 0) ops_.embed(weights_.embedding, own_ids_, hidden);
   for (size_t i = 0; i < ids.size(); ++i) {
     if (is_own(ids[i])) continue;
     ops_.copy(reinterpret_cast<const std::byte*>(no_embedding_.data()),
@@ -287,7 +154,7 @@ absl::Status LlamaModel::run(const RangeBatch& batch) {
   LCKV_CHECK(batch.range % 2 == 0 || batch.staged_rows.size() == batch.positions.size());
   const LayerRange range = layers_of(batch.range);
   for (int32_t layer = range.begin; layer < range.end; ++layer) {
-    const LlamaLayer& weights = layers_[layer];
+    const LlamaLayer& weights = weights_.layers[layer];
     attend(layer, batch);
     absl::Status status = add_share(*weights.o, attended_, batch, weights.o_bias);
     if (!status.ok()) return within(status, absl::StrCat("all_reduce of layer ", layer, " o_proj"));
@@ -314,7 +181,7 @@ absl::Status LlamaModel::add_share(const PackedWeight& weight,
 
 // kv_ = keys, rotated, and values of normed_.
 void LlamaModel::project_kv(int32_t layer, const RangeBatch& batch) {
-  const LlamaLayer& weights = layers_[layer];
+  const LlamaLayer& weights = weights_.layers[layer];
   const LayerSpec& spec = passes_.layers.layers[layer];
   ops_.matmul(*weights.kv, normed_->floats(), batch.num_rows(), kv_->floats(),
               floats(weights.kv_bias), /*accumulate=*/false);
@@ -324,7 +191,7 @@ void LlamaModel::project_kv(int32_t layer, const RangeBatch& batch) {
 
 // attended_ = what o_proj takes in.
 void LlamaModel::attend(int32_t layer, const RangeBatch& batch) {
-  const LlamaLayer& weights = layers_[layer];
+  const LlamaLayer& weights = weights_.layers[layer];
   const LayerSpec& spec = passes_.layers.layers[layer];
   const int64_t rows = batch.num_rows();
   const bool in_group = batch.range % 2 == 1;
@@ -366,7 +233,7 @@ void LlamaModel::attend(int32_t layer, const RangeBatch& batch) {
 
 // inner_ = what down_proj takes in.
 void LlamaModel::widen(int32_t layer, const RangeBatch& batch) {
-  const LlamaLayer& weights = layers_[layer];
+  const LlamaLayer& weights = weights_.layers[layer];
   const int64_t rows = batch.num_rows();
   ops_.rms_norm(batch.hidden, weights.mlp_norm->floats(), config_.rms_norm_eps, rows,
                 config_.hidden_size, normed_->floats());
@@ -378,8 +245,8 @@ void LlamaModel::guess(const RangeBatch& batch) {
   LCKV_CHECK(batch.range % 2 == 1 && batch.num_rows() <= max_rows_);
   for (const UnitId unit : passes_.groups[batch.range / 2].units_read_upward) {
     const int32_t layer = passes_.units[raw(unit)].layer;
-    ops_.rms_norm(batch.hidden, layers_[layer].attention_norm->floats(), config_.rms_norm_eps,
-                  batch.num_rows(), config_.hidden_size, normed_->floats());
+    ops_.rms_norm(batch.hidden, weights_.layers[layer].attention_norm->floats(),
+                  config_.rms_norm_eps, batch.num_rows(), config_.hidden_size, normed_->floats());
     project_kv(layer, batch);
     const UnitRows& own = batch.units[raw(unit)];
     ops_.stage_kv(kv_->floats(), kv_->floats() + kv_width(layer), 2 * kv_width(layer), own.layout,
@@ -389,16 +256,16 @@ void LlamaModel::guess(const RangeBatch& batch) {
 
 absl::Status LlamaModel::logits(const float* hidden, int64_t rows, float* logits) {
   LCKV_CHECK(rows > 0 && rows <= max_rows_);
-  ops_.rms_norm(hidden, final_norm_->floats(), config_.rms_norm_eps, rows, config_.hidden_size,
-                normed_->floats());
+  ops_.rms_norm(hidden, weights_.final_norm->floats(), config_.rms_norm_eps, rows,
+                config_.hidden_size, normed_->floats());
   if (shard_.size == 1) {
-    ops_.matmul(*head_, normed_->floats(), rows, logits, nullptr, false);
+    ops_.matmul(*weights_.head, normed_->floats(), rows, logits, nullptr, false);
     return absl::OkStatus();
   }
   for (int64_t row = 0; row < rows; row += gather_rows_) {
     const int64_t some = std::min(gather_rows_, rows - row);
-    ops_.matmul(*head_, normed_->floats() + row * hidden_size(), some, own_logits_->floats(),
-                nullptr, false);
+    ops_.matmul(*weights_.head, normed_->floats() + row * hidden_size(), some,
+                own_logits_->floats(), nullptr, false);
     absl::Status status = gather_logits(some, logits + row * vocabulary_size());
     if (!status.ok()) return within(status, "all_gather of logits");
   }
