@@ -305,17 +305,17 @@ class TestRanksStartedByHand:
         config.write_text(config.read_text() + "\n")
         port = free_port()
         results = self.run(((0, port), {}), ((1, port), {"model": other}))
-        self.expect_refusal(results, "the model's content differs")
+        self.expect_refusal(results, "different content of the model")
 
     def test_wrong_world_size(self):
         port = free_port()
         results = self.run(((0, port), {}), ((1, port), {"size": 4}))
-        self.expect_refusal(results, "--tensor-parallel-size differs: 2 on the leader, 4 on rank 1")
+        self.expect_refusal(results, "different --tensor-parallel-size: 2 on the leader, 4 on rank 1")
 
     def test_other_limits_of_steps(self):
         port = free_port()
         results = self.run(((0, port), {}), ((1, port, "--max-num-seqs", 7), {}))
-        self.expect_refusal(results, "the limits of steps differs")
+        self.expect_refusal(results, "different limits of steps")
 
     def test_two_ranks_with_one_number(self):
         port = free_port()

@@ -84,11 +84,11 @@ TEST_F(GroupTest, RanksThatComeFirstWaitForTheLeader) {
 
 TEST_F(GroupTest, EachDifferenceIsNamed) {
   const std::vector<std::pair<std::string RankIdentity::*, std::string>> traits = {
-      {&RankIdentity::version, "the program's version differs: 1 on the leader, x on rank 1"},
-      {&RankIdentity::model, "the model's content differs: m on the leader, x on rank 1"},
-      {&RankIdentity::layer_map, "the layer map differs: l on the leader, x on rank 1"},
-      {&RankIdentity::numerics, "the numerics differs: n on the leader, x on rank 1"},
-      {&RankIdentity::step_limits, "the limits of steps differs: s on the leader, x on rank 1"}};
+      {&RankIdentity::version, "different version of the program: 1 on the leader, x on rank 1"},
+      {&RankIdentity::model, "different content of the model: m on the leader, x on rank 1"},
+      {&RankIdentity::layer_map, "different layer map: l on the leader, x on rank 1"},
+      {&RankIdentity::numerics, "different numerics: n on the leader, x on rank 1"},
+      {&RankIdentity::step_limits, "different limits of steps: s on the leader, x on rank 1"}};
   for (const auto& [trait, message] : traits) {
     RankIdentity rank = identity(1);
     rank.*trait = "x";
@@ -97,7 +97,7 @@ TEST_F(GroupTest, EachDifferenceIsNamed) {
   RankIdentity rank = identity(1);
   rank.world_size = 2;
   EXPECT_EQ(compare_identities(identity(0), rank).message(),
-            "--tensor-parallel-size differs: 3 on the leader, 2 on rank 1");
+            "different --tensor-parallel-size: 3 on the leader, 2 on rank 1");
   EXPECT_EQ(compare_identities(identity(0), identity(1)), absl::OkStatus());
 }
 
@@ -107,7 +107,7 @@ TEST_F(GroupTest, MisfitEndsBothRankAndLeader) {
   other.model = "another";
   const auto refused = join(other);
   EXPECT_TRUE(absl::IsFailedPrecondition(refused.status())) << refused.status();
-  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("the model's content differs"));
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("different content of the model"));
   EXPECT_EQ(admitted.get(), refused.status());
 }
 

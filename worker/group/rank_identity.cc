@@ -41,7 +41,7 @@ absl::Status compare_identities(const RankIdentity& leader, const RankIdentity& 
   }
   const auto differs = [&rank](const char* what, const auto& of_leader, const auto& of_rank) {
     return absl::FailedPreconditionError(absl::StrCat(
-        what, " differs: ", of_leader, " on the leader, ", of_rank, " on rank ", rank.rank));
+        "different ", what, ": ", of_leader, " on the leader, ", of_rank, " on rank ", rank.rank));
   };
   if (leader.world_size != rank.world_size) {
     return differs("--tensor-parallel-size", leader.world_size, rank.world_size);
@@ -50,11 +50,11 @@ absl::Status compare_identities(const RankIdentity& leader, const RankIdentity& 
     const char* name;
     const std::string RankIdentity::*value;
   };
-  constexpr Trait kTraits[] = {{"the program's version", &RankIdentity::version},
-                               {"the model's content", &RankIdentity::model},
-                               {"the layer map", &RankIdentity::layer_map},
-                               {"the numerics", &RankIdentity::numerics},
-                               {"the limits of steps", &RankIdentity::step_limits}};
+  constexpr Trait kTraits[] = {{"version of the program", &RankIdentity::version},
+                               {"content of the model", &RankIdentity::model},
+                               {"layer map", &RankIdentity::layer_map},
+                               {"numerics", &RankIdentity::numerics},
+                               {"limits of steps", &RankIdentity::step_limits}};
   for (const Trait& trait : kTraits) {
     if (leader.*trait.value != rank.*trait.value) {
       return differs(trait.name, leader.*trait.value, rank.*trait.value);

@@ -16,7 +16,7 @@
 namespace lckv {
 namespace {
 
-constexpr absl::Duration kPulse = absl::Milliseconds(250);
+constexpr absl::Duration kPulse = absl::Milliseconds(100);
 // A launcher that reads takes far less.
 constexpr absl::Duration kRecordPatience = absl::Seconds(1);
 constexpr std::chrono::milliseconds kLastWordsPatience(500);
