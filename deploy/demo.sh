@@ -7,6 +7,7 @@
 # Ports, each settable in the environment:
 #   ROUTER_PORT=50051 ROUTER_METRICS_PORT=9090 ROUTER_HEALTH_PORT=50052
 #   WORKER_PORT=50061 WORKER_METRICS_PORT=9091 WORKER_HEALTH_PORT=50071   (the second worker: one higher)
+#   TENSOR_PARALLEL_SIZE=1    ranks (processes) that share each replica's model
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -109,7 +110,7 @@ second() { echo $((${port[$1]} + 1)); }
 start_worker() {
   start "$1" "$bin/lckv-worker" --model "$model" --served-model-name demo --host 127.0.0.1 \
     --port "$2" --metrics-port "$3" --health-port "$4" --kv-cache-memory 256MiB --swap-space 64MiB \
-    --threads "$threads"
+    --threads "$threads" --tensor-parallel-size "$ranks"
 }
 
 print_places() {
@@ -137,7 +138,8 @@ for name in "${!port[@]}"; do require_free "$name" "${port[$name]}"; done
 for name in WORKER_PORT WORKER_METRICS_PORT WORKER_HEALTH_PORT; do require_free "$name" "$(second $name)"; done
 build
 router=127.0.0.1:${port[ROUTER_PORT]}
-threads=$((($(nproc) + 1) / 2))
+ranks=${TENSOR_PARALLEL_SIZE:-1}
+threads=$((($(nproc) + 2 * ranks - 1) / (2 * ranks)))
 logs=$(mktemp -d)
 start_worker worker-1 "${port[WORKER_PORT]}" "${port[WORKER_METRICS_PORT]}" "${port[WORKER_HEALTH_PORT]}"
 start_worker worker-2 "$(second WORKER_PORT)" "$(second WORKER_METRICS_PORT)" "$(second WORKER_HEALTH_PORT)"

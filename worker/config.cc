@@ -12,6 +12,7 @@ namespace {
 
 // Rows of one walk, tokens of a context: beyond it sums of rows and layers leave 32 bits.
 constexpr int kMaxRows = 1 << 24;
+constexpr int kMaxRanks = 1024;
 
 CLI::Option* add_number(CLI::App& app, const std::string& flag, int32_t& target, int min, int max,
                         const std::string& help) {
@@ -48,7 +49,9 @@ void add_model_flags(CLI::App& app, WorkerConfig& config) {
   add_enum(app, "--dtype", config.dtype, number_formats(),
            "Of weights and of what products take in; auto: the checkpoint's")
       ->group(group);
-  add_number(app, "--threads", config.threads, 0, 1024, "Threads of the kernels; 0: one per core")
+  add_number(app, "--threads", config.threads, 0, 1024,
+             "Threads of a rank's kernels; 0: one per core, which the ranks of a host share")
+      ->take_last()
       ->group(group);
   add_number(app, "--max-model-len", config.max_model_len, 0, kMaxRows,
              "Prompt plus generated tokens; 0: the checkpoint's")
@@ -127,9 +130,46 @@ void add_scheduling_flags(CLI::App& app, WorkerConfig& config) {
   add_duration(app, "--drain-timeout", config.drain_timeout,
                "After SIGTERM running sequences have so long to finish")
       ->group(group);
-  add_duration(app, "--step-timeout", config.step_timeout,
-               "No longer ready where work has waited so long without a step")
+  add_duration(
+      app, "--step-timeout", config.step_timeout,
+      "Not ready where work has waited so long without a step; a loop that stands still so "
+      "long ends its replica")
       ->group(group);
+}
+
+void add_rank_flags(CLI::App& app, WorkerConfig& config) {
+  const char* group = "Ranks";
+  add_number(app, "--tensor-parallel-size", config.tensor_parallel_size, 1, kMaxRanks,
+             "Ranks that share the model; above 1 this process starts and watches them")
+      ->group(group);
+  app.add_option("--leader", config.leader,
+                 "Where the ranks of several hosts meet; default: LWS_LEADER_ADDRESS, else this "
+                 "host alone")
+      ->type_name("HOST:PORT")
+      ->take_last()
+      ->group(group);
+  add_number(app, "--local-ranks", config.local_ranks, 0, kMaxRanks,
+             "Ranks to start on this host; 0: an equal share of LWS_GROUP_SIZE hosts, else all")
+      ->group(group);
+  add_number(app, "--first-rank", config.first_rank, -1, kMaxRanks,
+             "First rank of this host; -1: by LWS_WORKER_INDEX, else 0")
+      ->group(group);
+  add_number(app, "--rank", config.rank, -1, kMaxRanks,
+             "Be this rank, without a launcher; -1: start the ranks of this host")
+      ->take_last()
+      ->group(group);
+  add_duration(app, "--start-timeout", config.start_timeout,
+               "All ranks are loaded and connected within that time, or the replica ends")
+      ->group(group);
+  add_duration(app, "--rank-timeout", config.rank_timeout,
+               "A rank that is silent so long is stopped or dead, and its replica ends")
+      ->group(group);
+  add_port(app, "--rank-metrics-port", config.rank_metrics_port,
+           "Rank r above 0 serves /metrics there plus r; 0: not at all")
+      ->group(group);
+  // The launcher's to its ranks.
+  app.add_option("--life", config.life)->take_last()->group("");
+  app.add_option("--launcher-pipe", config.launcher_pipe)->group("");
 }
 
 void add_network_flags(CLI::App& app, WorkerConfig& config) {
@@ -151,10 +191,43 @@ std::optional<int> parse_worker_config(int argc, const char* const* argv, Worker
   add_model_flags(app, config);
   add_memory_flags(app, config);
   add_scheduling_flags(app, config);
+  add_rank_flags(app, config);
   add_network_flags(app, config);
   add_logging_flags(app, config.logging);
   return parse_flags(app, argc, argv);
 }
+
+absl::StatusOr<std::pair<std::string, uint16_t>> split_leader(const std::string& leader) {
+  const size_t colon = leader.rfind(':');
+  uint32_t port = 0;
+  if (colon == std::string::npos || colon == 0 ||
+      !absl::SimpleAtoi(leader.substr(colon + 1), &port) || port > 0xffff) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--leader \"", leader, "\" is not HOST:PORT, as in 10.0.0.1:50063"));
+  }
+  return std::pair(leader.substr(0, colon), static_cast<uint16_t>(port));
+}
+
+namespace {
+
+absl::Status check_ranks(const WorkerConfig& config) {
+  const int32_t size = config.tensor_parallel_size;
+  if (!config.leader.empty()) {
+    if (const auto leader = split_leader(config.leader); !leader.ok()) return leader.status();
+  }
+  if (config.rank >= size) {
+    return absl::InvalidArgumentError(absl::StrCat("--rank ", config.rank,
+                                                   " is not one of --tensor-parallel-size ", size,
+                                                   ": 0 to ", size - 1));
+  }
+  if (config.rank >= 0 && size > 1 && config.leader.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--rank ", config.rank, " needs --leader HOST:PORT"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 absl::Status check_worker_config(const WorkerConfig& config) {
   if (config.kv_cache_dtype != NumberFormat::kAuto && config.dtype != NumberFormat::kAuto &&
@@ -171,7 +244,7 @@ absl::Status check_worker_config(const WorkerConfig& config) {
         absl::StrCat("--staging-rows ", config.staging_rows, " must exceed --max-num-seqs ",
                      config.max_num_seqs, ": every running sequence holds a row"));
   }
-  return absl::OkStatus();
+  return check_ranks(config);
 }
 
 }  // namespace lckv

@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "kernels/dtype.h"
 #include "rpc/logging.h"
@@ -44,6 +46,17 @@ struct WorkerConfig {
   int32_t prefill_lookahead = 0;           // 0: by cost, or by kReproducibleLookahead
   std::optional<float> prefill_tolerance;  // absent: by the KV format
 
+  int32_t tensor_parallel_size = 1;  // ranks of the replica
+  int32_t rank = -1;                 // this process's; -1: the launcher or, of one rank, rank 0
+  std::string leader;                // host:port that ranks meet at; empty: chosen by the launcher
+  int32_t first_rank = -1;           // of this host's; -1: by LWS_WORKER_INDEX
+  int32_t local_ranks = 0;           // on this host; 0: all, or by LWS_GROUP_SIZE
+  std::string life;                  // by the launcher, as the next
+  int32_t launcher_pipe = -1;
+  absl::Duration start_timeout = absl::Minutes(10);
+  absl::Duration rank_timeout = absl::Seconds(3);
+  uint16_t rank_metrics_port = 0;  // rank r > 0 serves metrics there plus r; 0: not at all
+
   std::string host = "127.0.0.1";
   uint16_t port = 50061;
   uint16_t metrics_port = 9091;
@@ -55,6 +68,9 @@ struct WorkerConfig {
 
 // Fills `config` from flags and environment. Returns the exit code where the program is to end now.
 std::optional<int> parse_worker_config(int argc, const char* const* argv, WorkerConfig& config);
+
+// The host and port of "host:port". Errors: InvalidArgument naming --leader.
+absl::StatusOr<std::pair<std::string, uint16_t>> split_leader(const std::string& leader);
 
 // What can be said without a checkpoint. Errors: InvalidArgument naming the flags.
 absl::Status check_worker_config(const WorkerConfig& config);

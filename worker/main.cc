@@ -1,9 +1,11 @@
-// lckv-worker: one model on one device, behind the Engine session.
+// lckv-worker: one model behind the Engine session: on one device, or on the devices of several
+// ranks, which a launcher starts. This file is the launcher, the leader and the only rank.
 #include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <future>
 #include <memory>
 #include <string>
@@ -19,7 +21,15 @@
 #include "rpc/server_options.h"
 #include "rpc/shutdown.h"
 #include "worker/config.h"
+#include "worker/connect.h"
 #include "worker/engine/engine.h"
+#include "worker/follow.h"
+#include "worker/group/launcher.h"
+#include "worker/group/leader_group.h"
+#include "worker/group/plan_frames.h"
+#include "worker/group/rank_metrics.h"
+#include "worker/group/rank_watch.h"
+#include "worker/launch.h"
 #include "worker/scheduler/scheduler.h"
 #include "worker/service/engine_service.h"
 #include "worker/service/service_port.h"
@@ -82,31 +92,81 @@ absl::StatusOr<Ports> open_ports(const WorkerConfig& config, WorkerMetrics& metr
   return ports;
 }
 
+// The other ranks of the replica; null where there are none.
+absl::StatusOr<std::unique_ptr<LeaderGroup>> open_group(const WorkerConfig& config,
+                                                        RankWatch& watch) {
+  if (config.tensor_parallel_size == 1) return nullptr;
+  auto group = LeaderGroup::open(config.leader,
+                                 [&watch](const RankFailure& failure) { watch.fail(failure); });
+  if (group.ok()) watch.listening((*group)->port());
+  return group;
+}
+
+// Lets the other ranks join and connects with them.
+absl::StatusOr<std::unique_ptr<Collectives>> gather_ranks(const WorkerConfig& config,
+                                                          const LoadedModel& loaded,
+                                                          LeaderGroup* group, absl::Time deadline,
+                                                          RankProgress& progress) {
+  if (group == nullptr) return single_rank_collectives();
+  progress.enter(Operation::kJoin);
+  if (absl::Status status = group->admit(make_identity(config, loaded), deadline); !status.ok()) {
+    return status;
+  }
+  progress.enter(Operation::kConnect);
+  return connect_ranks(config, {.life = group->life(), .store = group->store()}, progress);
+}
+
+EngineOptions engine_options(LeaderGroup* group, RankProgress& progress, RankWatch& watch) {
+  // Without its peers a rank has nothing to serve with, and nothing to end in order.
+  EngineOptions options{.progress = &progress,
+                        .failed = [&watch](const absl::Status& status) { watch.fail(status); }};
+  if (group != nullptr) {
+    options.on_plan = [group](const StepPlan& plan) { group->send(plan); };
+    options.on_result = [group](const StepResult& result) {
+      group->done(result.step, digest_of(result));
+    };
+  }
+  return options;
+}
+
 // Loads the model and starts its engine.
 absl::StatusOr<std::unique_ptr<Engine>> start_engine(const WorkerConfig& config,
-                                                     WorkerMetrics& metrics,
-                                                     EngineService& service) {
-  auto loaded = read_model(config);
+                                                     WorkerMetrics& metrics, EngineService& service,
+                                                     LeaderGroup* group, RankProgress& progress,
+                                                     RankWatch& watch) {
+  const absl::Time deadline = absl::Now() + config.start_timeout;
+  auto loaded = read_model(config, shard_of(config));
   if (!loaded.ok()) return loaded.status();
-  absl::Status status =
-      load_weights(config, open_device(config, loaded->plan), single_rank_collectives(), *loaded);
-  if (!status.ok()) return status;
+  if (absl::Status status = open_weights(config, open_device(config, loaded->plan), *loaded);
+      !status.ok()) {
+    return status;
+  }
+  auto ranks = gather_ranks(config, *loaded, group, deadline, progress);
+  if (!ranks.ok()) return ranks.status();
+  progress.enter(Operation::kLoad);
+  if (absl::Status status = load_weights(config, *std::move(ranks), *loaded); !status.ok()) {
+    return status;
+  }
   log_geometry(config, *loaded);
   metrics.set_weights_load(loaded->load_time);
   metrics.set_geometry(metrics_geometry(config, *loaded));
   internal::v1::Hello hello = make_hello(*loaded);
   auto runner = make_runner(*loaded);
   if (!runner.ok()) return runner.status();
+  if (group != nullptr) {
+    progress.enter(Operation::kJoin);
+    const absl::Status status = group->wait_ready(deadline);
+    if (!status.ok()) return status;
+  }
+  // One step more than runs is on its way to the other ranks.
+  if (group != nullptr) loaded->plan.scheduler.max_uncommitted_plans = 2;
   auto scheduler = std::make_unique<Scheduler>(loaded->plan.scheduler, loaded->passes);
-  // Without its peers a rank has nothing to serve with, and nothing to end in order.
-  const auto failed = [](const absl::Status& status) {
-    spdlog::critical("{}", std::string(status.message()));
-    spdlog::shutdown();
-    std::_Exit(1);
-  };
-  auto engine = std::make_unique<Engine>(
-      EngineOptions{.failed = failed}, std::move(scheduler), *std::move(runner),
-      [&service](const StepReport& report) { service.report(report); });
+  auto engine =
+      std::make_unique<Engine>(engine_options(group, progress, watch), std::move(scheduler),
+                               *std::move(runner), [&service, group](const StepReport& report) {
+                                 service.report(report);
+                                 if (group != nullptr && !report.ran_step) group->idle();
+                               });
   service.serve(std::move(hello), make_limits(config, *loaded),
                 [post_to = engine.get()](EngineCommand command) {
                   return post_to->post(std::move(command));
@@ -116,12 +176,14 @@ absl::StatusOr<std::unique_ptr<Engine>> start_engine(const WorkerConfig& config,
 }
 
 // Follows the engine until SIGTERM: ready as long as steps follow one another.
-void watch(const WorkerConfig& config, ShutdownSignal& signal, EngineService& service,
-           WorkerMetrics& metrics, HealthServer& health) {
+void follow_engine(const WorkerConfig& config, ShutdownSignal& signal, EngineService& service,
+                   WorkerMetrics& metrics, const std::function<void()>& look,
+                   HealthServer& health) {
   bool ready = true;
   while (!signal.wait(kWatchInterval)) {
     const absl::Duration age = service.step_age(absl::Now());
     metrics.set_step_age(age);
+    look();
     const bool moves = age <= config.step_timeout;
     if (moves == ready) continue;
     ready = moves;
@@ -151,44 +213,71 @@ void shut_down(const WorkerConfig& config, EngineService& service, Ports& ports)
   ports.routers->close(kCloseTimeout);
 }
 
+// What cannot go on ends a replica of several ranks as a whole.
+int give_up(const WorkerConfig& config, const absl::Status& status, RankWatch& watch) {
+  if (config.tensor_parallel_size > 1) watch.fail(status);
+  spdlog::error("{}", std::string(status.message()));
+  return 1;
+}
+
 int run(const WorkerConfig& config) {
   const absl::Time began = absl::Now();
   ShutdownSignal signal;
+  RankProgress progress;
+  RankWatch watch(
+      {.pipe = config.launcher_pipe,
+       .step_timeout = config.step_timeout,
+       .start_timeout = config.tensor_parallel_size > 1 ? config.start_timeout + kStartSlack
+                                                        : absl::InfiniteDuration()},
+      progress);
   WorkerMetrics metrics(std::make_shared<prometheus::Registry>(), served_name(config),
                         LCKV_VERSION);
+  RankMetrics rank_metrics(*metrics.registry(), served_name(config), /*rank=*/0);
   EngineService service({.max_waiting = config.max_waiting}, &metrics);
   auto ports = open_ports(config, metrics, service);
-  if (!ports.ok()) {
-    spdlog::error("{}", std::string(ports.status().message()));
-    return 1;
-  }
-  auto loading =
-      std::async(std::launch::async, [&] { return start_engine(config, metrics, service); });
+  if (!ports.ok()) return give_up(config, ports.status(), watch);
+  auto group = open_group(config, watch);
+  if (!group.ok()) return give_up(config, group.status(), watch);
+  auto loading = std::async(std::launch::async, [&] {
+    return start_engine(config, metrics, service, group->get(), progress, watch);
+  });
   while (loading.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
     // Nothing is being served that would have to end in order.
-    if (signal.wait(absl::Milliseconds(50))) std::_Exit(0);
+    if (!signal.wait(absl::Milliseconds(50))) continue;
+    if (*group != nullptr) (*group)->end(absl::Now() + kCloseTimeout);
+    std::_Exit(0);
   }
   auto engine = loading.get();
   if (!engine.ok()) {
-    spdlog::error("{}", std::string(engine.status().message()));
     service.close();
     ports->routers->close(kCloseTimeout);
-    std::_Exit(1);  // the metrics port alone would take two seconds to close
+    // The metrics port alone would take two seconds to close.
+    std::_Exit(give_up(config, engine.status(), watch));
   }
   ports->health->set_ready(true);
   metrics.set_ready(absl::Now() - began);
   log_fields(spdlog::level::info, "ready",
              {{"seconds", absl::StrFormat("%.2f", absl::ToDoubleSeconds(absl::Now() - began))}});
-  watch(config, signal, service, metrics, *ports->health);
+  follow_engine(
+      config, signal, service, metrics, [&] { rank_metrics.observe(progress.look()); },
+      *ports->health);
   shut_down(config, service, *ports);
   auto stopping = std::async(std::launch::async, [&] { (*engine)->stop(); });
   if (stopping.wait_for(kStopTimeout) != std::future_status::ready) {
     spdlog::error("the step in progress does not end: ending without it");
     std::_Exit(1);
   }
+  if (*group != nullptr) (*group)->end(absl::Now() + kCloseTimeout);
   ports->health->stop();
   spdlog::info("ended");
   return 0;
+}
+
+int run_launcher(const WorkerConfig& config, int argc, char** argv) {
+  const auto options = plan_launch(config, {argv + 1, argv + argc});
+  if (options.ok()) return launch(*options);
+  std::fprintf(stderr, "%s\n", std::string(options.status().message()).c_str());
+  return 2;
 }
 
 }  // namespace
@@ -201,7 +290,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
     return 2;
   }
-  lckv::quiet_openmp(config, argv);
   lckv::set_up_logging(config.logging);
-  return lckv::run(config);
+  if (lckv::is_launcher(config)) return lckv::run_launcher(config, argc, argv);
+  lckv::quiet_openmp(config, argv);
+  return config.rank > 0 ? lckv::follow(config) : lckv::run(config);
 }

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "rpc/byte_size.h"
@@ -19,8 +20,8 @@
 namespace lckv {
 namespace {
 
-absl::StatusOr<std::unique_ptr<WeightStore>> open_weights(const WorkerConfig& config,
-                                                          const LoadedModel& loaded) {
+absl::StatusOr<std::unique_ptr<WeightStore>> open_store(const WorkerConfig& config,
+                                                        const LoadedModel& loaded) {
   if (config.load_format == LoadFormat::kAuto) {
     return WeightStore::open(config.model, loaded.config, loaded.shard);
   }
@@ -31,23 +32,30 @@ absl::StatusOr<std::unique_ptr<WeightStore>> open_weights(const WorkerConfig& co
                       .shard = loaded.shard});
 }
 
-// 64-bit FNV-1a: short, and equal everywhere.
-uint64_t hash_of(absl::string_view text) {
-  uint64_t hash = 0xcbf29ce484222325;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-  return hash;
+std::string numerics_of(const LoadedModel& loaded) {
+  const SchedulerOptions& scheduler = loaded.plan.scheduler;
+  return describe_numerics(*loaded.ops, {.reproducible = loaded.plan.reproducible,
+                                         .prefill_lookahead = scheduler.prefill_lookahead,
+                                         .prefill_tolerance = scheduler.prefill_tolerance,
+                                         .official_decode = scheduler.official_decode,
+                                         .tensor_parallel_size = loaded.shard.size});
 }
 
-// Of the checkpoint and of whatever else a token may depend on.
-std::string fingerprint_of(const LoadedModel& loaded, const WeightStore& weights) {
-  const SchedulerOptions& scheduler = loaded.plan.scheduler;
-  const std::string numerics =
-      describe_numerics(*loaded.ops, {.reproducible = loaded.plan.reproducible,
-                                      .prefill_lookahead = scheduler.prefill_lookahead,
-                                      .prefill_tolerance = scheduler.prefill_tolerance,
-                                      .official_decode = scheduler.official_decode,
-                                      .tensor_parallel_size = loaded.shard.size});
-  return absl::StrFormat("%s-%016x", content_fingerprint(loaded.files, weights), hash_of(numerics));
+std::string layer_map_text(const LayerPlan& map) {
+  std::string text = absl::StrCat("passes=", map.num_passes);
+  for (const auto& [source, window, num_sinks, self_excluding, kv_heads, head_dim] : map.layers) {
+    absl::StrAppend(&text, ";", source, ",", window, ",", num_sinks, ",", self_excluding, ",",
+                    kv_heads, ",", head_dim);
+  }
+  return text;
+}
+
+std::string step_limits_text(const RunnerOptions& runner) {
+  return absl::StrCat("seqs=", runner.max_num_seqs, ";rows=", runner.max_batched_rows,
+                      ";context=", runner.max_context, ";blocks=", runner.num_blocks,
+                      ";host_blocks=", runner.num_host_blocks, ";block_bytes=", runner.block_bytes,
+                      ";slots=", absl::StrJoin(runner.slots_per_block, ","),
+                      ";staging=", runner.staging_rows);
 }
 
 std::string random_id() {
@@ -65,6 +73,10 @@ void fill_defaults(internal::v1::GenerationDefaults& to, const GenerationDefault
 }
 
 }  // namespace
+
+TensorShard shard_of(const WorkerConfig& config) {
+  return {.rank = std::max(config.rank, 0), .size = config.tensor_parallel_size};
+}
 
 absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config, TensorShard shard) {
   LoadedModel loaded{.shard = shard};
@@ -91,28 +103,49 @@ std::unique_ptr<Ops> open_device(const WorkerConfig& config, const ServingPlan& 
       {.dtype = plan.dtype, .threads = config.threads, .reproducible = plan.reproducible});
 }
 
-absl::Status load_weights(const WorkerConfig& config, std::unique_ptr<Ops> ops,
-                          std::unique_ptr<Collectives> ranks, LoadedModel& loaded) {
+absl::Status open_weights(const WorkerConfig& config, std::unique_ptr<Ops> ops,
+                          LoadedModel& loaded) {
   const absl::Time began = absl::Now();
   loaded.ops = std::move(ops);
-  loaded.ranks = std::move(ranks);
-  auto weights = open_weights(config, loaded);
+  auto weights = open_store(config, loaded);
   if (!weights.ok()) return weights.status();
+  loaded.weights = *std::move(weights);
   // Before the weights are packed: then their memory is given back.
-  loaded.fingerprint = fingerprint_of(loaded, **weights);
-  const uint64_t total_bytes = (*weights)->total_bytes();
-  loaded.replicated_bytes = (*weights)->replicated_bytes();
+  loaded.content = content_fingerprint(loaded.files, *loaded.weights);
+  loaded.numerics = numerics_of(loaded);
+  loaded.fingerprint = absl::StrCat(loaded.content, "-", short_fingerprint(loaded.numerics));
+  loaded.load_time = absl::Now() - began;
+  return absl::OkStatus();
+}
+
+RankIdentity make_identity(const WorkerConfig& config, const LoadedModel& loaded) {
+  return {.rank = loaded.shard.rank,
+          .world_size = loaded.shard.size,
+          .life = config.life,
+          .version = LCKV_VERSION,
+          .model = loaded.content,
+          .layer_map = short_fingerprint(layer_map_text(loaded.config.layers)),
+          .numerics = loaded.numerics,
+          .step_limits = step_limits_text(loaded.plan.runner)};
+}
+
+absl::Status load_weights(const WorkerConfig& config, std::unique_ptr<Collectives> ranks,
+                          LoadedModel& loaded) {
+  const absl::Time began = absl::Now();
+  loaded.ranks = std::move(ranks);
+  const uint64_t total_bytes = loaded.weights->total_bytes();
+  loaded.replicated_bytes = loaded.weights->replicated_bytes();
   LoadProgress progress = LoadProgress::to_stderr("Loading weights", total_bytes);
   auto model = load_llama({.max_rows = config.max_num_batched_tokens,
                            .max_positions = loaded.plan.max_context,
                            .progress = [&progress](uint64_t done) { progress.update(done); },
                            .ranks = loaded.ranks.get(),
                            .collective_timeout = config.step_timeout},
-                          loaded.config, loaded.passes, *std::move(weights), *loaded.ops);
+                          loaded.config, loaded.passes, std::move(loaded.weights), *loaded.ops);
   if (!model.ok()) return model.status();
   loaded.model = *std::move(model);
   loaded.weight_bytes = loaded.model->weight_bytes();
-  loaded.load_time = absl::Now() - began;
+  loaded.load_time += absl::Now() - began;
   return absl::OkStatus();
 }
 

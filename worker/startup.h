@@ -15,11 +15,13 @@
 #include "lckv/internal/v1/engine.pb.h"
 #include "worker/config.h"
 #include "worker/engine/model_runner.h"
+#include "worker/group/rank_identity.h"
 #include "worker/kv/pass_plan.h"
 #include "worker/model/checkpoint_files.h"
 #include "worker/model/model.h"
 #include "worker/model/model_config.h"
 #include "worker/model/tensor_shard.h"
+#include "worker/model/weight_store.h"
 #include "worker/service/submit_check.h"
 #include "worker/service/worker_metrics.h"
 #include "worker/serving_plan.h"
@@ -32,14 +34,20 @@ struct LoadedModel {
   PassPlan passes;  // with the rank's number of KV heads
   ServingPlan plan;
   CheckpointFiles files;
-  std::string fingerprint;        // of content, formats and numerics: equal ones give equal tokens
+  std::string content;            // fingerprint of the checkpoint
+  std::string numerics;           // formats, kernels and modes, as text
+  std::string fingerprint;        // of the two above: equal ones give equal tokens
   uint64_t weight_bytes = 0;      // on this rank
   uint64_t replicated_bytes = 0;  // of the checkpoint's tensors, what every rank holds
   absl::Duration load_time;
-  std::unique_ptr<Ops> ops;            // outlives the model, as the next
-  std::unique_ptr<Collectives> ranks;  // the replica's
+  std::unique_ptr<WeightStore> weights;  // between open_weights() and load_weights()
+  std::unique_ptr<Ops> ops;              // outlives the model, as the next
+  std::unique_ptr<Collectives> ranks;    // the replica's
   std::unique_ptr<Model> model;
 };
+
+// The part of the model that this process is to hold.
+TensorShard shard_of(const WorkerConfig& config);
 
 // Config and plan; no weights yet. Errors: what is broken, in one line that names the file and the
 // key, or the flags that are in each other's way.
@@ -47,10 +55,18 @@ absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config, TensorShard s
 
 std::unique_ptr<Ops> open_device(const WorkerConfig& config, const ServingPlan& plan);
 
-// Reads the rank's slices of the weights and packs them by means of `ops`; `loaded` keeps `ops` and
-// `ranks`, the collectives of its shard. Errors: one line that names the file and the tensor.
-absl::Status load_weights(const WorkerConfig& config, std::unique_ptr<Ops> ops,
-                          std::unique_ptr<Collectives> ranks, LoadedModel& loaded);
+// Maps the weights, for `ops`, which `loaded` keeps, and takes the fingerprints; reads no more than
+// these need. Errors: one line that names the file and the tensor.
+absl::Status open_weights(const WorkerConfig& config, std::unique_ptr<Ops> ops,
+                          LoadedModel& loaded);
+
+// What the ranks of a replica compare; after open_weights().
+RankIdentity make_identity(const WorkerConfig& config, const LoadedModel& loaded);
+
+// Reads the rank's slices of the weights and packs them; `loaded` keeps `ranks`, the collectives of
+// its shard. Errors: one line that names the file and the tensor.
+absl::Status load_weights(const WorkerConfig& config, std::unique_ptr<Collectives> ranks,
+                          LoadedModel& loaded);
 
 // Allocates all memory of steps. Takes ops, ranks and model out of `loaded`.
 absl::StatusOr<std::unique_ptr<ModelRunner>> make_runner(LoadedModel& loaded);

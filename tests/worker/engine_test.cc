@@ -168,6 +168,28 @@ TEST_F(EngineTest, EndsAndSaysWhyWhereAPeerIsGone) {
   EXPECT_EQ(num_reports_, num_reports);
 }
 
+TEST_F(EngineTest, TellsEachPlanBeforeItsResultAndWhatItIsDoing) {
+  RankProgress progress;
+  std::vector<uint64_t> told;  // steps: planned ones, and results as they came
+  open({.beat_interval = absl::Milliseconds(1),
+        .progress = &progress,
+        .on_plan =
+            [&](const StepPlan& plan) {
+              EXPECT_EQ(progress.look().operation, Operation::kPlan);
+              told.push_back(plan.step);
+            },
+        .on_result = [&](const StepResult& result) { told.push_back(result.step); }});
+  EXPECT_EQ(progress.look().num_turns, 0U);
+  engine_->start();
+  ASSERT_TRUE(submit(1, 5).ok());
+  ASSERT_TRUE(wait_for([this] { return num_finished_ == 1; }));
+  const uint64_t turns = progress.look().num_turns;
+  ASSERT_TRUE(wait_for([&] { return progress.look().num_turns > turns + 5; }));  // idle ones too
+  engine_->stop();
+  ASSERT_GE(told.size(), 10U);
+  for (size_t i = 0; i < told.size(); ++i) EXPECT_EQ(told[i], i / 2 + 1);
+}
+
 TEST_F(EngineTest, StopEndsInTheMiddleOfWork) {
   open({});
   engine_->start();

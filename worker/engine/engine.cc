@@ -13,6 +13,7 @@ Engine::Engine(EngineOptions options, std::unique_ptr<Scheduler> scheduler,
     : options_(std::move(options)),
       scheduler_(std::move(scheduler)),
       runner_(std::move(runner)),
+      progress_(options_.progress == nullptr ? unwatched_ : *options_.progress),
       sink_(std::move(sink)) {
   LCKV_CHECK(scheduler_ != nullptr && runner_ != nullptr && sink_ != nullptr);
 }
@@ -51,7 +52,11 @@ void Engine::loop() {
   uint64_t num_commands = 0;
   uint64_t last_step = 0;
   std::vector<EngineCommand> commands;
-  while (drain(idle ? beat : absl::InfinitePast(), commands)) {
+  const auto turn = [&] {
+    progress_.begin(last_step, Operation::kWait);
+    return drain(idle ? beat : absl::InfinitePast(), commands);
+  };
+  while (turn()) {
     StepReport report{.step = last_step};
     for (EngineCommand& command : commands) apply(command, absl::Now(), report);
     num_commands += commands.size();
@@ -66,8 +71,16 @@ void Engine::loop() {
     last_step = report.step;
     report.num_commands = num_commands;
     report.load = scheduler_->load();
+    progress_.enter(Operation::kReport);
     sink_(report);
     beat = now + options_.beat_interval;
+  }
+  // Other ranks have these plans already and wait for our part.
+  for (StepReport unseen; !planned_.empty();) {
+    if (const absl::Status status = run_next(unseen); !status.ok()) {
+      if (options_.failed) options_.failed(status);
+      return;
+    }
   }
 }
 
@@ -98,21 +111,37 @@ void Engine::apply(EngineCommand& command, absl::Time now, StepReport& report) {
 
 absl::StatusOr<bool> Engine::step(StepReport& report) {
   const absl::Time start = absl::Now();
-  const std::optional<StepPlan> plan = scheduler_->plan(start);
-  if (!plan.has_value()) return false;
+  progress_.enter(Operation::kPlan);
+  // As many as the scheduler lets out: those that come later reach the other ranks while this one
+  // is run.
+  while (auto planned = scheduler_->plan(absl::Now())) {
+    if (options_.on_plan) options_.on_plan(*planned);
+    planned_.push_back(*std::move(planned));
+  }
+  if (planned_.empty()) return false;
   report.plan_time = absl::Now() - start;
-  const auto result = runner_->run(*plan, report.times);
-  if (!result.ok()) return result.status();
-  report.events = scheduler_->commit(*result, absl::Now());
+  if (absl::Status status = run_next(report); !status.ok()) return status;
   report.step_time = absl::Now() - start;
-  report.step = plan->step;
+  return true;
+}
+
+absl::Status Engine::run_next(StepReport& report) {
+  const StepPlan plan = std::move(planned_.front());
+  planned_.pop_front();
+  progress_.begin(plan.step, Operation::kRun);
+  const auto result = runner_->run(plan, report.times);
+  if (!result.ok()) return result.status();
+  progress_.enter(Operation::kReport);
+  if (options_.on_result) options_.on_result(*result);
+  report.events = scheduler_->commit(*result, absl::Now());
+  report.step = plan.step;
   report.ran_step = true;
   report.num_sampled = static_cast<int32_t>(
-      std::count_if(plan->samples.begin(), plan->samples.end(),
+      std::count_if(plan.samples.begin(), plan.samples.end(),
                     [](const SampleRow& row) { return row.kind == SampleRow::Kind::kSample; }));
-  report.num_rows = plan->ordinary.front().num_rows;
-  report.num_row_layers = plan->num_row_layers;
-  return true;
+  report.num_rows = plan.ordinary.front().num_rows;
+  report.num_row_layers = plan.num_row_layers;
+  return absl::OkStatus();
 }
 
 }  // namespace lckv

@@ -6,6 +6,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -17,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "worker/engine/model_runner.h"
+#include "worker/engine/rank_progress.h"
 #include "worker/scheduler/scheduler.h"
 
 namespace lckv {
@@ -64,6 +66,12 @@ using StepSink = std::function<void(const StepReport&)>;
 struct EngineOptions {
   size_t max_mailbox = 65536;
   absl::Duration beat_interval = absl::Milliseconds(500);
+  // Kept up to date by the loop, which it must outlive. Null: nobody watches.
+  RankProgress* progress = nullptr;
+  // On the engine's thread: each plan as soon as it is made, and what came of it before it is
+  // committed. Must not block. Empty: nobody else needs them.
+  std::function<void(const StepPlan&)> on_plan;
+  std::function<void(const StepResult&)> on_result;
   // Called once, on the engine's thread, where a step failed: a peer of a replica of several ranks
   // did not come or is gone. The status names rank, step and operation. The loop has ended: nothing
   // is reported after it. May be empty.
@@ -91,13 +99,17 @@ class Engine {
   // Takes all commands; waits for one until `deadline`. False once stop() was called.
   bool drain(absl::Time deadline, std::vector<EngineCommand>& commands);
   void apply(EngineCommand& command, absl::Time now, StepReport& report);
-  // Plans, runs and commits one step. False where no sequence can take part.
+  // Plans what can be planned, runs and commits one step. False where no sequence can take part.
   absl::StatusOr<bool> step(StepReport& report);
+  absl::Status run_next(StepReport& report);
 
   const EngineOptions options_;
   const std::unique_ptr<Scheduler> scheduler_;
   const std::unique_ptr<ModelRunner> runner_;
+  RankProgress unwatched_;
+  RankProgress& progress_;
   const StepSink sink_;
+  std::deque<StepPlan> planned_;  // and not run yet: the engine's thread's
 
   // Standard mutexes throughout: ThreadSanitizer sees them, not those of a prebuilt Abseil.
   std::mutex mutex_;  // guards the next three

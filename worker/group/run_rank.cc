@@ -1,0 +1,27 @@
+#include "worker/group/run_rank.h"
+
+#include "worker/group/plan_frames.h"
+
+namespace lckv {
+
+absl::Status run_rank(FollowerLink& link, ModelRunner& runner, RankProgress& progress) {
+  uint64_t step = 0;
+  for (;;) {
+    progress.enter(Operation::kWait);
+    const auto turn = link.next();
+    if (!turn.ok()) return turn.status();
+    // Also where the leader idles: it is the proof that both loops turn.
+    progress.begin(step, Operation::kWait);
+    if (turn->end) return absl::OkStatus();
+    if (!turn->plan.has_value()) continue;
+    step = turn->plan->step;
+    progress.begin(step, Operation::kRun);
+    StepTimes times;
+    const auto result = runner.run(*turn->plan, times);
+    if (!result.ok()) return result.status();
+    progress.enter(Operation::kReport);
+    if (absl::Status status = link.done(step, digest_of(*result)); !status.ok()) return status;
+  }
+}
+
+}  // namespace lckv
