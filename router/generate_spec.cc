@@ -35,6 +35,8 @@ internal::v1::Submit make_submit(const GenerateSpec& spec, uint32_t choice) {
     submit.set_num_prompt_logprobs(*spec.num_prompt_logprobs);
   }
   submit.set_prefill_mode(spec.prefill_mode);
+  submit.set_skip_prefix_cache(spec.skip_prefix_cache);
+  submit.set_prefix_salt(spec.prefix_salt);
   return submit;
 }
 

@@ -40,6 +40,8 @@ struct GenerateSpec {
   bool with_text = false;
   std::optional<uint32_t> num_logprobs;
   std::optional<uint32_t> num_prompt_logprobs;
+  bool skip_prefix_cache = false;
+  std::string prefix_salt;
   internal::v1::PrefillMode prefill_mode = internal::v1::PREFILL_MODE_DEFAULT;
 };
 

@@ -233,9 +233,6 @@ absl::Status check_request(const v1::GenerateRequest& request) {
     if (absl::Status status = check_name(field, *value); !status.ok()) return status;
   }
   if (request.has_chat()) return unserved_field("chat", "chat prompts are not served yet");
-  if (request.has_prefix_cache()) {
-    return unserved_field("prefix_cache", "a prefix cache is not served yet");
-  }
   if (request.prompt_case() == v1::GenerateRequest::PROMPT_NOT_SET) {
     return invalid_field("prompt", "one of text and token_ids is needed");
   }
@@ -279,6 +276,8 @@ absl::StatusOr<GenerateSpec> make_spec(const v1::GenerateRequest& request,
   if (request.output().has_num_prompt_logprobs()) {
     spec.num_prompt_logprobs = request.output().num_prompt_logprobs();
   }
+  spec.skip_prefix_cache = request.prefix_cache().skip();
+  spec.prefix_salt = request.prefix_cache().salt();
   spec.prefill_mode = static_cast<internal::v1::PrefillMode>(request.prefill_mode());
   spec.choices.resize(std::max(1u, request.num_choices()));
   for (const v1::ChoiceProgress& progress : request.resume().choices()) {

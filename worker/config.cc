@@ -82,6 +82,9 @@ void add_memory_flags(CLI::App& app, WorkerConfig& config) {
   add_number(app, "--staging-rows", config.staging_rows, 0, kMaxRows,
              "Unsettled rows per cyclic group; 0: --max-model-len and one per --max-num-seqs")
       ->group(group);
+  app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", config.enable_prefix_caching,
+               "Sequences of one tenant share the KV of equal beginnings; on by default")
+      ->group(group);
   add_byte_size(app, "--swap-space", config.swap_bytes, "Host memory for preempted sequences")
       ->group(group);
 }

@@ -36,7 +36,8 @@ struct WorkerConfig {
 
   uint64_t kv_cache_bytes = uint64_t{4} << 30;
   uint64_t swap_bytes = uint64_t{1} << 30;
-  int32_t block_size = 16;   // tokens per block of the largest slot
+  int32_t block_size = 16;  // tokens per block of the largest slot
+  bool enable_prefix_caching = true;
   int32_t staging_rows = 0;  // per cyclic group; 0: the context and one row per seat
 
   int32_t max_num_seqs = 64;

@@ -114,6 +114,7 @@ void fill_scheduler(const WorkerConfig& config, const ModelConfig& model, Servin
   scheduler.reproducible = plan.reproducible;
   scheduler.prefill_tolerance =
       config.prefill_tolerance.value_or(plan.dtype == DType::kBFloat16 ? kBFloat16Tolerance : 0.0F);
+  scheduler.prefix_caching = config.enable_prefix_caching;
   scheduler.official_decode = config.compatibility == Compatibility::kOfficialDecode;
 }
 

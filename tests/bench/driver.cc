@@ -20,6 +20,7 @@ absl::StatusOr<std::unique_ptr<Driver>> Driver::open(const DriverOptions& option
   config.prefill_lookahead = options.lookahead;
   config.kv_cache_bytes = options.kv_cache_bytes;
   config.swap_bytes = 0;
+  config.enable_prefix_caching = options.prefix_caching;
   auto loaded = read_model(config);
   if (!loaded.ok()) return loaded.status();
   driver->loaded_ = *std::move(loaded);

@@ -24,6 +24,7 @@ struct DriverOptions {
   int32_t max_num_seqs = 32;
   int32_t lookahead = 0;
   uint64_t kv_cache_bytes = uint64_t{1} << 30;
+  bool prefix_caching = false;
 };
 
 class Driver {

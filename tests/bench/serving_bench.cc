@@ -36,6 +36,8 @@ struct Scale {
   int num_prompts = 16;
   int prompt_tokens = 512;
   int long_prompt = 2000;
+  int shared_tokens = 1000;
+  int own_tokens = 200;
   int peak_rows = 4096;
 };
 
@@ -198,6 +200,35 @@ void bench_prefill(const Scale& scale, const Limits& limits) {
          {}});
 }
 
+// Beside it stands what the operations of the rows that are left would take at the miss's pace.
+void bench_prefix(const Scale& scale) {
+  constexpr int kRuns = 5;
+  print_heading("A beginning that prompts share, ordinary map, bfloat16, free");
+  const auto driver = open({.folder = scale.ordinary, .prefix_caching = true});
+  const ModelConfig& config = driver->loaded().config;
+  const auto prompt = [&](int beginning, int ending) {
+    auto made = made_up_prompt(scale.shared_tokens, config.vocabulary_size, beginning);
+    const auto own = made_up_prompt(scale.own_tokens, config.vocabulary_size, 1000 + ending);
+    made.insert(made.end(), own.begin(), own.end());
+    return made;
+  };
+  std::vector<double> misses;
+  std::vector<double> hits;
+  for (int i = 0; i < kRuns; ++i) misses.push_back(prefill(*driver, {prompt(i, i)}));
+  for (int i = 0; i < kRuns; ++i) hits.push_back(prefill(*driver, {prompt(0, kRuns + i)}));
+  const double miss = quantile(misses, 0.5);
+  const double all = prefill_operations(config, scale.shared_tokens + scale.own_tokens);
+  const double left = 1 - prefill_operations(config, scale.shared_tokens) / all;
+  print({absl::StrCat("first token, ", scale.shared_tokens, " + ", scale.own_tokens, " run"),
+         1000 * miss,
+         "ms",
+         "",
+         0,
+         {}});
+  print({absl::StrCat("  ", scale.shared_tokens, " of them shared"), 1000 * quantile(hits, 0.5),
+         "ms", "share that is left", 1000 * miss * left, at_most(1.3)});
+}
+
 double best_prefill(Driver& driver, const std::vector<int32_t>& prompt, int32_t* walks) {
   double best = 1e30;
   for (int i = 0; i < 5; ++i) best = std::min(best, prefill(driver, {prompt}, walks));
@@ -294,7 +325,8 @@ Limits measure_machine(const Scale& scale) {
   return limits;
 }
 
-constexpr std::array<const char*, 4> kParts = {"decode", "prefill", "interference", "demo"};
+constexpr std::array<const char*, 5> kParts = {"decode", "prefill", "prefix", "interference",
+                                               "demo"};
 
 // All parts, or the one named.
 void run(const Scale& scale, absl::string_view only, bool with_demo_table) {
@@ -307,6 +339,7 @@ void run(const Scale& scale, absl::string_view only, bool with_demo_table) {
     }
     if (wanted("prefill")) bench_prefill(scale, limits);
   }
+  if (wanted("prefix")) bench_prefix(scale);
   if (wanted("interference")) bench_interference(scale);
   if (wanted("demo") && with_demo_table) bench_demo_prefill();
   print_summary();
@@ -323,7 +356,7 @@ int main(int argc, char** argv) {
       std::find(lckv::kParts.begin(), lckv::kParts.end(), argument) != lckv::kParts.end();
   if (argc > 2 || (argc == 2 && !smoke && !is_part)) {
     std::fprintf(stderr,
-                 "%s: wrong arguments; valid: --smoke, or one of decode, prefill, "
+                 "%s: wrong arguments; valid: --smoke, or one of decode, prefill, prefix, "
                  "interference, demo\n",
                  argv[0]);
     return 2;
@@ -338,6 +371,8 @@ int main(int argc, char** argv) {
              .num_prompts = 2,
              .prompt_tokens = 32,
              .long_prompt = 128,
+             .shared_tokens = 100,
+             .own_tokens = 20,
              .peak_rows = 256};
   }
   lckv::run(scale, is_part ? argument : "", !smoke);

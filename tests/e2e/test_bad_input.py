@@ -90,7 +90,6 @@ TABLE = [
      resumed([(0, [5, 6])], sampling={"seed": 1}, stopping={"max_new_tokens": 1}), BAD,
      "resume.choices"),
     ("chat", api.request(chat={"messages": [{"role": "user", "content": "hi"}]}), UNSERVED, "chat"),
-    ("prefix cache", api.request(OK_IDS, prefix_cache={"skip": True}), UNSERVED, "prefix_cache"),
 ]
 TABLE += [
     (f"{field} {value}", sampling(**{field: value}), BAD, f"sampling.{field}")

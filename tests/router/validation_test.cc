@@ -59,8 +59,6 @@ std::vector<Case> prompt_and_sampling_cases() {
       {"tenant", [](auto& r) { r.set_tenant(kLongName); }},
       {"affinity", [](auto& r) { r.set_affinity(kLongName); }},
       {"prefix_cache.salt", [](auto& r) { r.mutable_prefix_cache()->set_salt(kLongName); }},
-      {"prefix_cache", [](auto& r) { r.mutable_prefix_cache()->set_skip(true); },
-       absl::StatusCode::kUnimplemented},
       {"chat", [](auto& r) { r.mutable_chat()->add_messages(); }, absl::StatusCode::kUnimplemented},
       {"prompt", [](auto& r) { r.clear_token_ids(); }},
       {"token_ids.ids", [](auto& r) { r.mutable_token_ids()->clear_ids(); }},

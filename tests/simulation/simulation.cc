@@ -1,72 +1,30 @@
 #include "tests/simulation/simulation.h"
 
 #include <algorithm>
-#include <array>
 
 #include "absl/strings/str_cat.h"
+#include "tests/simulation/simulated_load.h"
 
 namespace lckv::simulation {
 namespace {
 
 constexpr int32_t kMaxSteps = 60000;
 
-struct Stream {
-  std::shared_ptr<const SequenceSpec> spec;
-  int32_t submit_at = 0;
-  int32_t cancel_at = -1;
-  int32_t pause_at = -1;
-  int32_t unpause_at = -1;
-  bool submitted = false;
-  bool cancelled = false;
-  bool started = false;
-  bool finished = false;
-  std::vector<int32_t> tokens;  // generated, `resumed` included
-  int32_t num_prompt_logprobs = 0;
-};
-
-struct Ending {
-  FinishReason reason = FinishReason::kEos;
-  std::vector<int32_t> tokens;
-};
-
-bool contains(const std::vector<int32_t>& ids, int32_t token) {
-  return std::find(ids.begin(), ids.end(), token) != ids.end();
-}
-
-// The naive model: one token after the other.
-Ending naive_stream(const SequenceSpec& spec) {
-  Ending ending{.tokens = spec.resumed};
-  uint64_t hash = 0;
-  for (const int32_t token : spec.prompt) hash = extend_hash(hash, token);
-  for (const int32_t token : spec.resumed) hash = extend_hash(hash, token);
-  while (true) {
-    if (!ending.tokens.empty() &&
-        static_cast<int32_t>(ending.tokens.size()) >= spec.min_new_tokens) {
-      const int32_t last = ending.tokens.back();
-      if (contains(spec.eos_token_ids, last)) return {FinishReason::kEos, ending.tokens};
-      if (contains(spec.stop_token_ids, last)) return {FinishReason::kStopToken, ending.tokens};
-    }
-    if (static_cast<int32_t>(ending.tokens.size()) >= spec.max_new_tokens) {
-      return {spec.max_is_context ? FinishReason::kContextFull : FinishReason::kMaxNewTokens,
-              ending.tokens};
-    }
-    ending.tokens.push_back(drawn_token(spec, hash, static_cast<int32_t>(ending.tokens.size())));
-    hash = extend_hash(hash, ending.tokens.back());
-  }
+bool contains(const std::vector<int32_t>& values, int32_t value) {
+  return std::find(values.begin(), values.end(), value) != values.end();
 }
 
 class Run {
  public:
-  Run(uint64_t seed, Defect defect)
-      : random_(seed),
+  Run(uint64_t seed, Defect defect, SimulatedLoad load)
+      : random_(seed ^ 0x70A5ULL),
         defect_(defect),
-        map_(random_map()),
-        options_(random_options()),
+        map_(std::move(load.map)),
+        options_(load.options),
+        last_act_(load.last_act),
         device_(map_, options_, seed ^ 0x5EEDULL),
-        scheduler_(options_, map_.passes) {
-    const int count = 2 + below(14);
-    for (int i = 0; i < count; ++i) streams_.push_back(random_stream());
-  }
+        scheduler_(scheduler_options(), map_.passes),
+        streams_(std::move(load.streams)) {}
 
   std::string to_end() {
     for (int32_t turn = 0; turn < kMaxSteps; ++turn) {
@@ -87,77 +45,16 @@ class Run {
     std::set<int32_t> blocks;  // what it names
   };
 
+  SchedulerOptions scheduler_options() const {
+    SchedulerOptions options = options_;
+    if (defect_ == Defect::kSharedInexact) options.prefill_tolerance = 0.0F;
+    return options;
+  }
+
   int32_t below(int32_t bound) {
     return static_cast<int32_t>(random_() % static_cast<uint64_t>(bound));
   }
   bool one_in(int32_t n) { return below(n) == 0; }
-
-  SimulatedMap random_map() {
-    static const std::array<const char*, 10> kMaps = {
-        "0_1_2_3",           "0_0_2_2", "0_6_6_6_6_6_6_7", "3_3_3_3",  "0_2_2_3_4",
-        "0_0_0_5_5_5_8_8_8", "1_1_3_3", "0_1s_1_4_4s",     "0s_1s_2s", "0s_3s_3s_3s_4s"};
-    return make_map(kMaps[below(kMaps.size())], one_in(2), 3 + below(8));
-  }
-
-  SchedulerOptions random_options() {
-    SchedulerOptions options;
-    const auto layers = static_cast<int32_t>(map_.layers.size());
-    options.max_num_seqs = 1 + below(6);
-    options.max_waiting = 64;
-    options.max_context = 24 + below(40);
-    options.reproducible = one_in(2);
-    options.prefill_lookahead = options.reproducible || one_in(2) ? 1 + below(9) : 0;
-    options.max_batched_rows = std::max(options.prefill_lookahead, 4 + below(24));
-    options.max_batched_rows = std::max(options.max_batched_rows, options.max_num_seqs);
-    options.max_row_layers = static_cast<int64_t>(options.max_batched_rows) * layers;
-    int32_t blocks_per_longest = 0;
-    for (int32_t unit = 0; unit < map_.num_units; ++unit) {
-      const int32_t slots = 1 << below(4);
-      options.slots_per_block.push_back(slots);
-      blocks_per_longest += (options.max_context + slots - 1) / slots;
-    }
-    options.num_blocks = blocks_per_longest + below(blocks_per_longest * 2 + 1);
-    options.num_host_blocks = one_in(3) ? 0 : below(blocks_per_longest * 2 + 1);
-    // A seat needs a row, a reproducible chunk all of its own.
-    const int32_t fewest = std::max(1, options.reproducible ? options.prefill_lookahead : 1);
-    options.staging_rows = fewest + below(options.max_context + options.max_num_seqs);
-    options.official_decode = one_in(5);
-    options.prefill_tolerance = one_in(2) ? 0.0F : 0.001F;
-    options.free_rows = 1 + below(16);
-    options.max_uncommitted_plans = 1 + below(2);
-    return options;
-  }
-
-  Stream random_stream() {
-    auto spec = std::make_shared<SequenceSpec>();
-    spec->tenant = absl::StrCat("tenant", below(3));
-    spec->priority = below(3);
-    const int32_t prompt = 1 + below(options_.max_context - 1);
-    for (int32_t i = 0; i < prompt; ++i) spec->prompt.push_back(below(kVocabulary));
-    spec->max_is_context = one_in(4);
-    const int32_t left = options_.max_context - prompt;
-    spec->max_new_tokens = spec->max_is_context ? left : below(left + 1);
-    spec->min_new_tokens = one_in(3) ? below(spec->max_new_tokens + 1) : 0;
-    if (!one_in(3)) spec->eos_token_ids = {kEos};
-    if (one_in(3)) spec->stop_token_ids = {1 + below(kVocabulary - 1)};
-    if (one_in(4)) spec->num_prompt_logprobs = 0;
-    if (one_in(4)) spec->num_logprobs = 1;
-    const bool can_iterate = !map_.cyclic() || prompt <= options_.staging_rows;
-    if (can_iterate && one_in(3)) spec->prefill_mode = PrefillMode::kIterated;
-    if (one_in(3)) {
-      std::vector<int32_t> tokens = naive_stream(*spec).tokens;
-      tokens.resize(below(static_cast<int32_t>(tokens.size()) + 1));
-      spec->resumed = tokens;
-    }
-    Stream stream{.spec = spec, .submit_at = below(80), .tokens = spec->resumed};
-    if (one_in(4)) stream.cancel_at = stream.submit_at + below(60);
-    if (one_in(4)) {
-      stream.pause_at = stream.submit_at + below(60);
-      stream.unpause_at = stream.pause_at + 1 + below(60);
-    }
-    last_act_ = std::max({last_act_, stream.submit_at, stream.cancel_at, stream.unpause_at});
-    return stream;
-  }
 
   void act(int32_t turn) {
     for (size_t i = 0; i < streams_.size(); ++i) {
@@ -165,7 +62,9 @@ class Run {
       const SequenceId id{i + 1};
       if (stream.submit_at == turn) {
         stream.submitted = true;
-        const absl::Status status = scheduler_.submit(id, stream.spec, time_at(turn));
+        auto spec = std::make_shared<SequenceSpec>(*stream.spec);
+        if (defect_ == Defect::kSharedAcrossTenants) spec->tenant = spec->prefix_salt = "";
+        const absl::Status status = scheduler_.submit(id, std::move(spec), time_at(turn));
         if (!status.ok()) error_ = absl::StrCat("refused: ", status.ToString());
       }
       if (stream.pause_at == turn) scheduler_.pause(id);
@@ -220,17 +119,20 @@ class Run {
         }
       }
     };
-    for (const SeatId seat : plan.closed) tables_.erase(raw(seat));
+    for (const SeatId seat : plan.closed) close(raw(seat));
+    const std::vector<bool> is_fresh = fresh_appends(plan);
     for (const TableTrim& trim : plan.trims) {
       auto& blocks = tables_[raw(trim.seat)][raw(trim.unit)];
       blocks.erase(blocks.begin(),
                    blocks.begin() + std::min<int64_t>(trim.num_blocks, std::ssize(blocks)));
     }
-    for (const TableAppend& append : plan.appends) {
+    for (size_t i = 0; i < plan.appends.size(); ++i) {
+      const TableAppend& append = plan.appends[i];
       const int32_t block = raw(append.block);
       bool named = ghost_.contains(block);
       for (const InFlight& other : in_flight_) named = named || other.blocks.contains(block);
-      if (named) error_ = absl::StrCat("block ", block, " is reused before its plan's commit");
+      if (named && is_fresh[i])
+        error_ = absl::StrCat("block ", block, " is reused before its plan's commit");
       tables_[raw(append.seat)][raw(append.unit)].push_back(block);
       next.blocks.insert(block);
     }
@@ -240,7 +142,60 @@ class Run {
     }
     if (row_layers > options_.max_row_layers) error_ = "the step's budget is exceeded";
     if (row_layers != plan.num_row_layers) error_ = "num_row_layers";
+    if (defect_ == Defect::kSharedFreedEarly) reuse_freed(next.plan, is_fresh);
     in_flight_.push_back(std::move(next));
+  }
+
+  // Which of the plan's appends are to be written, by it or later: all but those of a beginning
+  // that was run already, which lie below the first row of a seat that the plan opens.
+  std::vector<bool> fresh_appends(const StepPlan& plan) const {
+    std::map<int32_t, int32_t> first_row;  // by seat
+    for (const SeatOpening& opening : plan.opened) first_row[raw(opening.seat)] = 0;
+    for (const OrdinarySegment& segment : plan.ordinary.front().segments) {
+      const auto opened = first_row.find(raw(segment.seat));
+      if (opened != first_row.end()) opened->second = segment.first_position;
+    }
+    std::set<int32_t> copied;
+    for (const BlockCopy& copy : plan.to_device) copied.insert(raw(copy.device));
+    std::map<std::pair<SeatId, UnitId>, int32_t> num_blocks;  // of seats opened
+    for (const TableTrim& trim : plan.trims) num_blocks[{trim.seat, trim.unit}] = trim.num_blocks;
+    std::vector<bool> is_fresh;
+    for (const TableAppend& append : plan.appends) {
+      const auto opened = first_row.find(raw(append.seat));
+      const int32_t end =
+          ++num_blocks[{append.seat, append.unit}] * options_.slots_per_block[raw(append.unit)];
+      const bool below_rows = opened != first_row.end() && end <= opened->second;
+      is_fresh.push_back(!below_rows || copied.contains(raw(append.block)));
+    }
+    return is_fresh;
+  }
+
+  bool is_held(int32_t block) const {
+    for (const auto& [seat, units] : tables_) {
+      for (const auto& [unit, blocks] : units) {
+        if (contains(blocks, block)) return true;
+      }
+    }
+    return false;
+  }
+
+  void close(int32_t seat) {
+    const auto units = std::move(tables_[seat]);
+    tables_.erase(seat);
+    for (const auto& [unit, blocks] : units) {
+      std::copy_if(blocks.begin(), blocks.end(), std::inserter(freed_early_, freed_early_.end()),
+                   [this](int32_t block) { return is_held(block); });
+    }
+  }
+
+  // As if the first to close had freed what others still hold.
+  void reuse_freed(StepPlan& plan, const std::vector<bool>& is_fresh) {
+    std::erase_if(freed_early_, [this](int32_t block) { return !is_held(block); });
+    for (size_t i = 0; i < is_fresh.size() && !freed_early_.empty(); ++i) {
+      if (!is_fresh[i]) continue;
+      plan.appends[i].block = BlockId{*freed_early_.begin()};
+      freed_early_.erase(freed_early_.begin());
+    }
   }
 
   StepPlan planted(StepPlan plan) const {
@@ -265,6 +220,11 @@ class Run {
         break;
       case Defect::kMisalignedWindow:
         cut_windows(plan);
+        break;
+      case Defect::kSharedAcrossTenants:
+        for (SeatOpening& opening : plan.opened) {
+          opening.spec = streams_.at(raw(opening.sequence) - 1).spec;
+        }
         break;
       default:
         break;
@@ -349,20 +309,21 @@ class Run {
   const Defect defect_;
   const SimulatedMap map_;
   const SchedulerOptions options_;
+  const int32_t last_act_;
   SymbolicDevice device_;
   Scheduler scheduler_;
   std::vector<Stream> streams_;
   std::deque<InFlight> in_flight_;
   std::map<int32_t, std::map<int32_t, std::vector<int32_t>>> tables_;  // seat, unit, as planned
-  std::set<int32_t> ghost_;  // kEarlyRelease: named by the plan committed last
-  int32_t last_act_ = 0;
+  std::set<int32_t> ghost_;        // kEarlyRelease: named by the plan committed last
+  std::set<int32_t> freed_early_;  // closed by one seat while in the table of another
   std::string error_;
 };
 
 }  // namespace
 
 Outcome simulate(uint64_t seed, Defect defect) {
-  Run run(seed, defect);
+  Run run(seed, defect, make_load(seed));
   std::string error = run.to_end();
   return {.error = std::move(error), .load = run.load()};
 }

@@ -21,14 +21,17 @@ namespace lckv::simulation {
 // What is broken on purpose, between scheduler and device, to see that the checks find it.
 enum class Defect : uint8_t {
   kNone,
-  kLostAppend,        // a block never reaches the mirrored table
-  kSharedBlock,       // two blocks are one
-  kSharedStagingRow,  // two staging rows are one
-  kTokenReference,    // a sampled token is named one off
-  kUnsettledRow,      // one row more is called settled than was
-  kEarlyRelease,      // blocks return while an uncommitted plan names them
-  kMisalignedWindow,  // a reproducible window ends one row before its chunk
-  kStaleOrder,        // a plan runs before the one made before it
+  kLostAppend,           // a block never reaches the mirrored table
+  kSharedBlock,          // two blocks are one
+  kSharedStagingRow,     // two staging rows are one
+  kTokenReference,       // a sampled token is named one off
+  kUnsettledRow,         // one row more is called settled than was
+  kEarlyRelease,         // blocks return while an uncommitted plan names them
+  kMisalignedWindow,     // a reproducible window ends one row before its chunk
+  kStaleOrder,           // a plan runs before the one made before it
+  kSharedAcrossTenants,  // blocks are taken that another tenant or salt wrote
+  kSharedFreedEarly,     // who ends first frees what others share
+  kSharedInexact,        // generated tokens are shared in spite of a tolerance
 };
 
 struct Outcome {

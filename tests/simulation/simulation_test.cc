@@ -32,14 +32,20 @@ TEST(Simulation, EveryScheduleGivesTheNaiveStreams) {
   std::printf("seeds %lu to %lu\n", first, first + count - 1);
   uint64_t num_preemptions = 0;
   uint64_t num_swapped_out = 0;
+  uint64_t num_queries = 0;
+  uint64_t num_hits = 0;
   for (uint64_t seed = first; seed < first + count; ++seed) {
     const Outcome outcome = simulate(seed);
     ASSERT_EQ(outcome.error, "") << "seed " << seed;
     num_preemptions += outcome.load.num_preemptions;
     num_swapped_out += outcome.load.num_swapped_out;
+    num_queries += outcome.load.num_prefix_queries;
+    num_hits += outcome.load.num_prefix_hits;
   }
   std::printf("%lu preemptions, of them %lu to the host tier\n", num_preemptions, num_swapped_out);
+  std::printf("%lu of %lu prompt tokens shared\n", num_hits, num_queries);
   if (count < 100) return;
+  EXPECT_GT(num_hits, num_queries / 50);
   // The loads put both ways of preemption to the test.
   EXPECT_GT(num_swapped_out, count / 100);
   EXPECT_GT(num_preemptions - num_swapped_out, count / 100);
@@ -62,7 +68,9 @@ INSTANTIATE_TEST_SUITE_P(All, PlantedDefect,
                          testing::Values(Defect::kLostAppend, Defect::kSharedBlock,
                                          Defect::kSharedStagingRow, Defect::kTokenReference,
                                          Defect::kUnsettledRow, Defect::kEarlyRelease,
-                                         Defect::kMisalignedWindow, Defect::kStaleOrder));
+                                         Defect::kMisalignedWindow, Defect::kStaleOrder,
+                                         Defect::kSharedAcrossTenants, Defect::kSharedFreedEarly,
+                                         Defect::kSharedInexact));
 
 }  // namespace
 }  // namespace lckv::simulation

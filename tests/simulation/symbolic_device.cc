@@ -43,6 +43,27 @@ void SymbolicDevice::fail(const StepPlan& plan, const std::string& what) {
   if (error_.empty()) error_ = absl::StrCat("step ", plan.step, ": ", what);
 }
 
+// Whoever has the same kind may read what rows of the sequence wrote.
+uint64_t SymbolicDevice::kind_of(const Seat& seat, bool in_prompt) const {
+  const SequenceSpec& spec = *seat.spec;
+  const bool iterated = map_.cyclic() && spec.prefill_mode == PrefillMode::kIterated;
+  if (spec.skip_prefix_cache || iterated) return seat.sequence;
+  const bool differs = options_.prefill_tolerance > 0.0F || options_.official_decode;
+  const std::string text = absl::StrCat(spec.tenant, "/", spec.prefix_salt, "/",
+                                        map_.cyclic() && differs && !in_prompt ? "generated" : "");
+  uint64_t kind = 0;
+  for (const char c : text) kind = extend_hash(kind, c);
+  return kind;
+}
+
+Content SymbolicDevice::content(const Seat& seat, int32_t position) {
+  const bool in_prompt = position < std::ssize(seat.spec->prompt);
+  return {.sequence = seat.sequence,
+          .kind = in_prompt ? seat.prompt_kind : seat.generated_kind,
+          .position = position,
+          .hash = seat.hashes[position]};
+}
+
 StepResult SymbolicDevice::run(const StepPlan& plan) {
   if (plan.step != last_step_ + 1) fail(plan, "steps are not in order");
   last_step_ = plan.step;
@@ -79,7 +100,7 @@ void SymbolicDevice::copy_blocks(const StepPlan& plan) {
 void SymbolicDevice::change_seats(const StepPlan& plan) {
   for (const SeatId seat : plan.closed) {
     for (int32_t unit = 0; unit < map_.num_units; ++unit) {
-      for (const int32_t block : tables_.blocks(seat, UnitId{unit})) block_owner_.erase(block);
+      for (const int32_t block : tables_.blocks(seat, UnitId{unit})) --users_[block].num_tables;
     }
     tables_.close(seat);
     seats_.at(raw(seat)) = Seat{};
@@ -88,6 +109,8 @@ void SymbolicDevice::change_seats(const StepPlan& plan) {
     Seat& seat = seats_.at(raw(opening.seat));
     if (seat.spec != nullptr) fail(plan, "a seat is opened that was not closed");
     seat = Seat{.sequence = raw(opening.sequence), .spec = opening.spec};
+    seat.prompt_kind = kind_of(seat, true);
+    seat.generated_kind = kind_of(seat, false);
     uint64_t hash = 0;
     for (const int32_t token : opening.spec->prompt) {
       seat.hashes.push_back(hash = extend_hash(hash, token));
@@ -103,13 +126,12 @@ void SymbolicDevice::change_tables(const StepPlan& plan) {
   for (const TableTrim& trim : plan.trims) {
     const auto blocks = tables_.blocks(trim.seat, trim.unit);
     const int32_t held = std::min<int32_t>(trim.num_blocks, static_cast<int32_t>(blocks.size()));
-    for (int32_t i = 0; i < held; ++i) block_owner_.erase(blocks[i]);
+    for (int32_t i = 0; i < held; ++i) --users_[blocks[i]].num_tables;
     tables_.trim(trim.seat, trim.unit, trim.num_blocks);
   }
   for (const TableAppend& append : plan.appends) {
-    if (!block_owner_.emplace(raw(append.block), raw(append.seat)).second) {
-      fail(plan, absl::StrCat("block ", raw(append.block), " is in two tables"));
-    }
+    Users& users = users_[raw(append.block)];
+    if (++users.num_tables == 2) users.shared_since = plan.step;
     tables_.append(append.seat, append.unit, append.block);
   }
 }
@@ -129,6 +151,12 @@ void SymbolicDevice::write_slot(const StepPlan& plan, SeatId seat, int32_t unit,
     fail(plan, absl::StrCat("no block for position ", content.position, " of unit ", unit));
     return;
   }
+  const int32_t index =
+      content.position / options_.slots_per_block[unit] - tables_.num_trimmed(seat, UnitId{unit});
+  const int32_t block = tables_.blocks(seat, UnitId{unit})[index];
+  // Whoever takes it in this step reads what is written in this step.
+  const bool shared = users_[block].num_tables > 1 && users_[block].shared_since < plan.step;
+  if (shared) fail(plan, absl::StrCat("block ", block, " is written in two tables"));
   *target = content;
 }
 
@@ -141,12 +169,9 @@ void SymbolicDevice::check_history(const StepPlan& plan, const Seat& seat, SeatI
   const int32_t begin = shape.window > 0 ? std::max(0, position - shape.window + 1) : 0;
   for (int32_t j = begin; j < end; ++j) {
     const Content* const seen = slot(id, shape.source_unit, j);
-    const Content expected{seat.sequence, j, seat.hashes[j]};
-    if (seen == nullptr || *seen != expected) {
-      fail(plan, absl::StrCat("layer ", layer, " at position ", position,
-                              " reads something else than position ", j));
-      return;
-    }
+    if (seen != nullptr && content(seat, j).is_as(*seen)) continue;
+    return fail(plan, absl::StrCat("layer ", layer, " at position ", position,
+                                   " reads something else than position ", j));
   }
 }
 
@@ -166,7 +191,7 @@ void SymbolicDevice::run_ordinary(const StepPlan& plan, int32_t index) {
       const int32_t position = segment.first_position + i;
       if (index == 0) feed(plan, seat, position, plan.tokens.at(segment.tokens.begin + i));
       if (static_cast<int32_t>(seat.hashes.size()) <= position) return fail(plan, "no token yet");
-      const Content content{seat.sequence, position, seat.hashes[position]};
+      const Content content = this->content(seat, position);
       if (index > 0) {
         const Row& row = staging_[index - 1].at(raw(plan.staging.at(segment.inputs.begin + i)));
         if (row.input != content) fail(plan, "an ordinary range reads another row's output");
@@ -292,7 +317,7 @@ void SymbolicDevice::run_walk(const StepPlan& plan, int32_t group, const WalkSeg
     const int32_t position = segment.staged_position + i;
     const Row& row = staging_[group].at(raw(plan.staging.at(segment.staged.begin + i)));
     if (static_cast<int32_t>(seat.hashes.size()) <= position ||
-        row.input != Content{seat.sequence, position, seat.hashes[position]}) {
+        row.input != content(seat, position)) {
       return fail(plan, absl::StrCat("staging holds something else than position ", position));
     }
     const bool is_new = i >= offset + segment.num_rows - segment.num_new;
@@ -336,7 +361,7 @@ void SymbolicDevice::finish_walk(const StepPlan& plan, int32_t group, const Walk
       // Any row of a window may settle, so all need a block; only settled ones are written.
       if (slot(segment.seat, unit, position) == nullptr) fail(plan, "a window's row has no block");
       if (i < num_settled) {
-        write_slot(plan, segment.seat, unit, {seat.sequence, position, seat.hashes[position]});
+        write_slot(plan, segment.seat, unit, content(seat, position));
       }
     }
   }

@@ -1,6 +1,8 @@
 // SymbolicDevice: executes StepPlans on values that say whose they are.
 //
 // Every slot, staging row and token holds (sequence, position, hash of the tokens up to there).
+// Slots may be another sequence's of the same tokens where both may share them; then nobody may
+// write them.
 // Whatever a row reads is compared with what the layer map says it must see; the first difference
 // is kept as the error. Sampled tokens are a function of that hash, so any schedule must give the
 // same stream.
@@ -30,9 +32,15 @@ int32_t drawn_token(const SequenceSpec& spec, uint64_t hash, int32_t index);
 
 struct Content {
   uint64_t sequence = 0;
+  // Equal where one sequence may read what another wrote, as far as it is not about the tokens.
+  uint64_t kind = 0;
   int32_t position = -1;
   uint64_t hash = 0;
   friend bool operator==(const Content&, const Content&) = default;
+  // Whether reading `seen` is as good as reading this.
+  bool is_as(const Content& seen) const {
+    return kind == seen.kind && position == seen.position && hash == seen.hash;
+  }
 };
 
 class SymbolicDevice {
@@ -52,12 +60,21 @@ class SymbolicDevice {
   struct Seat {
     uint64_t sequence = 0;
     std::shared_ptr<const SequenceSpec> spec;
+    uint64_t prompt_kind = 0;
+    uint64_t generated_kind = 0;
     std::vector<uint64_t> hashes;  // of the tokens fed, by position
     // By range (ordinary k: 2k, group g: 2g + 1); -1 until its first row since the seat was opened.
     std::vector<int32_t> next_position;
   };
 
+  struct Users {
+    int32_t num_tables = 0;     // that the block is in
+    uint64_t shared_since = 0;  // the step in which it came to a second one
+  };
+
   void fail(const StepPlan& plan, const std::string& what);
+  uint64_t kind_of(const Seat& seat, bool in_prompt) const;
+  static Content content(const Seat& seat, int32_t position);
   void copy_blocks(const StepPlan& plan);
   void change_seats(const StepPlan& plan);
   void change_tables(const StepPlan& plan);
@@ -82,7 +99,7 @@ class SymbolicDevice {
   std::string error_;
   uint64_t last_step_ = 0;
   MirroredTables tables_;
-  std::map<int32_t, int32_t> block_owner_;  // block -> seat, while in a table
+  std::map<int32_t, Users> users_;  // by block
   std::vector<std::vector<Content>> blocks_;
   std::vector<std::vector<Content>> host_blocks_;
   std::vector<std::vector<Row>> staging_;  // [group][row]

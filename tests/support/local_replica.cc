@@ -29,6 +29,11 @@ std::string logits_difference(const char* what, const std::map<int32_t, std::vec
   return "";
 }
 
+bool is_copied_to_host(const StepPlan& plan, BlockId block) {
+  return std::any_of(plan.to_host.begin(), plan.to_host.end(),
+                     [block](const BlockCopy& copy) { return copy.device == block; });
+}
+
 }  // namespace
 
 std::string difference(const Transcript& a, const Transcript& b) {
@@ -63,6 +68,7 @@ LocalReplica::LocalReplica(const LocalOptions& options, LocalRunner local)
                              .reproducible = options.reproducible && options.fixed_windows,
                              .prefill_tolerance = options.tolerance,
                              .official_decode = options.official_decode,
+                             .prefix_caching = options.prefix_caching,
                              .max_uncommitted_plans = options.max_uncommitted_plans};
   scheduler_ = std::make_unique<Scheduler>(std::move(scheduler), local_.passes);
 }
@@ -101,15 +107,39 @@ bool LocalReplica::step() {
 
 // Garbage where nobody has a right to read any more; what goes to the host is read once more.
 void LocalReplica::poison(const StepPlan& plan, SeatId seat, UnitId unit, size_t num_blocks) {
-  if (!options_.poison || local_.ops->block_base() == nullptr) return;
+  if (!options_.poison || options_.prefix_caching) return;
   const auto blocks = tables_.blocks(seat, unit);
   for (size_t i = 0; i < std::min(num_blocks, blocks.size()); ++i) {
-    const bool is_copied =
-        std::any_of(plan.to_host.begin(), plan.to_host.end(),
-                    [&](const BlockCopy& copy) { return raw(copy.device) == blocks[i]; });
-    if (is_copied) continue;
-    std::memset(local_.ops->block_base() + blocks[i] * local_.geometry.block_bytes, 0xff,
-                local_.geometry.block_bytes);
+    const bool is_copied = is_copied_to_host(plan, BlockId{blocks[i]});
+    if (!is_copied) fill_with_garbage(blocks[i]);
+  }
+}
+
+void LocalReplica::fill_with_garbage(int32_t block) {
+  if (local_.ops->block_base() == nullptr) return;
+  std::memset(local_.ops->block_base() + block * local_.geometry.block_bytes, 0xff,
+              local_.geometry.block_bytes);
+}
+
+// Poisons what is appended, except blocks that are taken as they are: copied from the host, or of
+// a beginning that was run; both lie below the first row of a seat that the plan opens. What goes
+// to the host in this step is read once more.
+void LocalReplica::append(const StepPlan& plan) {
+  std::map<SeatId, int32_t> first_row;
+  for (const SeatOpening& opening : plan.opened) first_row[opening.seat] = 0;
+  for (const OrdinarySegment& segment : plan.ordinary.front().segments) {
+    const auto opened = first_row.find(segment.seat);
+    if (opened != first_row.end()) opened->second = segment.first_position;
+  }
+  for (const TableAppend& append : plan.appends) {
+    tables_.append(append.seat, append.unit, append.block);
+    if (!options_.poison || !options_.prefix_caching) continue;
+    const auto num_blocks = static_cast<int32_t>(tables_.blocks(append.seat, append.unit).size());
+    const int32_t end = (tables_.num_trimmed(append.seat, append.unit) + num_blocks) *
+                        local_.geometry.slots_per_block[raw(append.unit)];
+    const auto opened = first_row.find(append.seat);
+    const bool is_fresh = opened == first_row.end() || end > opened->second;
+    if (is_fresh && !is_copied_to_host(plan, append.block)) fill_with_garbage(raw(append.block));
   }
 }
 
@@ -127,9 +157,7 @@ void LocalReplica::mirror(const StepPlan& plan) {
     poison(plan, trim.seat, trim.unit, trim.num_blocks);
     tables_.trim(trim.seat, trim.unit, trim.num_blocks);
   }
-  for (const TableAppend& append : plan.appends) {
-    tables_.append(append.seat, append.unit, append.block);
-  }
+  append(plan);
 }
 
 void LocalReplica::record(const StepPlan& plan) {
@@ -148,6 +176,9 @@ void LocalReplica::record(const StepPlan& plan) {
 void LocalReplica::take(const std::vector<SequenceEvent>& events) {
   for (const SequenceEvent& event : events) {
     Transcript& transcript = transcripts_.at(raw(event.sequence));
+    if (event.kind == SequenceEvent::Kind::kStarted) {
+      transcript.num_cached_tokens = event.num_cached_tokens;
+    }
     if (event.kind == SequenceEvent::Kind::kToken) transcript.tokens.push_back(event.token);
     if (event.kind != SequenceEvent::Kind::kFinished) continue;
     transcript.finished = true;

@@ -26,9 +26,10 @@ struct Transcript {
   bool finished = false;
   int32_t num_prefill_walks = 0;
   int32_t num_preemptions = 0;
+  int32_t num_cached_tokens = 0;
 };
 
-// What differs first, bit for bit, walks and preemptions aside; empty where nothing does.
+// What differs first, bit for bit, walks, preemptions and hits aside; empty where nothing does.
 std::string difference(const Transcript& a, const Transcript& b);
 
 class LocalReplica {
@@ -57,6 +58,8 @@ class LocalReplica {
   LocalReplica(const LocalOptions& options, LocalRunner local);
   void mirror(const StepPlan& plan);
   void poison(const StepPlan& plan, SeatId seat, UnitId unit, size_t num_blocks);
+  void append(const StepPlan& plan);
+  void fill_with_garbage(int32_t block);
   void record(const StepPlan& plan);
   void take(const std::vector<SequenceEvent>& events);
 

@@ -39,7 +39,10 @@ struct LocalOptions {
   int32_t lookahead = 16;  // 0: by cost
   float tolerance = 0.0F;
   int32_t max_uncommitted_plans = 1;
-  bool poison = true;  // blocks that are given back are filled with garbage
+  bool prefix_caching = false;
+  // Blocks are filled with garbage when they are given back or, where others may yet take them,
+  // before they are written anew.
+  bool poison = true;
 };
 
 struct LocalRunner {

@@ -52,7 +52,7 @@ TEST(StepFramesTest, LogprobsAreAColumnAsSoonAsOneSequenceAsks) {
 TEST(StepFramesTest, PromptLogprobsFormRunsWithTheFirstTokenEmpty) {
   StepFrames frames(1);
   SequenceEvent event{.kind = SequenceEvent::Kind::kPromptLogprob};
-  frames.started(10, absl::Milliseconds(1500), true);
+  frames.started(10, {.num_cached_tokens = 32}, absl::Milliseconds(1500), true);
   for (event.position = 1; event.position <= 2; ++event.position) {
     frames.prompt_logprob(10, with_logprob(event, -0.25F, 0));
   }
@@ -61,6 +61,7 @@ TEST(StepFramesTest, PromptLogprobsFormRunsWithTheFirstTokenEmpty) {
   const Step step = frames.take()[0].step();
   ASSERT_EQ(step.started_size(), 1);
   EXPECT_EQ(step.started(0).queue_seconds(), 1.5);
+  EXPECT_EQ(step.started(0).num_cached_tokens(), 32U);
   ASSERT_EQ(step.prompt_logprobs_size(), 2);
   EXPECT_EQ(step.prompt_logprobs(0).handle(), 10U);
   EXPECT_EQ(step.prompt_logprobs(0).position(), 0U);

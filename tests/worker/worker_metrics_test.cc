@@ -28,7 +28,7 @@ TEST_F(WorkerMetricsTest, OneSequenceIsTimedFromArrivalToEnd) {
   metrics_.set_geometry({.block_tokens = 16, .capacity_tokens = 1600, .max_context = 100});
   SequenceSpec spec{.prompt = {1, 2, 3}, .max_new_tokens = 10};
   SequenceTimes times{.arrived = t0_};
-  metrics_.started(times, t0_ + absl::Seconds(1));
+  metrics_.started(times, {.num_cached_tokens = 2}, t0_ + absl::Seconds(1));
   metrics_.token(times, spec, t0_ + absl::Seconds(3));
   metrics_.token(times, spec, t0_ + absl::Seconds(7));
   metrics_.token(times, spec, t0_ + absl::Seconds(9));
@@ -55,6 +55,9 @@ TEST_F(WorkerMetricsTest, OneSequenceIsTimedFromArrivalToEnd) {
   EXPECT_THAT(all, sum("lckv_prefill_walks", "4"));
   EXPECT_THAT(all, HasSubstr("vllm:prompt_tokens_total{" + std::string(kLabels) + "} 3\n"));
   EXPECT_THAT(all, HasSubstr("vllm:generation_tokens_total{" + std::string(kLabels) + "} 3\n"));
+  const std::string source = "vllm:prompt_tokens_by_source_total\\{.*source=";
+  EXPECT_THAT(all, ContainsRegex(source + "\"local_compute\".*\\} 1\n"));
+  EXPECT_THAT(all, ContainsRegex(source + "\"local_cache_hit\".*\\} 2\n"));
   const std::string success = "vllm:request_success_total\\{.*finished_reason=";
   EXPECT_THAT(all, ContainsRegex(success + "\"length\".*\\} 1"));
   EXPECT_THAT(all, ContainsRegex(success + "\"stop\".*\\} 0"));
@@ -113,7 +116,7 @@ TEST_F(WorkerMetricsTest, TotalsGrowByWhatTheReportsAdd) {
 TEST_F(WorkerMetricsTest, BucketsHoldVllmsEdgesAndFinerOnes) {
   SequenceTimes times{.arrived = t0_};
   SequenceSpec spec{.prompt = {1}};
-  metrics_.started(times, t0_);
+  metrics_.started(times, {}, t0_);
   metrics_.token(times, spec, t0_);
   const std::string all = text();
   for (const char* edge :

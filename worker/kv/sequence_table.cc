@@ -51,11 +51,25 @@ std::vector<BlockRef> SequenceTable::truncate(UnitId unit, int32_t end) {
 }
 
 std::vector<BlockRef> SequenceTable::clear() {
-  std::vector<BlockRef> dropped;
-  for (Unit& table : units_) {
-    std::move(table.blocks.begin(), table.blocks.end(), std::back_inserter(dropped));
-    table = Unit{};
+  struct Held {
+    int64_t first_position = 0;
+    BlockRef block;
+  };
+  std::vector<Held> held;
+  for (size_t u = 0; u < units_.size(); ++u) {
+    int64_t position = int64_t{units_[u].num_trimmed} * (*slots_per_block_)[u];
+    for (BlockRef& block : units_[u].blocks) {
+      held.push_back({position, std::move(block)});
+      position += (*slots_per_block_)[u];
+    }
+    units_[u] = Unit{};
   }
+  std::stable_sort(held.begin(), held.end(), [](const Held& a, const Held& b) {
+    return a.first_position > b.first_position;
+  });
+  std::vector<BlockRef> dropped;
+  dropped.reserve(held.size());
+  for (Held& entry : held) dropped.push_back(std::move(entry.block));
   return dropped;
 }
 

@@ -24,7 +24,8 @@ class SequenceTable {
   std::vector<BlockRef> trim(UnitId unit, int32_t first_position);
   // Drops the blocks whose positions are all at `end` or above.
   std::vector<BlockRef> truncate(UnitId unit, int32_t end);
-  // Drops everything; positions start at 0 again.
+  // Drops everything; positions start at 0 again. The blocks of the last positions come first: of a
+  // beginning that others may take, the end is to go before what it builds on.
   std::vector<BlockRef> clear();
   // For a table whose first blocks were trimmed before it was copied away. The unit must be empty.
   void skip(UnitId unit, int32_t num_blocks);

@@ -16,8 +16,10 @@ std::vector<SequenceEvent> Scheduler::Impl::commit(const StepResult& result) {
 
   std::vector<SequenceEvent> events;
   for (const SequenceId id : record.started) {
-    if (find(id) != nullptr) {
-      events.push_back({.kind = SequenceEvent::Kind::kStarted, .sequence = id});
+    if (const Sequence* sequence = find(id)) {
+      events.push_back({.kind = SequenceEvent::Kind::kStarted,
+                        .sequence = id,
+                        .num_cached_tokens = sequence->num_cached});
     }
   }
   commit_walks(record, result);

@@ -71,20 +71,29 @@ void PlanBuilder::open(Sequence& sequence, SeatId seat) {
                           .sequence = sequence.id,
                           .spec = sequence.spec,
                           .generated = sequence.generated});
-  if (!sequence.host.has_value()) return;
+  if (sequence.host.has_value()) copy_to_device(sequence);
+  // What it has already: of its own from the host, or of a beginning that others have run.
+  for (int32_t u = 0; u < sequence.table.num_units(); ++u) {
+    const UnitId unit{u};
+    const int32_t num_trimmed = sequence.table.num_trimmed(unit);
+    if (num_trimmed > 0) {
+      plan_.trims.push_back({.seat = seat, .unit = unit, .num_blocks = num_trimmed});
+    }
+    for (const BlockRef& block : sequence.table.blocks(unit)) {
+      plan_.appends.push_back({.seat = seat, .unit = unit, .block = block.id()});
+    }
+  }
+}
+
+void PlanBuilder::copy_to_device(Sequence& sequence) {
   std::vector<HostBlockRef> copied;
   for (int32_t u = 0; u < sequence.table.num_units(); ++u) {
     HostCopy::Unit& unit = sequence.host->units[u];
-    if (unit.num_trimmed > 0) {
-      sequence.table.skip(UnitId{u}, unit.num_trimmed);
-      plan_.trims.push_back({.seat = seat, .unit = UnitId{u}, .num_blocks = unit.num_trimmed});
-    }
+    if (unit.num_trimmed > 0) sequence.table.skip(UnitId{u}, unit.num_trimmed);
     for (HostBlockRef& host : unit.blocks) {
-      std::optional<BlockRef> block = memory_.blocks.take();
-      LCKV_CHECK(block.has_value());
-      plan_.to_device.push_back({.device = block->id(), .host = host.id()});
-      plan_.appends.push_back({.seat = seat, .unit = UnitId{u}, .block = block->id()});
-      sequence.table.append(UnitId{u}, *std::move(block));
+      BlockRef block = memory_.take_block();
+      plan_.to_device.push_back({.device = block.id(), .host = host.id()});
+      sequence.table.append(UnitId{u}, std::move(block));
       copied.push_back(std::move(host));
     }
   }
@@ -153,10 +162,9 @@ void PlanBuilder::append_blocks(Sequence& sequence, const RowChoice& choice) {
     const UnitId unit{static_cast<int32_t>(u)};
     const int32_t end = written_end(sequence, choice, map_.units[u].owner);
     for (int32_t n = sequence.table.num_missing(unit, end); n > 0; --n) {
-      std::optional<BlockRef> block = memory_.blocks.take();
-      LCKV_CHECK(block.has_value());
-      plan_.appends.push_back({.seat = *sequence.seat, .unit = unit, .block = block->id()});
-      sequence.table.append(unit, *std::move(block));
+      BlockRef block = memory_.take_block();
+      plan_.appends.push_back({.seat = *sequence.seat, .unit = unit, .block = block.id()});
+      sequence.table.append(unit, std::move(block));
     }
   }
 }

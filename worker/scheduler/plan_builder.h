@@ -51,7 +51,7 @@ class PlanBuilder {
 
   void close(SeatId seat) { plan_.closed.push_back(seat); }
   void done_before(SequenceId sequence) { record_.done_before.push_back(sequence); }
-  // Seats it, with its blocks of the host tier if it has some.
+  // Seats it, with the blocks that its table holds already, or those of the host tier.
   void open(Sequence& sequence, SeatId seat);
   // Copies the blocks below the position it restarts at to the host tier.
   void copy_to_host(Sequence& sequence);
@@ -71,6 +71,7 @@ class PlanBuilder {
   std::pair<StepPlan, PlanRecord> finish();
 
  private:
+  void copy_to_device(Sequence& sequence);
   void append_blocks(Sequence& sequence, const RowChoice& choice);
   void take_staging(Sequence& sequence, const RowChoice& choice);
   void add_ordinary(Sequence& sequence, int32_t index, int32_t num_rows);

@@ -48,7 +48,8 @@ Scheduler::Impl::Planning Scheduler::Impl::begin_plan() {
     find(id)->is_done_before = true;
     planning.builder.done_before(id);
   }
-  for (const Sequence* sequence : seated_) {
+  for (Sequence* sequence : seated_) {
+    offer_prefix(*sequence);
     if (sequence->paused) continue;
     ++(sequence->is_decoding() ? planning.num_decoding_rows : planning.num_prompts);
   }
@@ -97,13 +98,13 @@ void Scheduler::Impl::admit(Planning& planning) {
 
 bool Scheduler::Impl::admit_one(Planning& planning, Sequence& sequence) {
   if (free_seats_.empty() && !evict_paused(planning)) return false;
+  take_prefix(sequence);
   const RowChoice choice = choose(planning, sequence);
-  if (choice.empty()) return false;
-  int32_t num_blocks = num_missing_blocks(sequence, choice, map_, options_.slots_per_block);
-  if (sequence.host.has_value()) num_blocks += sequence.host->num_blocks();
-  // One that was preempted would soon be again if it came back to less than it had.
-  if (!make_room(planning, sequence, std::max(num_blocks, sequence.blocks_held))) return false;
-
+  if (choice.empty() || !make_room_to_start(planning, sequence, choice)) {
+    begin_anew(sequence);
+    return false;
+  }
+  count_prefix(sequence);
   queue_.remove(sequence);
   planning.builder.open(sequence, free_seats_.back());
   free_seats_.pop_back();
@@ -115,12 +116,22 @@ bool Scheduler::Impl::admit_one(Planning& planning, Sequence& sequence) {
   return true;
 }
 
+bool Scheduler::Impl::make_room_to_start(Planning& planning, const Sequence& sequence,
+                                         const RowChoice& choice) {
+  int32_t num_blocks = num_missing_blocks(sequence, choice, map_, options_.slots_per_block);
+  if (sequence.host.has_value()) num_blocks += sequence.host->num_blocks();
+  // One that was preempted would soon be again if it came back to less than it had.
+  num_blocks = std::max(num_blocks, sequence.blocks_held - sequence.table.num_blocks());
+  return make_room(planning, sequence, num_blocks);
+}
+
 void Scheduler::Impl::add_rows(Planning& planning, Sequence& sequence, const RowChoice& choice) {
   const int32_t before = sequence.ordinary.front();
   planning.builder.add(sequence, choice);
   queue_.serve(sequence.spec->tenant, choice.row_layers);
   if (map_.num_groups > 0) return;
-  // Without a group a prompt row is settled as it runs.
+  // Without a group a prompt row is settled as it runs, and may be read in the same step.
+  offer_prefix(sequence);
   const int32_t end = std::min(sequence.ordinary.front(), sequence.prompt_size());
   totals_.num_prompt_rows += std::max(0, end - std::max(before, sequence.num_counted));
   sequence.num_counted = std::max(sequence.num_counted, end);

@@ -29,9 +29,7 @@ std::vector<Sequence*> Scheduler::Impl::victims(const Sequence& needs) const {
 bool Scheduler::Impl::make_room(Planning& planning, const Sequence& needs, int32_t num_blocks) {
   if (num_blocks <= memory_.blocks.num_free()) return true;
   const std::vector<Sequence*> order = victims(needs);
-  int32_t obtainable = memory_.blocks.num_free();
-  for (const Sequence* victim : order) obtainable += victim->table.num_blocks();
-  if (obtainable < num_blocks) return false;
+  if (num_obtainable(order) < num_blocks) return false;
   for (Sequence* victim : order) {
     if (in_flight(*victim)) {
       planning.blocked = true;
@@ -42,6 +40,20 @@ bool Scheduler::Impl::make_room(Planning& planning, const Sequence& needs, int32
     if (num_blocks <= memory_.blocks.num_free()) return true;
   }
   return false;
+}
+
+// A block that several share is free when the last of them drops it.
+int32_t Scheduler::Impl::num_obtainable(const std::vector<Sequence*>& victims) const {
+  int32_t obtainable = memory_.blocks.num_free();
+  std::unordered_map<int32_t, int32_t> num_dropped;  // by block
+  for (const Sequence* victim : victims) {
+    for (int32_t u = 0; u < victim->table.num_units(); ++u) {
+      for (const BlockRef& block : victim->table.blocks(UnitId{u})) {
+        if (++num_dropped[raw(block.id())] == memory_.blocks.num_holds(block.id())) ++obtainable;
+      }
+    }
+  }
+  return obtainable;
 }
 
 bool Scheduler::Impl::evict_paused(Planning& planning) {
@@ -84,6 +96,7 @@ void Scheduler::Impl::preempt(Planning& planning, Sequence& victim) {
   memory_.deferred.release(victim.last_step, victim.table.clear());
   if (victim.host.has_value()) victim.last_step = planning.builder.step();
   victim.restart_at(restart);
+  if (restart == 0) begin_anew(victim);
   victim.lookahead_limit = 0;
   ++victim.num_preemptions;
   ++totals_.num_preemptions;

@@ -8,12 +8,31 @@
 #include "worker/scheduler/scheduler_impl.h"
 
 namespace lckv {
+namespace {
+
+std::vector<PrefixUnit> prefix_units(const RangeMap& map,
+                                     const std::vector<int32_t>& slots_per_block) {
+  std::vector<PrefixUnit> units;
+  for (size_t u = 0; u < map.units.size(); ++u) {
+    PrefixUnit unit{.slots_per_block = slots_per_block.at(u)};
+    for (const UnitRule::Reader& reader : map.units[u].readers) {
+      unit.window = std::max(unit.window, reader.window);
+    }
+    units.push_back(unit);
+  }
+  return units;
+}
+
+}  // namespace
 
 Scheduler::Impl::Impl(SchedulerOptions options, const PassPlan& passes)
     : options_(std::move(options)),
       map_(make_range_map(passes)),
-      memory_(options_.num_blocks, options_.num_host_blocks, map_.num_groups,
-              options_.staging_rows) {
+      memory_({.num_blocks = options_.num_blocks,
+               .num_host_blocks = options_.num_host_blocks,
+               .num_groups = map_.num_groups,
+               .staging_rows = options_.staging_rows,
+               .units = prefix_units(map_, options_.slots_per_block)}) {
   LCKV_CHECK(options_.slots_per_block.size() == map_.units.size());
   LCKV_CHECK(options_.max_num_seqs > 0 && options_.max_uncommitted_plans > 0);
   LCKV_CHECK(options_.max_batched_rows > 0);
@@ -71,6 +90,7 @@ absl::Status Scheduler::Impl::submit(SequenceId id, std::shared_ptr<const Sequen
   auto sequence = std::make_unique<Sequence>(id, std::move(spec), num_submitted_++, map_,
                                              &options_.slots_per_block);
   queue_.enter(sequence->spec->tenant);
+  begin_anew(*sequence);
   if (sequence->finish().has_value()) {
     done_before_.push_back(id);
   } else {
@@ -113,6 +133,7 @@ void Scheduler::Impl::end(Sequence& sequence) {
     queue_.remove(sequence);
   }
   give_staging_back(sequence);
+  offer_prefix(sequence);
   memory_.deferred.release(sequence.last_step, sequence.table.clear());
   if (sequence.host.has_value()) {
     for (HostCopy::Unit& unit : sequence.host->units) {
@@ -134,6 +155,7 @@ SchedulerLoad Scheduler::Impl::load() const {
   load.num_running = static_cast<int32_t>(seated_.size());
   load.num_waiting = queue_.size();
   load.num_free_blocks = memory_.blocks.num_free();
+  load.num_idle_blocks = memory_.blocks.num_idle();
   load.num_blocks = memory_.blocks.num_blocks();
   load.num_free_host_blocks = memory_.host_blocks.num_free();
   load.num_host_blocks = memory_.host_blocks.num_blocks();

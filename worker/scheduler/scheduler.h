@@ -37,6 +37,8 @@ struct SchedulerOptions {
   bool reproducible = false;
   float prefill_tolerance = 0.0F;
   bool official_decode = false;
+  // Sequences share blocks of equal beginnings.
+  bool prefix_caching = false;
   // For the cost model: rows a step may hold before its device is no longer bound by memory.
   int32_t free_rows = 16;
   int32_t max_uncommitted_plans = 1;
@@ -56,12 +58,14 @@ struct SequenceEvent {
   int32_t matched_stop_token = 0;
   int32_t num_prefill_walks = 0;
   int32_t num_preemptions = 0;
+  int32_t num_cached_tokens = 0;  // kStarted: prompt tokens that need not run
 };
 
 struct SchedulerLoad {
   int32_t num_running = 0;
   int32_t num_waiting = 0;
-  int32_t num_free_blocks = 0;
+  int32_t num_free_blocks = 0;  // idle ones included
+  int32_t num_idle_blocks = 0;  // free ones that hold the beginning of some text
   int32_t num_blocks = 0;
   int32_t num_free_host_blocks = 0;
   int32_t num_host_blocks = 0;
@@ -72,6 +76,9 @@ struct SchedulerLoad {
   uint64_t num_prefill_walks = 0;
   uint64_t num_prefill_row_walks = 0;  // rows times walks, prompts only
   uint64_t num_prompt_rows = 0;        // prompt rows that were settled (replays not counted)
+  // Prompt tokens of sequences that started and may read shared blocks, and those found there.
+  uint64_t num_prefix_queries = 0;
+  uint64_t num_prefix_hits = 0;
 };
 
 class Scheduler {

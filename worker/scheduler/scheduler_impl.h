@@ -1,5 +1,6 @@
 // Scheduler::Impl: the state behind Scheduler. Planning is in planning.cc, memory pressure in
-// preemption.cc, commits in committing.cc, the rest in scheduler.cc.
+// preemption.cc, shared beginnings in prefix_reuse.cc, commits in committing.cc, the rest in
+// scheduler.cc.
 #pragma once
 
 #include <cstdint>
@@ -65,13 +66,29 @@ class Scheduler::Impl {
   void extend(Planning& planning, Sequence& sequence);
   void admit(Planning& planning);
   bool admit_one(Planning& planning, Sequence& sequence);
+  bool make_room_to_start(Planning& planning, const Sequence& sequence, const RowChoice& choice);
   void add_rows(Planning& planning, Sequence& sequence, const RowChoice& choice);
   RowChoice choose(Planning& planning, const Sequence& sequence);
   WalkRules walk_rules(const Planning& planning, const Sequence& sequence) const;
   StepRoom step_room(const Planning& planning, const Sequence& sequence) const;
 
+  // prefix_reuse.cc
+  bool shares_prefixes(const Sequence& sequence) const;
+  // Positions below are the same in every sequence of these tokens.
+  int32_t shareable_end(const Sequence& sequence) const;
+  // Of a sequence that waits: puts what others have run of its beginning into its table and starts
+  // it behind it.
+  void take_prefix(Sequence& sequence);
+  // Of one that waits and has nothing in the host tier: it has taken nothing.
+  void begin_anew(Sequence& sequence);
+  // Others may take what the plans made so far have run of it.
+  void offer_prefix(Sequence& sequence);
+  void count_prefix(Sequence& sequence);
+
   // preemption.cc
   bool make_room(Planning& planning, const Sequence& needs, int32_t num_blocks);
+  // Blocks that are free once all of them have given way.
+  int32_t num_obtainable(const std::vector<Sequence*>& victims) const;
   std::vector<Sequence*> victims(const Sequence& needs) const;
   // Preempts one paused sequence, the last in rank, that no uncommitted plan names.
   bool evict_paused(Planning& planning);

@@ -44,6 +44,17 @@ PlanToken Sequence::token(int32_t position) const {
   return pending[index - size_of(generated)];
 }
 
+std::vector<int32_t> Sequence::tokens(int32_t begin, int32_t end) const {
+  LCKV_CHECK(0 <= begin && begin <= end && end <= prompt_size() + size_of(generated));
+  std::vector<int32_t> tokens;
+  tokens.reserve(end - begin);
+  for (int32_t position = begin; position < end; ++position) {
+    tokens.push_back(in_prompt(position) ? spec->prompt[position]
+                                         : generated[position - prompt_size()]);
+  }
+  return tokens;
+}
+
 bool Sequence::is_decoding() const {
   return ordinary.back() >= prompt_size() && known_end() - ordinary.back() <= 1;
 }
@@ -57,6 +68,10 @@ int32_t Sequence::restart_position(int32_t chunk) const {
 
 void Sequence::restart_at(int32_t position) {
   LCKV_CHECK(position <= ordinary.back());
+  start_at(position);
+}
+
+void Sequence::start_at(int32_t position) {
   std::fill(ordinary.begin(), ordinary.end(), position);
   for (GroupProgress& group : groups) {
     LCKV_CHECK(group.rows.empty());

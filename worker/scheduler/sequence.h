@@ -10,6 +10,7 @@
 #include <optional>
 #include <vector>
 
+#include "worker/kv/prefix_index.h"
 #include "worker/kv/sequence_table.h"
 #include "worker/scheduler/range_map.h"
 #include "worker/scheduler/scheduler.h"
@@ -60,6 +61,8 @@ struct Sequence {
   // Positions below are run: the last token generated never is.
   int32_t row_end() const;
   PlanToken token(int32_t position) const;
+  // Of [begin, end); all of them are committed.
+  std::vector<int32_t> tokens(int32_t begin, int32_t end) const;
   // Generated tokens, those not yet committed included.
   int32_t num_generated() const;
 
@@ -74,6 +77,9 @@ struct Sequence {
   int32_t restart_position(int32_t chunk) const;
   // Staged rows are gone already.
   void restart_at(int32_t position);
+  // Its blocks below `position` are there without its having run: it starts behind them. No staged
+  // rows.
+  void start_at(int32_t position);
   // The first position that a range has still to run, all of its blocks kept.
   int32_t next_position(int32_t range) const;
 
@@ -92,6 +98,7 @@ struct Sequence {
   std::vector<int32_t> ordinary;  // per ordinary range: next position to run
   std::vector<GroupProgress> groups;
   SequenceTable table;
+  PrefixIndex::Place place;  // how much of it others can take
   std::optional<HostCopy> host;
 
   uint64_t last_step = 0;         // the last plan that names it
@@ -106,6 +113,7 @@ struct Sequence {
   bool started = false;
   bool is_done_before = false;  // nothing to generate: an uncommitted plan ends it
   int32_t num_preemptions = 0;
+  int32_t num_cached = 0;  // prompt tokens whose blocks were there when it started
 };
 
 // Whether `left` goes before `right` where they compete for what is held already.

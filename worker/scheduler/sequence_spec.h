@@ -26,11 +26,13 @@ struct SamplingSpec {
 enum class PrefillMode : uint8_t { kExact, kIterated };
 
 struct SequenceSpec {
-  std::string request_id;        // for logs
-  std::string tenant;            // fairness key
-  int32_t priority = 0;          // higher is sooner
-  std::vector<int32_t> prompt;   // at least one token
-  std::vector<int32_t> resumed;  // generated before: fed back, neither sampled nor reported again
+  std::string request_id;          // for logs
+  std::string tenant;              // fairness key; tenants share no KV blocks
+  std::string prefix_salt;         // neither do requests of different salts
+  bool skip_prefix_cache = false;  // neither reads nor writes shared KV blocks
+  int32_t priority = 0;            // higher is sooner
+  std::vector<int32_t> prompt;     // at least one token
+  std::vector<int32_t> resumed;    // generated before: fed back, neither sampled nor reported again
   SamplingSpec sampling;
   // Counts `resumed`. 0: the prompt is only scored. At most what the context leaves.
   int32_t max_new_tokens = 0;

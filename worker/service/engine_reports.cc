@@ -38,8 +38,8 @@ void EngineService::sort_event(const SequenceEvent& event, absl::Time now, StepF
   Sequence& sequence = sequences_.at(event.sequence);
   switch (event.kind) {
     case SequenceEvent::Kind::kStarted:
-      metrics_->started(sequence.times, now);
-      frames.started(sequence.handle, now - sequence.times.arrived,
+      metrics_->started(sequence.times, event, now);
+      frames.started(sequence.handle, event, now - sequence.times.arrived,
                      sequence.spec->num_prompt_logprobs.has_value());
       break;
     case SequenceEvent::Kind::kToken:

@@ -57,11 +57,13 @@ Step& StepFrames::step_for(size_t bytes) {
   return *steps_.back().mutable_step();
 }
 
-void StepFrames::started(uint64_t handle, absl::Duration queued, bool scored) {
+void StepFrames::started(uint64_t handle, const SequenceEvent& event, absl::Duration queued,
+                         bool scored) {
   Step& step = step_for(kEntryBytes);
   internal::v1::Started* started = step.add_started();
   started->set_handle(handle);
   started->set_queue_seconds(absl::ToDoubleSeconds(queued));
+  started->set_num_cached_tokens(static_cast<uint32_t>(event.num_cached_tokens));
   if (!scored) return;
   PromptLogprobs* first = step.add_prompt_logprobs();
   first->set_handle(handle);

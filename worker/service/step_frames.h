@@ -19,7 +19,7 @@ class StepFrames {
   explicit StepFrames(uint64_t step) : step_(step) {}
 
   // `scored`: logprobs of the prompt were asked for; its first token has none.
-  void started(uint64_t handle, absl::Duration queued, bool scored);
+  void started(uint64_t handle, const SequenceEvent& event, absl::Duration queued, bool scored);
   void token(uint64_t handle, const SequenceEvent& event);
   void prompt_logprob(uint64_t handle, const SequenceEvent& event);
   void finished(uint64_t handle, const SequenceEvent& event);

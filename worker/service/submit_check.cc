@@ -35,6 +35,9 @@ absl::Status check_names(const internal::v1::Submit& submit) {
   if (submit.tenant().size() > kMaxNameBytes) {
     return invalid_field("tenant", "is longer than 256 bytes");
   }
+  if (submit.prefix_salt().size() > kMaxNameBytes) {
+    return invalid_field("prefix_cache.salt", "is longer than 256 bytes");
+  }
   if (submit.choice() >= kMaxChoices) {
     return invalid_field("num_choices", absl::StrCat("is more than ", kMaxChoices));
   }
@@ -177,6 +180,8 @@ absl::StatusOr<std::shared_ptr<const SequenceSpec>> check_submit(const internal:
   }
   spec->request_id = submit.request_id();
   spec->tenant = submit.tenant();
+  spec->prefix_salt = submit.prefix_salt();
+  spec->skip_prefix_cache = submit.skip_prefix_cache();
   spec->priority = submit.priority();
   spec->prompt.assign(submit.prompt().begin(), submit.prompt().end());
   spec->resumed.assign(submit.resumed().begin(), submit.resumed().end());

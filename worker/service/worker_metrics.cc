@@ -114,10 +114,11 @@ prometheus::Histogram& WorkerMetrics::histogram(const std::string& name, const s
 void WorkerMetrics::make_request_metrics() {
   running_ = &gauge("vllm:num_requests_running", "Sequences that take part in steps.");
   waiting_ = &gauge("vllm:num_requests_waiting", "Sequences that wait to be admitted.");
-  prompt_tokens_ = &counter("vllm:prompt_tokens_total", "Prompt tokens that were encoded.");
-  prompt_tokens_computed_ = &counter("vllm:prompt_tokens_by_source_total",
-                                     "Prompt tokens by where their keys and values came from.",
-                                     {{"source", "local_compute"}});
+  prompt_tokens_ = &counter("vllm:prompt_tokens_total", "Prompt tokens of sequences.");
+  const std::string by_source = "vllm:prompt_tokens_by_source_total";
+  const std::string source_help = "Prompt tokens by where their keys and values came from.";
+  prompt_tokens_computed_ = &counter(by_source, source_help, {{"source", "local_compute"}});
+  prompt_tokens_cached_ = &counter(by_source, source_help, {{"source", "local_cache_hit"}});
   generation_tokens_ = &counter("vllm:generation_tokens_total", "Tokens generated.");
   const std::string success = "vllm:request_success_total";
   const std::string help = "Sequences that ended, by reason.";
@@ -153,6 +154,11 @@ void WorkerMetrics::make_engine_metrics() {
                                  "Rows of a step: prompt and generated tokens.", row_edges());
   const std::string blocks = "Blocks of the device's KV pool.";
   free_blocks_ = &gauge("lckv_kv_blocks", blocks, {{"state", "free"}});
+  cached_blocks_ = &gauge("lckv_kv_cached_blocks",
+                          "Free blocks that hold the beginning of a text until they are needed.");
+  prefix_queries_ = &counter("vllm:prefix_cache_queries_total",
+                             "Prompt tokens looked for in shared blocks, once a sequence.");
+  prefix_hits_ = &counter("vllm:prefix_cache_hits_total", "Of them, those found.");
   used_blocks_ = &gauge("lckv_kv_blocks", blocks, {{"state", "used"}});
   const std::string host_blocks = "Blocks of the host tier.";
   free_host_blocks_ = &gauge("lckv_host_blocks", host_blocks, {{"state", "free"}});
@@ -215,6 +221,7 @@ void WorkerMetrics::observe(const StepReport& report) {
   const int32_t used = load.num_blocks - load.num_free_blocks;
   kv_usage_->Set(load.num_blocks > 0 ? static_cast<double>(used) / load.num_blocks : 0);
   free_blocks_->Set(load.num_free_blocks);
+  cached_blocks_->Set(load.num_idle_blocks);
   used_blocks_->Set(used);
   free_host_blocks_->Set(load.num_free_host_blocks);
   used_host_blocks_->Set(load.num_host_blocks - load.num_free_host_blocks);
@@ -223,6 +230,8 @@ void WorkerMetrics::observe(const StepReport& report) {
   grow(*swapped_out_, load.num_swapped_out, last_load_.num_swapped_out);
   grow(*row_walks_, load.num_prefill_row_walks, last_load_.num_prefill_row_walks);
   grow(*prompt_rows_, load.num_prompt_rows, last_load_.num_prompt_rows);
+  grow(*prefix_queries_, load.num_prefix_queries, last_load_.num_prefix_queries);
+  grow(*prefix_hits_, load.num_prefix_hits, last_load_.num_prefix_hits);
   grow(*steps_, report.step, last_step_);
   last_load_ = load;
   last_step_ = report.step;
@@ -242,21 +251,23 @@ void WorkerMetrics::observe(const StepReport& report) {
   for (size_t i = 0; i < kNumPhases; ++i) phases_[i]->Observe(seconds(phases[i]));
 }
 
-void WorkerMetrics::started(SequenceTimes& times, absl::Time now) {
+void WorkerMetrics::started(SequenceTimes& times, const SequenceEvent& event, absl::Time now) {
   times.started = now;
+  times.num_cached = event.num_cached_tokens;
   queue_->Observe(seconds(now - times.arrived));
 }
 
-void WorkerMetrics::observe_prompt(const SequenceSpec& spec) {
+void WorkerMetrics::observe_prompt(const SequenceTimes& times, const SequenceSpec& spec) {
   const auto tokens = static_cast<double>(spec.prompt.size());
   prompt_tokens_->Increment(tokens);
-  prompt_tokens_computed_->Increment(tokens);
+  prompt_tokens_computed_->Increment(tokens - times.num_cached);
+  prompt_tokens_cached_->Increment(times.num_cached);
 }
 
 void WorkerMetrics::token(SequenceTimes& times, const SequenceSpec& spec, absl::Time now) {
   generation_tokens_->Increment();
   if (times.num_tokens++ == 0) {
-    observe_prompt(spec);
+    observe_prompt(times, spec);
     times.first_token = now;
     first_token_->Observe(seconds(now - times.arrived));
     prefill_->Observe(seconds(now - times.started));
@@ -271,7 +282,7 @@ void WorkerMetrics::finished(const SequenceTimes& times, const SequenceSpec& spe
   const bool stopped =
       event.reason == FinishReason::kEos || event.reason == FinishReason::kStopToken;
   (stopped ? stopped_ : length_)->Increment();
-  if (times.num_tokens == 0) observe_prompt(spec);
+  if (times.num_tokens == 0) observe_prompt(times, spec);
   whole_->Observe(seconds(now - times.arrived));
   inference_->Observe(seconds(now - times.started));
   if (times.num_tokens > 0) {

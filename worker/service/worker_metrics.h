@@ -27,6 +27,7 @@ struct SequenceTimes {
   absl::Time first_token;
   absl::Time last_token;
   int32_t num_tokens = 0;  // generated here
+  int32_t num_cached = 0;  // prompt tokens that need not run
 };
 
 // Fixed once a model is loaded.
@@ -51,7 +52,7 @@ class WorkerMetrics {
   void set_step_age(absl::Duration age);
 
   void observe(const StepReport& report);
-  void started(SequenceTimes& times, absl::Time now);
+  void started(SequenceTimes& times, const SequenceEvent& event, absl::Time now);
   void token(SequenceTimes& times, const SequenceSpec& spec, absl::Time now);
   void finished(const SequenceTimes& times, const SequenceSpec& spec, const SequenceEvent& event,
                 absl::Time now);
@@ -69,7 +70,7 @@ class WorkerMetrics {
                                    Labels more = {});
   void make_request_metrics();
   void make_engine_metrics();
-  void observe_prompt(const SequenceSpec& spec);
+  void observe_prompt(const SequenceTimes& times, const SequenceSpec& spec);
 
   // kPhases of worker_metrics.cc, in its order.
   static constexpr size_t kNumPhases = 7;
@@ -84,6 +85,7 @@ class WorkerMetrics {
   prometheus::Gauge* kv_usage_;
   prometheus::Gauge* free_blocks_;
   prometheus::Gauge* used_blocks_;
+  prometheus::Gauge* cached_blocks_;
   prometheus::Gauge* free_host_blocks_;
   prometheus::Gauge* used_host_blocks_;
   prometheus::Gauge* free_staging_rows_;
@@ -92,6 +94,9 @@ class WorkerMetrics {
   prometheus::Counter* swapped_out_;
   prometheus::Counter* prompt_tokens_;
   prometheus::Counter* prompt_tokens_computed_;
+  prometheus::Counter* prompt_tokens_cached_;
+  prometheus::Counter* prefix_queries_;
+  prometheus::Counter* prefix_hits_;
   prometheus::Counter* generation_tokens_;
   prometheus::Counter* row_walks_;
   prometheus::Counter* prompt_rows_;
