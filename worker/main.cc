@@ -1,6 +1,7 @@
 // lckv-worker: one model on one device, behind the Engine session.
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -31,6 +32,8 @@ namespace {
 
 constexpr char kServiceName[] = "lckv.internal.v1.Engine";
 // How often main looks after readiness and the step's age.
+// Before the drain ends, streams are asked to go on elsewhere.
+constexpr absl::Duration kMoveTime = absl::Seconds(5);
 constexpr absl::Duration kWatchInterval = absl::Milliseconds(200);
 // What open streams get to hear that the worker ends.
 constexpr absl::Duration kCloseTimeout = absl::Seconds(2);
@@ -132,8 +135,8 @@ void watch(const WorkerConfig& config, ShutdownSignal& signal, EngineService& se
 // Lets what runs finish, then closes.
 void shut_down(const WorkerConfig& config, EngineService& service, Ports& ports) {
   ports.health->set_ready(false);
-  service.drain();
   const absl::Time deadline = absl::Now() + config.drain_timeout;
+  service.drain(deadline - std::min(kMoveTime, config.drain_timeout / 2));
   spdlog::info("draining: {} sequences", service.num_sequences());
   while (service.num_sequences() > 0 && absl::Now() < deadline) {
     absl::SleepFor(absl::Milliseconds(20));
@@ -151,7 +154,10 @@ int run(const WorkerConfig& config) {
   ShutdownSignal signal;
   WorkerMetrics metrics(std::make_shared<prometheus::Registry>(), served_name(config),
                         LCKV_VERSION);
-  EngineService service({.max_waiting = config.max_waiting}, &metrics);
+  EngineService service({.session = {.silence_limit = config.session_lease},
+                         .drain_grace = config.drain_timeout,
+                         .max_waiting = config.max_waiting},
+                        &metrics);
   auto ports = open_ports(config, metrics, service);
   if (!ports.ok()) {
     spdlog::error("{}", std::string(ports.status().message()));

@@ -55,11 +55,11 @@ void Engine::loop() {
     StepReport report{.step = last_step};
     for (EngineCommand& command : commands) apply(command, absl::Now(), report);
     num_commands += commands.size();
+    report.num_commands = num_commands;
     idle = !step(report);
     const absl::Time now = absl::Now();
     if (idle && commands.empty() && now < beat) continue;
     last_step = report.step;
-    report.num_commands = num_commands;
     report.load = scheduler_->load();
     sink_(report);
     beat = now + options_.beat_interval;
@@ -91,11 +91,21 @@ void Engine::apply(EngineCommand& command, absl::Time now, StepReport& report) {
   }
 }
 
+// Before the step: should it end this process, it is known who was in it.
+void Engine::report_seats(const StepPlan& plan, const StepReport& turn) {
+  if (plan.opened.empty()) return;
+  StepReport report{.step = turn.step, .num_commands = turn.num_commands};
+  for (const SeatOpening& opening : plan.opened) report.seated.push_back(opening.sequence);
+  report.load = scheduler_->load();
+  sink_(report);
+}
+
 bool Engine::step(StepReport& report) {
   const absl::Time start = absl::Now();
   const std::optional<StepPlan> plan = scheduler_->plan(start);
   if (!plan.has_value()) return false;
   report.plan_time = absl::Now() - start;
+  report_seats(*plan, report);
   const StepResult result = runner_->run(*plan, report.times);
   report.events = scheduler_->commit(result, absl::Now());
   report.step_time = absl::Now() - start;

@@ -29,6 +29,7 @@ struct SequenceSpec {
   std::string request_id;        // for logs
   std::string tenant;            // fairness key
   int32_t priority = 0;          // higher is sooner
+  bool continued = false;        // goes on after a loss: seated before those that never ran
   std::vector<int32_t> prompt;   // at least one token
   std::vector<int32_t> resumed;  // generated before: fed back, neither sampled nor reported again
   SamplingSpec sampling;

@@ -178,6 +178,7 @@ absl::StatusOr<std::shared_ptr<const SequenceSpec>> check_submit(const internal:
   spec->request_id = submit.request_id();
   spec->tenant = submit.tenant();
   spec->priority = submit.priority();
+  spec->continued = submit.attempt() > 1 || submit.resumed_size() > 0;
   spec->prompt.assign(submit.prompt().begin(), submit.prompt().end());
   spec->resumed.assign(submit.resumed().begin(), submit.resumed().end());
   spec->sampling = sampling_spec(submit);
