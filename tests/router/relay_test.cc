@@ -1,6 +1,4 @@
 // The relay against scripted frames.
-#include "router/relay.h"
-
 #include <random>
 #include <string>
 #include <vector>
@@ -8,87 +6,13 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "router/text/stream_detokenizer.h"
-#include "router/validation.h"
 #include "rpc/status_mapping.h"
-#include "tests/router/fake_leader.h"
+#include "tests/router/relay_fixture.h"
 
 namespace lckv {
 namespace {
 
 using ::testing::ElementsAre;
-
-class RelayTest : public ::testing::Test {
- protected:
-  RelayTest() {
-    model_ = *make_model_info(demo_hello(), nullptr);
-    request_.set_text("Once");
-    request_.mutable_sampling()->set_temperature(0);
-  }
-
-  Relay& relay() {
-    if (!relay_) {
-      auto spec = make_spec(request_, model_, 5);
-      EXPECT_TRUE(spec.ok()) << spec.status();
-      relay_ = std::make_unique<Relay>(*std::move(spec), options_, now_);
-      prepared_ = relay_->prepare();
-      submits_.clear();
-      for (const uint32_t choice : relay_->unplaced()) {
-        submits_.push_back(relay_->submit_of(choice));
-      }
-      relay_->on_placed(relay_->unplaced(), "fingerprint-1", now_);
-    }
-    return *relay_;
-  }
-
-  // What was submitted at first.
-  const std::vector<internal::v1::Submit>& submits() {
-    relay();
-    return submits_;
-  }
-
-  void start(uint32_t choice = 0) {
-    internal::v1::Started started;
-    started.set_queue_seconds(0.5);
-    relay().on_update({choice, attempt_}, {.started = &started}, now_);
-  }
-
-  void tokens(std::vector<uint32_t> ids, uint32_t choice = 0) {
-    relay().on_update({choice, attempt_}, {.tokens = std::move(ids)}, now_);
-  }
-
-  void finish(internal::v1::Finished::Reason reason, uint32_t choice = 0) {
-    internal::v1::Finished finished;
-    finished.set_reason(reason);
-    relay().on_update({choice, attempt_}, {.finished = &finished}, now_);
-  }
-
-  // All events that wait, the text of all choices together.
-  std::vector<v1::GenerateEvent> drain() {
-    std::vector<v1::GenerateEvent> events;
-    v1::GenerateEvent event;
-    while (relay().next_event(event)) {
-      text_ += event.tokens().text();
-      events.push_back(event);
-    }
-    return events;
-  }
-
-  std::vector<uint32_t> ids_of(const std::string& text) {
-    std::vector<uint32_t> ids = *model_->tokenizer->encode(text);
-    ids.erase(ids.begin());
-    return ids;
-  }
-
-  std::shared_ptr<const ModelInfo> model_;
-  v1::GenerateRequest request_;
-  RelayOptions options_;
-  const absl::Time now_ = absl::FromUnixSeconds(1000);
-  std::unique_ptr<Relay> relay_;
-  absl::Status prepared_;
-  std::vector<internal::v1::Submit> submits_;
-  uint32_t attempt_ = 1;
-  std::string text_;
-};
 
 TEST_F(RelayTest, EventsOfAChoiceInOrderJoinedWhileTheReaderLags) {
   start();
