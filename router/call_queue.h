@@ -63,9 +63,9 @@ class CallQueue {
     std::vector<uint32_t> choices;
     Kind kind = Kind::kNew;
     int32_t priority = 0;
-    absl::Time arrival;                           // of the call
-    absl::Time since;                             // in this queue
-    absl::Time not_before = absl::InfinitePast(); // delayed until then
+    absl::Time arrival;                            // of the call
+    absl::Time since;                              // in this queue
+    absl::Time not_before = absl::InfinitePast();  // delayed until then
   };
 
   CallQueue(CallQueueOptions options, ReplicaSource source, const RoutingPolicy& policy,

@@ -2,7 +2,9 @@
 // writes, with time as an argument.
 #include "router/call_queue.h"
 
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -19,7 +21,7 @@ using ::testing::IsEmpty;
 class CallQueueTest : public ::testing::Test {
  protected:
   struct Call final : WaitingCall {
-    Call(CallQueueTest& test, std::string name) : test(test), name(std::move(name)) {}
+    Call(CallQueueTest& owner, std::string own_name) : test(owner), name(std::move(own_name)) {}
     Assignment assign(const ReplicaView& replica, const std::vector<uint32_t>& choices) override {
       test.placed_.push_back(name + "@" + replica.address);
       test.credit_ -= static_cast<uint32_t>(choices.size());

@@ -32,8 +32,9 @@ TEST_F(RelayTest, LostStreamGoesOnBehindItsLastTokenAtEveryCut) {
       EXPECT_TRUE(needs[0].resume && !needs[0].charged && !needs[0].delayed);
       place();
       ASSERT_EQ(submits().size(), 1u);
-      EXPECT_THAT(std::vector<uint32_t>(submits()[0].resumed().begin(), submits()[0].resumed().end()),
-                  ::testing::ElementsAreArray(ids.begin(), ids.begin() + static_cast<long>(cut)));
+      EXPECT_THAT(
+          std::vector<uint32_t>(submits()[0].resumed().begin(), submits()[0].resumed().end()),
+          ::testing::ElementsAreArray(ids.begin(), ids.begin() + static_cast<long>(cut)));
       EXPECT_EQ(submits()[0].attempt(), 2u);
       start();
       tokens({ids.begin() + static_cast<long>(cut), ids.end()});

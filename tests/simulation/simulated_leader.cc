@@ -1,5 +1,6 @@
 #include "tests/simulation/simulated_leader.h"
 
+#include <algorithm>
 #include <functional>
 #include <utility>
 
@@ -12,7 +13,7 @@ namespace {
 
 using internal::v1::WorkerFrame;
 
-constexpr int32_t kMaxWaiting = 24;
+constexpr int32_t kMaxWaiting = 6;
 
 PassPlan plain_passes() {
   auto plan = parse_layer_map("0_1", {.num_layers = 2, .kv_heads = 1, .head_dim = 16});
@@ -20,16 +21,17 @@ PassPlan plain_passes() {
   return make_pass_plan(*std::move(plan));
 }
 
-// Few seats and few blocks, so that sequences wait and are preempted.
+// Few seats and a short queue, so that sequences wait here and at the router; blocks for all seats,
+// so that nothing that is preempted takes a place that was promised.
 SchedulerOptions small_options(const PassPlan& passes) {
   SchedulerOptions options;
-  options.max_num_seqs = 6;
+  options.max_num_seqs = 4;
   options.max_waiting = kMaxWaiting;
   options.max_context = 128;
   options.max_batched_rows = 32;
   options.max_row_layers = int64_t{32} * passes.layers.num_layers();
   options.slots_per_block.assign(passes.num_units(), 8);
-  options.num_blocks = 2 * 16 * passes.num_units();
+  options.num_blocks = 4 * 16 * passes.num_units();
   options.staging_rows = 128;
   return options;
 }
@@ -49,7 +51,8 @@ std::shared_ptr<const SequenceSpec> spec_of(const internal::v1::Submit& submit) 
 
 uint32_t token_of(const std::string& fingerprint, uint64_t seed, uint32_t choice, size_t index,
                   uint32_t previous) {
-  const std::string key = absl::StrCat(fingerprint, ",", seed, ",", choice, ",", index, ",", previous);
+  const std::string key =
+      absl::StrCat(fingerprint, ",", seed, ",", choice, ",", index, ",", previous);
   return 10 + static_cast<uint32_t>(std::hash<std::string>{}(key) % 1000);
 }
 
@@ -70,7 +73,8 @@ internal::v1::Load SimulatedLeader::load() const {
   load.set_num_taken(num_taken_);
   load.set_draining(draining_);
   load.set_moving(moving_);
-  if (!draining_) load.set_credit(static_cast<uint32_t>(kMaxWaiting - now.num_waiting));
+  if (!draining_)
+    load.set_credit(static_cast<uint32_t>(std::max(kMaxWaiting - now.num_waiting, 0)));
   return load;
 }
 
@@ -181,9 +185,9 @@ WorkerFrame SimulatedLeader::told(const std::vector<SequenceEvent>& events) {
       step.add_token(static_cast<uint32_t>(event.token));
     }
     if (event.kind == SequenceEvent::Kind::kFinished) {
-      step.add_finished()->set_handle(handle);
-      step.mutable_finished()->rbegin()->set_reason(
-          internal::v1::Finished::REASON_MAX_NEW_TOKENS);
+      internal::v1::Finished& finished = *step.add_finished();
+      finished.set_handle(handle);
+      finished.set_reason(internal::v1::Finished::REASON_MAX_NEW_TOKENS);
       handles_.erase(handle);
       sequences_.erase(it);
     }

@@ -1,6 +1,6 @@
 // RequestQueue: what waits for a seat, in the order it is to be admitted: by priority, then streams
-// that go on after a loss, then the tenant that was served least, then arrival. Preempted sequences wait here too and keep their
-// arrival.
+// that go on after a loss, then the tenant that was served least, then arrival. Preempted sequences
+// wait here too and keep their arrival.
 //
 // What a tenant was served counts in row-layers. A tenant is active from its first sequence to its
 // last; one that becomes active is lifted to the least served of the active ones, so that idling
