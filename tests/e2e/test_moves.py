@@ -2,6 +2,7 @@
 
 import random
 import signal
+import subprocess
 import threading
 import time
 
@@ -241,3 +242,41 @@ def test_a_worker_out_of_drain_time_hands_its_streams_over():
         system.workers[0].signal(signal.SIGTERM)
         assert results(streams) == expected
         assert system.workers[0].wait() == 0, system.workers[0].log()
+
+
+def test_a_rolling_restart_loses_nothing(tmp_path):
+    with serving.System(serving.DEMO, *FLAGS, workers=2) as system:
+        expected = results(start_all(system.client, 16, max_new_tokens=300))
+        lives = {replica.replica_id for replica in system.client.replicas()}
+        wait = 'touch "$0/$1.stop"; until [[ -e "$0/$1.done" ]]; do sleep 0.1; done'
+        script = subprocess.Popen(
+            [str(serving.ROOT / "deploy/rolling-restart.sh"), "--router", system.router.address]
+            + ["--lckv", str(serving.BIN / "lckv"), "--timeout", str(60 * serving.SLOWNESS)]
+            + ["--restart", f"bash -c '{wait}' {tmp_path} \"$1\""],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        streams = []
+        try:
+            while script.poll() is None:
+                if sum(stream.is_alive() for stream in streams) < 16:
+                    number = len(streams) % 16
+                    streams.append(Stream(system.client, request_number(number, max_new_tokens=300)))
+                for number, worker in enumerate(system.workers):
+                    order = tmp_path / f"{worker.address}.stop"
+                    if order.exists():
+                        order.unlink()
+                        worker.stop()
+                        system.workers[number] = serving.Worker(serving.DEMO, *FLAGS, port=worker.port)
+                        (tmp_path / f"{worker.address}.done").touch()
+                time.sleep(0.01)
+        finally:
+            script.kill()
+        assert script.returncode == 0, script.stdout.read()
+        for number, stream in enumerate(streams):
+            assert stream.result() == expected[number % 16]
+        print(f"{len(streams)} streams, {sum(stream.num_resumes() > 0 for stream in streams)} moved")
+        assert any(stream.num_resumes() > 0 for stream in streams)
+        assert not lives & {replica.replica_id for replica in system.client.replicas()}
