@@ -22,5 +22,6 @@ Command add_bench(CLI::App& program);
 Command add_plan(CLI::App& program);
 Command add_models(CLI::App& program);
 Command add_replicas(CLI::App& program);
+Command add_drain(CLI::App& program);
 
 }  // namespace lckv

@@ -1,13 +1,18 @@
-// lckv models, lckv replicas: what a router serves, and from where.
+// lckv models, lckv replicas, lckv drain: what is served, from where, and what is to be left.
+// longer.
+#include <unistd.h>
+
 #include <iostream>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
+#include "absl/time/clock.h"
 #include "client/commands.h"
 #include "client/connection.h"
 #include "client/text_table.h"
@@ -22,6 +27,15 @@ namespace {
 struct ListOptions {
   ConnectionOptions connection;
   bool json = false;
+  absl::Duration watch = absl::ZeroDuration();  // replicas: between tables; zero: one only
+};
+
+struct DrainOptions {
+  ConnectionOptions connection;
+  std::string replica;  // id or address
+  bool undo = false;
+  bool move = false;
+  absl::Duration grace = absl::InfiniteDuration();  // infinite: the replica's own
 };
 
 absl::Status print_json(const google::protobuf::Message& message) {
@@ -81,22 +95,71 @@ absl::Status run_models(const ListOptions& options) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<v1::ListReplicasResponse> list(v1::Admin::Stub& stub,
+                                              const ConnectionOptions& connection) {
+  grpc::ClientContext call;
+  set_deadline(call, connection);
+  v1::ListReplicasResponse response;
+  const grpc::Status status = stub.ListReplicas(&call, {}, &response);
+  if (!status.ok()) return to_absl_status(status);
+  return response;
+}
+
 absl::Status run_replicas(const ListOptions& options) {
   const auto stub = v1::Admin::NewStub(open_channel(options.connection));
+  // On a terminal a table takes the place of the one before it.
+  const bool clears = options.watch > absl::ZeroDuration() && !options.json && isatty(1) != 0;
+  for (;;) {
+    const auto response = list(*stub, options.connection);
+    if (!response.ok()) return response.status();
+    if (clears) std::cout << "\x1b[H\x1b[2J";
+    if (options.json) {
+      if (absl::Status status = print_json(*response); !status.ok()) return status;
+    } else {
+      std::cout << replica_table(*response) << std::flush;
+    }
+    if (options.watch <= absl::ZeroDuration() || !std::cout) return absl::OkStatus();
+    absl::SleepFor(options.watch);
+  }
+}
+
+absl::Status run_drain(const DrainOptions& options) {
+  const auto stub = v1::Admin::NewStub(open_channel(options.connection));
+  const auto replicas = list(*stub, options.connection);
+  if (!replicas.ok()) return replicas.status();
+  std::string id = options.replica;
+  for (const v1::Replica& replica : replicas->replicas()) {
+    if (replica.address() == options.replica) id = replica.replica_id();
+  }
   grpc::ClientContext call;
   set_deadline(call, options.connection);
-  v1::ListReplicasResponse response;
-  if (const grpc::Status status = stub->ListReplicas(&call, {}, &response); !status.ok()) {
-    return to_absl_status(status);
+  v1::Replica replica;
+  grpc::Status status;
+  if (options.undo) {
+    v1::UndrainReplicaRequest request;
+    request.set_replica_id(id);
+    status = stub->UndrainReplica(&call, request, &replica);
+  } else {
+    v1::DrainReplicaRequest request;
+    request.set_replica_id(id);
+    request.set_move(options.move);
+    if (options.grace != absl::InfiniteDuration()) {
+      request.mutable_grace()->set_seconds(absl::ToInt64Seconds(options.grace));
+      request.mutable_grace()->set_nanos(
+          static_cast<int32_t>(absl::ToInt64Nanoseconds(options.grace % absl::Seconds(1))));
+    }
+    status = stub->DrainReplica(&call, request, &replica);
   }
-  if (options.json) return print_json(response);
+  if (!status.ok()) return to_absl_status(status);
+  v1::ListReplicasResponse response;
+  *response.add_replicas() = std::move(replica);
   std::cout << replica_table(response);
   return absl::OkStatus();
 }
 
 Command add_list(CLI::App& program, const std::string& name, const std::string& help,
-                 absl::Status (*run)(const ListOptions&)) {
-  const auto options = std::make_shared<ListOptions>();
+                 absl::Status (*run)(const ListOptions&),
+                 const std::shared_ptr<ListOptions>& options) {
   options->connection.timeout = absl::Seconds(10);
   CLI::App* app = program.add_subcommand(name, help);
   app->add_flag("--json", options->json, "Print one JSON object");
@@ -107,11 +170,48 @@ Command add_list(CLI::App& program, const std::string& name, const std::string& 
 }  // namespace
 
 Command add_models(CLI::App& program) {
-  return add_list(program, "models", "List the served models and what their KV costs", run_models);
+  return add_list(program, "models", "List the served models and what their KV costs", run_models,
+                  std::make_shared<ListOptions>());
 }
 
 Command add_replicas(CLI::App& program) {
-  return add_list(program, "replicas", "List the replicas and their load", run_replicas);
+  const auto options = std::make_shared<ListOptions>();
+  const Command command =
+      add_list(program, "replicas", "List the replicas and their load", run_replicas, options);
+  command.app->add_flag_function(
+      "--watch", [options](int64_t) { options->watch = absl::Seconds(1); },
+      "Print them anew every second, until interrupted");
+  return command;
+}
+
+Command add_drain(CLI::App& program) {
+  const auto options = std::make_shared<DrainOptions>();
+  options->connection.timeout = absl::Seconds(10);
+  CLI::App* app = program.add_subcommand(
+      "drain", "Give a replica no new work; its streams finish, or move to equal replicas");
+  app->add_option("replica", options->replica, "Its id or address, as `lckv replicas` lists them")
+      ->required();
+  CLI::Option* undo = app->add_flag("--undo", options->undo, "Give it work again");
+  CLI::Option* move =
+      app->add_flag("--move", options->move, "Move its streams at once")->excludes(undo);
+  app->add_option_function<std::string>(
+         "--grace",
+         [options](const std::string& given) { absl::ParseDuration(given, &options->grace); },
+         "How long streams may go on before they move; default: the replica's --drain-timeout")
+      ->check(CLI::Validator(
+          [](std::string& given) {
+            absl::Duration grace;
+            const bool valid = absl::ParseDuration(given, &grace) &&
+                               grace >= absl::ZeroDuration() && grace < absl::Hours(24 * 365);
+            return valid ? std::string()
+                         : absl::StrCat("\"", given, "\" is no time like 30s or 2m");
+          },
+          "DURATION"))
+      ->type_name("")
+      ->excludes(undo)
+      ->excludes(move);
+  add_connection_flags(*app, options->connection);
+  return {app, [options] { return run_drain(*options); }};
 }
 
 }  // namespace lckv

@@ -15,7 +15,8 @@ int main(int argc, char** argv) {
   program.require_subcommand(1);
   const std::vector<lckv::Command> commands = {
       lckv::add_generate(program), lckv::add_score(program),  lckv::add_bench(program),
-      lckv::add_plan(program),     lckv::add_models(program), lckv::add_replicas(program)};
+      lckv::add_plan(program),     lckv::add_models(program), lckv::add_replicas(program),
+      lckv::add_drain(program)};
   if (const auto exit_code = lckv::parse_flags(program, argc, argv)) return *exit_code;
   for (const lckv::Command& command : commands) {
     if (!command.app->parsed()) continue;

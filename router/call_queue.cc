@@ -4,7 +4,6 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "rpc/status_mapping.h"
 
 namespace lckv {
@@ -14,68 +13,95 @@ absl::Status queue_full(absl::string_view why) {
   return with_retry(absl::ResourceExhaustedError(why), absl::Seconds(1));
 }
 
-absl::Status nothing_ready() {
-  return with_retry(absl::UnavailableError("no replica of this model is ready"), absl::Seconds(1));
-}
-
-std::string line_of(const RoutingKey& key) {
-  return absl::StrCat(key.model->hello.model(), "\n", key.fingerprint);
+absl::Status nothing_ready(absl::string_view why) {
+  return with_retry(absl::UnavailableError(why), absl::Seconds(1));
 }
 
 }  // namespace
 
-CallQueue::CallQueue(CallQueueOptions options, Fleet& fleet, const RoutingPolicy& policy,
+CallQueue::CallQueue(CallQueueOptions options, ReplicaSource source, const RoutingPolicy& policy,
                      std::function<void(const std::string& model, int change)> on_depth)
-    : options_(options), fleet_(fleet), policy_(policy), on_depth_(std::move(on_depth)) {}
+    : options_(options),
+      source_(std::move(source)),
+      policy_(policy),
+      on_depth_(std::move(on_depth)) {}
+
+CallQueue::LineName CallQueue::line_of(const Entry& entry) {
+  return {entry.kind != Kind::kResume,
+          absl::StrCat(entry.key.model->hello.model(), "\n", entry.key.fingerprint)};
+}
 
 void CallQueue::add(Entry entry) {
   const std::shared_ptr<WaitingCall> call = entry.call;
-  const std::string name = line_of(entry.key);
+  const LineName name = line_of(entry);
   const RoutingKey key = entry.key;
   Position position;
   {
     std::lock_guard lock(mutex_);
-    position = {-int64_t{entry.priority}, next_arrival_++};
-    put_back(name, position, std::move(entry));
+    if (entry.not_before > entry.since) {
+      count(entry, 1);
+      const absl::Time due = entry.not_before;
+      delayed_.emplace(due, std::move(entry));
+      return;
+    }
+    position = put(std::move(entry));
   }
   dispatch();
   const bool served = is_served(key);
-  bool expired = false;
+  absl::Status why;
   {
     std::lock_guard lock(mutex_);
     const auto line = lines_.find(name);
     if (line == lines_.end()) return;
     const auto it = line->second.find(position);
     if (it == line->second.end()) return;
-    expired = num_calls_ > options_.max_calls ||
-              (!served && options_.max_wait_for_ready <= absl::ZeroDuration());
-    if (expired) take(line, it);
+    if (it->second.kind == Kind::kNew && num_new_ > options_.max_calls) {
+      why = queue_full("all queues are full");
+    }
+    if (!served && it->second.kind == Kind::kNew &&
+        options_.max_wait_for_ready <= absl::ZeroDuration()) {
+      why = nothing_ready("no replica of this model is ready");
+    }
+    if (!why.ok()) take(line, it);
   }
-  if (expired) call->expire(served ? queue_full("all queues are full") : nothing_ready());
+  if (!why.ok()) call->expire(why);
 }
 
 void CallQueue::remove(const WaitingCall* call) {
   std::lock_guard lock(mutex_);
-  for (auto line = lines_.begin(); line != lines_.end(); ++line) {
-    for (auto it = line->second.begin(); it != line->second.end(); ++it) {
-      if (it->second.call.get() != call) continue;
-      take(line, it);
-      return;
+  for (auto line = lines_.begin(); line != lines_.end();) {
+    const auto next_line = std::next(line);
+    for (auto it = line->second.begin(); it != line->second.end();) {
+      const auto next = std::next(it);
+      const bool is_last = line->second.size() == 1;
+      if (it->second.call.get() == call) {
+        take(line, it);
+        if (is_last) break;  // the line went with its last entry
+      }
+      it = next;
     }
+    line = next_line;
+  }
+  for (auto it = delayed_.begin(); it != delayed_.end();) {
+    const auto next = std::next(it);
+    if (it->second.call.get() == call) {
+      count(it->second, -1);
+      delayed_.erase(it);
+    }
+    it = next;
   }
 }
 
 void CallQueue::dispatch() {
-  std::set<std::string> stuck;
+  std::set<LineName> stuck;
   while (place_next(stuck)) {
   }
 }
 
-// Offers the first call of some line that is not stuck to a replica; false where there is none.
-bool CallQueue::place_next(std::set<std::string>& stuck) {
-  const auto set = fleet_.snapshot();
+// Offers the first entry of some line that is not stuck to a replica; false where there is none.
+bool CallQueue::place_next(std::set<LineName>& stuck) {
+  const auto set = source_.snapshot();
   std::optional<Entry> entry;
-  std::string name;
   Position position;
   size_t pick = 0;
   {
@@ -83,32 +109,50 @@ bool CallQueue::place_next(std::set<std::string>& stuck) {
     const auto line = std::find_if(lines_.begin(), lines_.end(),
                                    [&](const auto& l) { return !stuck.contains(l.first); });
     if (line == lines_.end()) return false;
-    name = line->first;
     const auto first = line->second.begin();
     const auto picked = policy_.pick(first->second.key, *set);
     if (!picked) {
-      stuck.insert(name);
+      stuck.insert(line->first);
       return true;
     }
     pick = *picked;
     position = first->first;
     entry = take(line, first);
   }
-  const auto assignment = entry->call->assign(set->replicas[pick]);
+  const auto assignment = entry->call->assign(set->replicas[pick], entry->choices);
   // Before the next pick, so that it counts these submits, or sees what the set was behind with.
-  fleet_.refresh();
+  source_.refresh();
   if (assignment == WaitingCall::Assignment::kNotTaken) {
     std::lock_guard lock(mutex_);
-    put_back(name, position, *std::move(entry));
+    put_back(position, *std::move(entry));
   }
   return true;
 }
 
+absl::Status CallQueue::overdue(const Entry& entry, bool served, absl::Time now) const {
+  if (entry.kind == Kind::kNew) {
+    const absl::Duration waited = now - entry.arrival;
+    if (!served && waited > options_.max_wait_for_ready) {
+      return nothing_ready("no replica of this model is ready");
+    }
+    return waited > options_.max_wait ? queue_full("waited too long for a replica")
+                                      : absl::OkStatus();
+  }
+  const absl::Duration waited = now - entry.since;
+  if (!served && waited > options_.resume_timeout) {
+    return nothing_ready("the replica was lost, and no equal one became ready");
+  }
+  return waited > options_.max_wait ? nothing_ready("the replica was lost, and no other had room")
+                                    : absl::OkStatus();
+}
+
 void CallQueue::tick(absl::Time now) {
   std::vector<std::pair<Entry, absl::Status>> expired;
-  const auto set = fleet_.snapshot();
+  const auto set = source_.snapshot();
+  bool released = false;
   {
     std::lock_guard lock(mutex_);
+    released = release_delayed(now);
     for (auto line = lines_.begin(); line != lines_.end();) {
       auto next_line = std::next(line);
       const RoutingKey key = line->second.begin()->second.key;
@@ -116,44 +160,61 @@ void CallQueue::tick(absl::Time now) {
                                       [&](const ReplicaView& r) { return serves(key, r); });
       for (auto it = line->second.begin(); it != line->second.end();) {
         auto next = std::next(it);
-        const absl::Duration waited = now - it->second.arrival;
         const bool is_last = line->second.size() == 1;
-        if (!served && waited > options_.max_wait_for_ready) {
-          expired.emplace_back(take(line, it), nothing_ready());
-        } else if (waited > options_.max_wait) {
-          expired.emplace_back(take(line, it), queue_full("waited too long for a replica"));
-        } else {
-          it = next;
-          continue;
+        if (absl::Status why = overdue(it->second, served, now); !why.ok()) {
+          expired.emplace_back(take(line, it), std::move(why));
+          if (is_last) break;  // the line went with its last entry
         }
-        if (is_last) break;  // the line went with its last call
         it = next;
       }
       line = next_line;
     }
   }
   for (auto& [entry, why] : expired) entry.call->expire(why);
+  if (released) dispatch();
+}
+
+bool CallQueue::release_delayed(absl::Time now) {
+  bool released = false;
+  while (!delayed_.empty() && delayed_.begin()->first <= now) {
+    Entry entry = std::move(delayed_.begin()->second);
+    delayed_.erase(delayed_.begin());
+    count(entry, -1);
+    put(std::move(entry));
+    released = true;
+  }
+  return released;
 }
 
 bool CallQueue::is_served(const RoutingKey& key) {
-  const auto set = fleet_.snapshot();
+  const auto set = source_.snapshot();
   return std::any_of(set->replicas.begin(), set->replicas.end(),
                      [&](const ReplicaView& replica) { return serves(key, replica); });
 }
 
-CallQueue::Entry CallQueue::take(std::map<std::string, Line>::iterator line, Line::iterator entry) {
+CallQueue::Entry CallQueue::take(Lines::iterator line, Line::iterator entry) {
   Entry taken = std::move(entry->second);
   line->second.erase(entry);
   if (line->second.empty()) lines_.erase(line);
-  --num_calls_;
-  on_depth_(taken.key.model->hello.model(), -1);
+  count(taken, -1);
   return taken;
 }
 
-void CallQueue::put_back(const std::string& name, Position position, Entry entry) {
-  on_depth_(entry.key.model->hello.model(), 1);
-  lines_[name].emplace(position, std::move(entry));
-  ++num_calls_;
+CallQueue::Position CallQueue::put(Entry entry) {
+  const Position position{entry.kind != Kind::kResume, -int64_t{entry.priority}, entry.arrival,
+                          next_number_++};
+  put_back(position, std::move(entry));
+  return position;
+}
+
+void CallQueue::put_back(Position position, Entry entry) {
+  count(entry, 1);
+  lines_[line_of(entry)].emplace(position, std::move(entry));
+}
+
+void CallQueue::count(const Entry& entry, int change) {
+  on_depth_(entry.key.model->hello.model(), change);
+  if (entry.kind == Kind::kNew) num_new_ += static_cast<size_t>(change);
 }
 
 }  // namespace lckv

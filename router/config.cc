@@ -45,10 +45,24 @@ void add_fleet(CLI::App& app, RouterConfig& config) {
       ->group("Replicas");
   LinkOptions& link = config.router.fleet.link;
   add_duration(app, "--unresponsive-after", link.unresponsive_after,
-               "Silence or standstill after which a replica gets no new work")
+               "Silence after which a replica gets no new work, or two of its longest steps")
       ->group("Replicas");
   add_duration(app, "--lost-after", link.lost_after,
-               "Silence or standstill after which its streams are ended")
+               "Silence after which its streams move to others, or three of its longest steps")
+      ->group("Replicas");
+  add_duration(app, "--standstill-after", link.standstill_after,
+               "The same for a replica that beats, but makes no step while it has work")
+      ->group("Replicas");
+  add_duration(app, "--max-session-age", link.max_session_age,
+               "Age at which a session is followed by another; 0s: never")
+      ->group("Replicas");
+  add_duration(app, "--resume-timeout", config.router.queue.resume_timeout,
+               "Longest wait of a stream that lost its replica for an equal one to be ready")
+      ->group("Replicas");
+  app.add_option("--retry-budget", config.router.retries.capacity,
+                 "Retries that a model may save up, at one for five calls; 0: none")
+      ->type_name("NUMBER")
+      ->capture_default_str()
       ->group("Replicas");
 }
 

@@ -4,16 +4,16 @@
 
 namespace lckv {
 
-internal::v1::Submit make_submit(const GenerateSpec& spec, uint32_t choice) {
+internal::v1::Submit make_submit(const GenerateSpec& spec, uint32_t choice,
+                                 const std::vector<uint32_t>& ids) {
   LCKV_CHECK(choice < spec.choices.size());
-  const ChoiceStart& start = spec.choices[choice];
   internal::v1::Submit submit;
   submit.set_request_id(spec.request_id);
   submit.set_tenant(spec.tenant);
   submit.set_priority(spec.priority);
   submit.set_choice(choice);
   submit.mutable_prompt()->Add(spec.prompt.begin(), spec.prompt.end());
-  submit.mutable_resumed()->Add(start.resumed.begin(), start.resumed.end());
+  submit.mutable_resumed()->Add(ids.begin(), ids.end());
   internal::v1::Sampling& sampling = *submit.mutable_sampling();
   sampling.set_temperature(spec.sampling.temperature());
   sampling.set_top_k(spec.sampling.top_k());
@@ -31,7 +31,7 @@ internal::v1::Submit make_submit(const GenerateSpec& spec, uint32_t choice) {
   if (spec.num_logprobs) submit.set_num_logprobs(*spec.num_logprobs);
   // Once per call, and not again for a caller who has tokens already: the prompt's come before
   // them.
-  if (spec.num_prompt_logprobs && choice == 0 && start.resumed.empty()) {
+  if (spec.num_prompt_logprobs && choice == 0 && ids.empty()) {
     submit.set_num_prompt_logprobs(*spec.num_prompt_logprobs);
   }
   submit.set_prefill_mode(spec.prefill_mode);

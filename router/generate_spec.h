@@ -45,7 +45,8 @@ struct GenerateSpec {
   internal::v1::PrefillMode prefill_mode = internal::v1::PREFILL_MODE_DEFAULT;
 };
 
-// The submit of one choice, without its handle.
-internal::v1::Submit make_submit(const GenerateSpec& spec, uint32_t choice);
+// The submit of one choice that has `ids` so far, without its handle.
+internal::v1::Submit make_submit(const GenerateSpec& spec, uint32_t choice,
+                                 const std::vector<uint32_t>& ids);
 
 }  // namespace lckv

@@ -66,13 +66,12 @@ absl::Status Relay::prepare() {
     const ChoiceStart& start = spec_.choices[i];
     if (start.finished) {
       choice.started = choice.finished = true;
-      choice.needs_replica = false;
+      choice.place = Place::kEnded;
       continue;
     }
     if (absl::Status status = replay(choice, start); !status.ok()) return status;
-    if (auto ending = ending_of(choice, start)) {
+    if (auto ending = ending_of(choice)) {
       // The call broke between the last token and its Finished.
-      choice.needs_replica = false;
       start_choice(i);
       finish_choice(i, *std::move(ending), arrival_);
     }
@@ -81,14 +80,15 @@ absl::Status Relay::prepare() {
 }
 
 absl::Status Relay::replay(Choice& choice, const ChoiceStart& start) {
-  choice.num_tokens = choice.sent_tokens = static_cast<uint32_t>(start.resumed.size());
+  choice.ids = start.resumed;
+  choice.sent_tokens = static_cast<uint32_t>(start.resumed.size());
   choice.skip_bytes = choice.sent_bytes = spec_.with_text ? start.num_text_bytes : 0;
   if (choice.text == nullptr) return absl::OkStatus();
   std::string text;
   for (const uint32_t id : start.resumed) {
     if (choice.text->stop_index() < 0) text += choice.text->push(id);
   }
-  if (!start.resumed.empty() && ending_of(choice, start)) text += choice.text->finish();
+  if (!start.resumed.empty() && ending_of(choice)) text += choice.text->finish();
   if (!spec_.with_text) return absl::OkStatus();
   if (choice.skip_bytes > text.size() || splits_character(text, choice.skip_bytes)) {
     return invalid_field("resume.choices.num_text_bytes",
@@ -99,11 +99,12 @@ absl::Status Relay::replay(Choice& choice, const ChoiceStart& start) {
   return absl::OkStatus();
 }
 
-std::optional<v1::Finished> Relay::ending_of(const Choice& choice, const ChoiceStart& start) const {
-  if (start.resumed.empty()) return std::nullopt;
+// What a choice's ids end it with, where they do.
+std::optional<v1::Finished> Relay::ending_of(const Choice& choice) const {
+  if (choice.ids.empty()) return std::nullopt;
   if (choice.text && choice.text->stop_index() >= 0) return finished_by_string(*choice.text);
-  const uint32_t last = start.resumed.back();
-  if (choice.num_tokens >= spec_.min_new_tokens) {
+  const uint32_t last = choice.ids.back();
+  if (choice.ids.size() >= spec_.min_new_tokens) {
     if (!spec_.ignore_eos && contains(spec_.model->hello.eos_token_ids(), last)) {
       return finished_for(v1::Finished::REASON_EOS);
     }
@@ -113,10 +114,10 @@ std::optional<v1::Finished> Relay::ending_of(const Choice& choice, const ChoiceS
       return finished;
     }
   }
-  if (spec_.max_new_tokens && choice.num_tokens >= *spec_.max_new_tokens) {
+  if (spec_.max_new_tokens && choice.ids.size() >= *spec_.max_new_tokens) {
     return finished_for(v1::Finished::REASON_MAX_NEW_TOKENS);
   }
-  if (spec_.prompt.size() + choice.num_tokens >= spec_.model->hello.max_context_tokens()) {
+  if (spec_.prompt.size() + choice.ids.size() >= spec_.model->hello.max_context_tokens()) {
     return finished_for(v1::Finished::REASON_CONTEXT_FULL);
   }
   return std::nullopt;
@@ -135,24 +136,12 @@ std::string Relay::without_skipped(Choice& choice, std::string text) {
   return text;
 }
 
-std::vector<internal::v1::Submit> Relay::submits() const {
-  std::vector<internal::v1::Submit> submits;
-  for (uint32_t i = 0; i < choices_.size(); ++i) {
-    if (choices_[i].needs_replica) submits.push_back(make_submit(spec_, i));
-  }
-  return submits;
-}
-
-void Relay::on_assigned(const std::string& fingerprint, absl::Time now) {
-  fingerprint_ = fingerprint;
-  wait_seconds_ = absl::ToDoubleSeconds(now - arrival_);
-}
-
-void Relay::on_update(uint32_t index, const SequenceUpdate& update, absl::Time now) {
-  LCKV_CHECK(index < choices_.size());
+void Relay::on_update(ChoiceAttempt attempt, const SequenceUpdate& update, absl::Time now) {
+  if (!is_current(attempt)) return;
+  const uint32_t index = attempt.choice;
   Choice& choice = choices_[index];
-  if (choice.finished || !failure_.ok()) return;
-  if (update.started != nullptr) {
+  if (update.started != nullptr) choice.seated = true;
+  if (update.started != nullptr && !choice.started) {
     choice.queue_seconds = wait_seconds_ + update.started->queue_seconds();
     choice.num_cached_tokens = update.started->num_cached_tokens();
     summary_.queue_seconds = std::max(summary_.queue_seconds, choice.queue_seconds);
@@ -186,7 +175,7 @@ void Relay::start_choice(uint32_t index) {
   push(index, std::move(event));
   if (choice.rest.empty()) return;
   v1::Tokens tokens;
-  tokens.set_position(choice.num_tokens);
+  tokens.set_position(static_cast<uint32_t>(choice.ids.size()));
   tokens.set_text(std::exchange(choice.rest, std::string()));
   add_tokens(index, std::move(tokens));
 }
@@ -194,13 +183,13 @@ void Relay::start_choice(uint32_t index) {
 void Relay::take_tokens(uint32_t index, const SequenceUpdate& update, absl::Time now) {
   Choice& choice = choices_[index];
   v1::Tokens tokens;
-  tokens.set_position(choice.num_tokens);
+  tokens.set_position(static_cast<uint32_t>(choice.ids.size()));
   std::string text;
   for (size_t i = 0; i < update.tokens.size(); ++i) {
     if (choice.text && choice.text->stop_index() >= 0) break;
     const uint32_t id = update.tokens[i];
     tokens.add_ids(id);
-    ++choice.num_tokens;
+    choice.ids.push_back(id);
     ++summary_.num_new_tokens;
     if (choice.text) text += choice.text->push(id);
     if (spec_.num_logprobs && i < update.logprobs.size()) {
@@ -252,7 +241,7 @@ void Relay::add_tokens(uint32_t index, v1::Tokens tokens) {
 
 void Relay::finish_by_worker(uint32_t index, const internal::v1::Finished& from, absl::Time now) {
   if (from.reason() == internal::v1::Finished::REASON_FAILED) {
-    choices_[index].needs_replica = false;
+    choices_[index].place = Place::kEnded;
     fail(with_reason(absl::InternalError(absl::StrCat("the replica failed: ", from.message())),
                      "ENGINE_FAILED"),
          false);
@@ -270,38 +259,20 @@ void Relay::finish_choice(uint32_t index, v1::Finished finished, absl::Time now)
   LCKV_CHECK(!choice.finished);
   start_choice(index);
   choice.finished = true;
+  choice.place = Place::kEnded;
   v1::Usage& usage = *finished.mutable_usage();
   if (index == 0) {
     usage.set_num_prompt_tokens(static_cast<uint32_t>(spec_.prompt.size()));
     usage.set_num_cached_tokens(choice.num_cached_tokens);
   }
-  usage.set_num_generated_tokens(choice.num_tokens);
+  usage.set_num_generated_tokens(static_cast<uint32_t>(choice.ids.size()));
+  usage.set_num_resumes(choice.num_resumes);
   usage.set_queue_seconds(choice.queue_seconds);
   usage.set_first_token_seconds(choice.first_token_seconds);
   usage.set_total_seconds(absl::ToDoubleSeconds(now - arrival_));
   v1::GenerateEvent event;
   *event.mutable_finished() = std::move(finished);
   push(index, std::move(event));
-}
-
-void Relay::on_refused(uint32_t index, const internal::v1::Refused& refused) {
-  choices_[index].needs_replica = false;
-  absl::Status status(static_cast<absl::StatusCode>(refused.code()), refused.message());
-  if (refused.code() <= 0 || to_grpc_code(status.code()) == grpc::StatusCode::UNKNOWN) {
-    status = absl::InternalError(refused.message());
-  }
-  if (!refused.field().empty()) {
-    status = with_field(std::move(status), refused.field(), refused.message());
-  }
-  if (refused.retry_seconds() > 0) {
-    status = with_retry(std::move(status), absl::Seconds(refused.retry_seconds()));
-  }
-  fail(std::move(status), false);
-}
-
-void Relay::on_lost(uint32_t index, const absl::Status& why) {
-  choices_[index].needs_replica = false;
-  fail(with_retry(why, absl::Seconds(1)), false);
 }
 
 void Relay::fail(absl::Status why, bool drop_waiting) {
@@ -318,7 +289,7 @@ void Relay::fail(absl::Status why, bool drop_waiting) {
 
 void Relay::command_active(RelayCommand::Kind kind) {
   for (uint32_t i = 0; i < choices_.size(); ++i) {
-    if (choices_[i].needs_replica && !choices_[i].finished) commands_.push_back({kind, i});
+    if (choices_[i].place == Place::kPlaced) commands_.push_back({kind, i});
   }
 }
 

@@ -25,12 +25,23 @@ struct RelayOptions {
   // Tokens that wait for the reader are joined into events of about this size; logprobs are cut at
   // it.
   size_t event_bytes = 512 << 10;
+  // Replicas in a row that may die with a choice in their running step and no token gained.
+  uint32_t max_deaths = 3;
 };
 
 struct RelayCommand {
   enum class Kind { kCancel, kPause, kUnpause };
   Kind kind;
   uint32_t choice;
+};
+
+// A choice that has lost its replica, or was not taken, and is to be placed again.
+struct ReplicaNeed {
+  uint32_t choice = 0;
+  // The call has delivered something: it goes on ahead of new work, and no retry budget refuses it.
+  bool resume = false;
+  bool charged = false;  // to the retry budget
+  bool delayed = false;  // there was no room, or a replica died: not at once again
 };
 
 // What the log and the metrics say about a call.
@@ -40,6 +51,7 @@ struct RelaySummary {
   uint64_t num_new_tokens = 0;  // generated in this call
   double queue_seconds = 0;     // of the choice that waited longest, here and at the replica
   double first_token_seconds = 0;
+  uint32_t num_resumes = 0;  // of all choices
 };
 
 // Owned by one call, used under its lock. Events of one choice come out in order; an ending comes
@@ -51,14 +63,24 @@ class Relay {
   // Replays resumed ids: choices that are at their end already finish here. Once, first.
   // InvalidArgument where the progress that the caller claims cannot be.
   absl::Status prepare();
-  // Of the choices that need a replica; empty: the call ends without one.
-  std::vector<internal::v1::Submit> submits() const;
+  // Choices that wait for a replica; empty right after prepare(): the call ends without one.
+  std::vector<uint32_t> unplaced() const;
+  bool is_unplaced(uint32_t choice) const { return choices_[choice].place == Place::kNone; }
+  // Of an unplaced choice: continues behind the last token that came.
+  internal::v1::Submit submit_of(uint32_t choice) const;
+  // Of the only replicas that will do; empty: any. Set once the caller was told, or may be.
+  const std::string& required_fingerprint() const;
 
-  // The choices were handed to a replica of this fingerprint.
-  void on_assigned(const std::string& fingerprint, absl::Time now);
-  void on_update(uint32_t choice, const SequenceUpdate& update, absl::Time now);
-  void on_refused(uint32_t choice, const internal::v1::Refused& refused);
-  void on_lost(uint32_t choice, const absl::Status& why);
+  // The unplaced choices were submitted, to one replica of this fingerprint.
+  void on_placed(const std::vector<uint32_t>& choices, const std::string& fingerprint,
+                 absl::Time now);
+  // What an attempt other than a choice's newest says is ignored in all of these.
+  void on_seated(ChoiceAttempt attempt);
+  void on_update(ChoiceAttempt attempt, const SequenceUpdate& update, absl::Time now);
+  void on_refused(ChoiceAttempt attempt, const internal::v1::Refused& refused);
+  void on_lost(ChoiceAttempt attempt, LossKind kind, const absl::Status& why, absl::Time now);
+  // Choices that have become unplaced since the last call.
+  std::vector<ReplicaNeed> take_needs();
   // Ends the call with an error; what waits for the reader is sent first, or dropped.
   void fail(absl::Status why, bool drop_waiting);
 
@@ -77,12 +99,19 @@ class Relay {
   size_t waiting_bytes() const { return waiting_bytes_; }
 
  private:
+  // kNone: unplaced. kEnded: needs no replica any more.
+  enum class Place : uint8_t { kNone, kPlaced, kEnded };
   struct Choice {
     std::unique_ptr<ChoiceText> text;  // null: no text is needed
-    uint32_t num_tokens = 0;           // generated, resumed ones included
+    std::vector<uint32_t> ids;         // generated, resumed ones included
     uint64_t skip_bytes = 0;           // of its text, which the caller has
     std::string rest;                  // resumed text that the caller lacks, until Started
-    bool needs_replica = true;
+    Place place = Place::kNone;
+    uint32_t attempt = 0;         // the newest
+    bool seated = false;          // in this attempt; stays so until it ends
+    size_t num_ids_at_start = 0;  // of this attempt
+    uint32_t num_deaths = 0;      // in a row, as max_deaths counts them
+    uint32_t num_resumes = 0;
     bool started = false;
     bool finished = false;
     double first_token_seconds = 0;
@@ -100,7 +129,10 @@ class Relay {
   };
 
   absl::Status replay(Choice& choice, const ChoiceStart& start);
-  std::optional<v1::Finished> ending_of(const Choice& choice, const ChoiceStart& start) const;
+  std::optional<v1::Finished> ending_of(const Choice& choice) const;
+  bool is_current(ChoiceAttempt attempt) const;
+  bool has_progress() const;
+  void need_replica(uint32_t index, ReplicaNeed need);
   v1::Finished finished_by_string(const ChoiceText& text) const;
   std::string without_skipped(Choice& choice, std::string text);
   void start_choice(uint32_t index);
@@ -124,7 +156,9 @@ class Relay {
   uint64_t first_number_ = 1;  // of waiting_.front()
   size_t waiting_bytes_ = 0;
   bool paused_ = false;
+  uint32_t num_prompt_logprobs_ = 0;  // that came
   std::vector<RelayCommand> commands_;
+  std::vector<ReplicaNeed> needs_;
   absl::Status failure_;
   RelaySummary summary_;
 };

@@ -12,6 +12,9 @@ void Relay::take_prompt_logprobs(const internal::v1::PromptLogprobs& prompt) {
   for (int i = 0; i < prompt.logprobs_size(); ++i) {
     const size_t position = size_t{prompt.position()} + static_cast<size_t>(i);
     if (position >= spec_.prompt.size()) break;
+    // A choice that moved before its first token is scored again.
+    if (position < num_prompt_logprobs_) continue;
+    num_prompt_logprobs_ = static_cast<uint32_t>(position) + 1;
     if (bytes > options_.event_bytes) {
       push(0, std::exchange(event, v1::GenerateEvent()));
       bytes = 0;

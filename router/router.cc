@@ -29,11 +29,15 @@ Router::Router(const RouterOptions& options, std::unique_ptr<const RoutingPolicy
       fleet_(
           options.fleet, [this] { queue_.dispatch(); },
           [this](bool received) { metrics_.count_frame(received); }),
-      queue_(options.queue, fleet_, *policy_,
+      queue_(options.queue,
+             {.snapshot = [this] { return fleet_.snapshot(); },
+              .refresh = [this] { fleet_.refresh(); }},
+             *policy_,
              [this](const std::string& model, int change) {
                metrics_.model(model).queue_depth->Increment(change);
              }),
-      environment_{options.call, fleet_, queue_, registry_, metrics_},
+      retries_(options.retries),
+      environment_{options.call, fleet_, queue_, registry_, metrics_, retries_},
       inference_(environment_),
       models_(fleet_),
       admin_(fleet_) {}

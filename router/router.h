@@ -30,6 +30,7 @@ struct RouterOptions {
   FleetOptions fleet;
   CallQueueOptions queue;
   CallOptions call;
+  RetryBudgetOptions retries;
   std::string routing_policy = "least-loaded";
   absl::Duration pulse_interval = absl::Milliseconds(50);
 };
@@ -68,6 +69,7 @@ class Router {
   CallRegistry registry_;
   Fleet fleet_;
   CallQueue queue_;
+  RetryBudget retries_;
   CallEnvironment environment_;
   InferenceService inference_;
   ModelsService models_;

@@ -77,6 +77,10 @@ RouterMetrics::RouterMetrics(const std::string& policy)
                          "Generate calls ended by the client or its deadline")),
       rejected_(counter(*registry_, "lckv_router_rejected_total",
                         "Generate calls ended with an error, by its kind")),
+      resumes_(counter(*registry_, "lckv_router_resumes_total",
+                       "Choices that went on at another replica")),
+      retries_(counter(*registry_, "lckv_router_retries_total",
+                       "Choices that were placed again before anything was delivered")),
       frames_(counter(*registry_, "lckv_router_frames_total", "Frames to and from replicas")),
       frames_in_(&frames_.Add({{"dir", "in"}})),
       frames_out_(&frames_.Add({{"dir", "out"}})) {
@@ -117,7 +121,9 @@ const ModelMetrics& RouterMetrics::model(const std::string& name) {
                                   .e2e_seconds = &e2e_.Add(labels, kWaitBuckets),
                                   .prompt_tokens = tokens("prompt"),
                                   .cached_tokens = tokens("cached"),
-                                  .completion_tokens = tokens("completion")})
+                                  .completion_tokens = tokens("completion"),
+                                  .resumes = &resumes_.Add(labels),
+                                  .retries = &retries_.Add(labels)})
       .first->second;
 }
 

@@ -28,6 +28,8 @@ struct ModelMetrics {
   prometheus::Counter* prompt_tokens;
   prometheus::Counter* cached_tokens;
   prometheus::Counter* completion_tokens;
+  prometheus::Counter* resumes;
+  prometheus::Counter* retries;
 };
 
 enum class OverheadStage { kParse, kTokenize, kRoute, kDetokenize };
@@ -68,6 +70,8 @@ class RouterMetrics {
   prometheus::Family<prometheus::Gauge>& worker_state_;
   prometheus::Family<prometheus::Counter>& cancelled_;
   prometheus::Family<prometheus::Counter>& rejected_;
+  prometheus::Family<prometheus::Counter>& resumes_;
+  prometheus::Family<prometheus::Counter>& retries_;
   prometheus::Family<prometheus::Counter>& frames_;
   std::vector<prometheus::Histogram*> overhead_by_stage_;
   prometheus::Counter* frames_in_;

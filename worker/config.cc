@@ -131,7 +131,10 @@ void add_scheduling_flags(CLI::App& app, WorkerConfig& config) {
       ->group(group);
   add_prefill_flags(app, config);
   add_duration(app, "--drain-timeout", config.drain_timeout,
-               "After SIGTERM running sequences have so long to finish")
+               "After SIGTERM running sequences have so long to finish or move")
+      ->group(group);
+  add_duration(app, "--session-lease", config.session_lease,
+               "A router that is silent for so long loses its session, and that its sequences")
       ->group(group);
   add_duration(
       app, "--step-timeout", config.step_timeout,

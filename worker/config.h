@@ -63,6 +63,7 @@ struct WorkerConfig {
   uint16_t metrics_port = 9091;
   uint16_t health_port = 50062;
   absl::Duration drain_timeout = absl::Seconds(30);
+  absl::Duration session_lease = absl::Seconds(10);
   absl::Duration step_timeout = absl::Seconds(60);
   LoggingOptions logging;
 };

@@ -2,6 +2,7 @@
 // ranks, which a launcher starts. This file is the launcher, the leader and the only rank.
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -41,6 +42,8 @@ namespace {
 
 constexpr char kServiceName[] = "lckv.internal.v1.Engine";
 // How often main looks after readiness and the step's age.
+// Before the drain ends, streams are asked to go on elsewhere.
+constexpr absl::Duration kMoveTime = absl::Seconds(5);
 constexpr absl::Duration kWatchInterval = absl::Milliseconds(200);
 // What open streams get to hear that the worker ends.
 constexpr absl::Duration kCloseTimeout = absl::Seconds(2);
@@ -199,8 +202,8 @@ void follow_engine(const WorkerConfig& config, ShutdownSignal& signal, EngineSer
 // Lets what runs finish, then closes.
 void shut_down(const WorkerConfig& config, EngineService& service, Ports& ports) {
   ports.health->set_ready(false);
-  service.drain();
   const absl::Time deadline = absl::Now() + config.drain_timeout;
+  service.drain(deadline - std::min(kMoveTime, config.drain_timeout / 2));
   spdlog::info("draining: {} sequences", service.num_sequences());
   while (service.num_sequences() > 0 && absl::Now() < deadline) {
     absl::SleepFor(absl::Milliseconds(20));
@@ -233,7 +236,10 @@ int run(const WorkerConfig& config) {
   WorkerMetrics metrics(std::make_shared<prometheus::Registry>(), served_name(config),
                         LCKV_VERSION);
   RankMetrics rank_metrics(*metrics.registry(), served_name(config), /*rank=*/0);
-  EngineService service({.max_waiting = config.max_waiting}, &metrics);
+  EngineService service({.session = {.silence_limit = config.session_lease},
+                         .drain_grace = config.drain_timeout,
+                         .max_waiting = config.max_waiting},
+                        &metrics);
   auto ports = open_ports(config, metrics, service);
   if (!ports.ok()) return give_up(config, ports.status(), watch);
   auto group = open_group(config, watch);

@@ -1,13 +1,15 @@
 // lckv.v1.Admin.
 #pragma once
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "lckv/v1/admin.grpc.pb.h"
 #include "router/fleet/fleet.h"
 
 namespace lckv {
 
-// Owner: the router. gRPC's threads. Answers from the published replica set alone.
+// Owner: the router. gRPC's threads. Lists the published replica set; draining is
+// asked of the replica's leader.
 class AdminService final : public v1::Admin::CallbackService {
  public:
   explicit AdminService(Fleet& fleet) : fleet_(fleet) {}
@@ -23,6 +25,11 @@ class AdminService final : public v1::Admin::CallbackService {
                                            v1::Replica* response) override;
 
  private:
+  static grpc::ServerUnaryReactor* refuse(grpc::CallbackServerContext& context,
+                                          const absl::Status& why);
+  grpc::ServerUnaryReactor* ask(grpc::CallbackServerContext& context,
+                                const internal::v1::DrainRequest& request, v1::Replica& response);
+
   Fleet& fleet_;
 };
 

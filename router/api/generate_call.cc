@@ -1,5 +1,6 @@
 #include "router/api/generate_call.h"
 
+#include <algorithm>
 #include <random>
 #include <utility>
 
@@ -44,39 +45,81 @@ void GenerateCall::start(const v1::GenerateRequest& request) {
     refuse(spec.status());
     return;
   }
-  CallQueue::Entry entry{.call = self,
-                         .key = {.model = spec->model,
-                                 .fingerprint = spec->fingerprint,
-                                 .affinity = spec->affinity,
-                                 .ticket = environment_.next_ticket++},
-                         .priority = spec->priority,
-                         .arrival = arrival_};
   auto relay = std::make_unique<Relay>(*std::move(spec), environment_.options.relay, arrival_);
   if (absl::Status status = relay->prepare(); !status.ok()) {
     refuse(status);
     return;
   }
-  entry.key.num_sequences = static_cast<uint32_t>(relay->submits().size());
+  const std::string model = relay->spec().model->hello.model();
+  CallQueue::Entry entry;
   {
     std::lock_guard lock(mutex_);
     request_id_ = relay->spec().request_id;
-    handles_.assign(relay->spec().choices.size(), 0);
-    token_times_.assign(handles_.size(), absl::InfinitePast());
+    seats_.resize(relay->spec().choices.size());
+    token_times_.assign(seats_.size(), absl::InfinitePast());
+    ticket_ = environment_.next_ticket++;
     relay_ = std::move(relay);
     // The call may have been cancelled while it was checked.
     if (cancelled_) relay_->fail(absl::CancelledError("the caller went away"), true);
+    entry = entry_for(relay_->unplaced());
   }
-  environment_.metrics.model(entry.key.model->hello.model()).inflight->Increment();
+  environment_.retries.earn(model);
+  environment_.metrics.model(model).inflight->Increment();
   pump();
-  if (entry.key.num_sequences == 0) return;
+  if (entry.choices.empty()) return;
+  enqueue(std::move(entry));
+  std::lock_guard lock(mutex_);
+  waited_ = !placed_;
+}
+
+CallQueue::Entry GenerateCall::entry_for(std::vector<uint32_t> choices) const {
+  const GenerateSpec& spec = relay_->spec();
+  CallQueue::Entry entry;
+  entry.key = {.model = spec.model,
+               .fingerprint = relay_->required_fingerprint(),
+               .affinity = spec.affinity,
+               .num_sequences = static_cast<uint32_t>(choices.size()),
+               .ticket = ticket_};
+  entry.choices = std::move(choices);
+  entry.priority = spec.priority;
+  entry.arrival = arrival_;
+  entry.since = absl::Now();
+  return entry;
+}
+
+void GenerateCall::enqueue(CallQueue::Entry entry) {
+  entry.call = shared_from_this();
   environment_.queue.add(std::move(entry));
   bool gone = false;
   {
     std::lock_guard lock(mutex_);
-    waited_ = link_ == nullptr;
     gone = phase_ != Phase::kOpen;
   }
   if (gone) environment_.queue.remove(this);
+}
+
+// What has lost its replica goes back to the queue, choice by choice: it need not find one replica
+// with room for all.
+std::vector<CallQueue::Entry> GenerateCall::entries_for_needs() {
+  std::vector<CallQueue::Entry> entries;
+  for (const ReplicaNeed& need : relay_->take_needs()) {
+    const ModelMetrics& metrics = environment_.metrics.model(model_name_);
+    (need.resume ? metrics.resumes : metrics.retries)->Increment();
+    if (need.charged && !environment_.retries.spend(model_name_)) {
+      relay_->fail(with_retry(absl::UnavailableError("the replica was lost or full, and this "
+                                                     "model's calls were retried too often"),
+                              absl::Seconds(1)),
+                   false);
+      return {};
+    }
+    CallQueue::Entry& entry = entries.emplace_back(entry_for({need.choice}));
+    entry.kind = need.resume ? CallQueue::Kind::kResume : CallQueue::Kind::kRetry;
+    if (need.delayed) {
+      const double share = static_cast<double>(random_number() >> 11) * 0x1p-53;
+      entry.not_before = entry.since + retry_backoff(num_retries_++, share);
+    }
+  }
+  return entries;
 }
 
 absl::StatusOr<GenerateSpec> GenerateCall::check(const v1::GenerateRequest& request) {
@@ -113,37 +156,47 @@ void GenerateCall::refuse(const absl::Status& why) {
   close(why);
 }
 
-WaitingCall::Assignment GenerateCall::assign(const ReplicaView& replica) {
+WaitingCall::Assignment GenerateCall::assign(const ReplicaView& replica,
+                                             const std::vector<uint32_t>& choices) {
   {
     std::lock_guard lock(mutex_);
     if (phase_ != Phase::kOpen || relay_->failed()) return Assignment::kGone;
     const absl::Time before = absl::Now();
-    std::vector<internal::v1::Submit> submits = relay_->submits();
-    std::vector<uint32_t> choices;
-    for (const auto& submit : submits) choices.push_back(submit.choice());
+    std::vector<internal::v1::Submit> submits;
+    for (const uint32_t choice : choices) submits.push_back(relay_->submit_of(choice));
     const auto first =
         replica.link->submit(shared_from_this(), replica.model.get(), std::move(submits));
     if (!first) return Assignment::kNotTaken;
-    link_ = replica.link;
-    for (size_t i = 0; i < choices.size(); ++i) handles_[choices[i]] = *first + i;
+    for (size_t i = 0; i < choices.size(); ++i) {
+      seats_[choices[i]] = {.link = replica.link, .handle = *first + i};
+    }
     const absl::Time now = absl::Now();
-    relay_->on_assigned(replica.model->hello.fingerprint(), now);
-    environment_.metrics.count_route(waited_);
-    environment_.metrics.model(model_name_)
-        .queue_wait_seconds->Observe(absl::ToDoubleSeconds(now - arrival_));
+    relay_->on_placed(choices, replica.model->hello.fingerprint(), now);
+    run_commands();
+    if (!placed_) {
+      placed_ = true;
+      environment_.metrics.count_route(waited_);
+      environment_.metrics.model(model_name_)
+          .queue_wait_seconds->Observe(absl::ToDoubleSeconds(now - arrival_));
+    }
     environment_.metrics.observe_overhead(OverheadStage::kRoute, seconds_since(before));
   }
   replica.link->flush();
   return Assignment::kTaken;
 }
 
-void GenerateCall::on_update(uint32_t choice, const SequenceUpdate& update) {
+void GenerateCall::on_seated(ChoiceAttempt attempt) {
+  std::lock_guard lock(mutex_);
+  if (phase_ == Phase::kOpen) relay_->on_seated(attempt);
+}
+
+void GenerateCall::on_update(ChoiceAttempt attempt, const SequenceUpdate& update) {
   {
     std::lock_guard lock(mutex_);
     if (phase_ != Phase::kOpen) return;
     const absl::Time now = absl::Now();
-    relay_->on_update(choice, update, now);
-    if (!update.tokens.empty()) note_tokens(choice, now);
+    relay_->on_update(attempt, update, now);
+    if (!update.tokens.empty()) note_tokens(attempt.choice, now);
     environment_.metrics.observe_overhead(OverheadStage::kDetokenize, seconds_since(now));
   }
   pump();
@@ -160,20 +213,20 @@ void GenerateCall::note_tokens(uint32_t choice, absl::Time now) {
   last = now;
 }
 
-void GenerateCall::on_refused(uint32_t choice, const internal::v1::Refused& refused) {
+void GenerateCall::on_refused(ChoiceAttempt attempt, const internal::v1::Refused& refused) {
   {
     std::lock_guard lock(mutex_);
     if (phase_ != Phase::kOpen) return;
-    relay_->on_refused(choice, refused);
+    relay_->on_refused(attempt, refused);
   }
   pump();
 }
 
-void GenerateCall::on_lost(uint32_t choice, const absl::Status& why) {
+void GenerateCall::on_lost(ChoiceAttempt attempt, LossKind kind, const absl::Status& why) {
   {
     std::lock_guard lock(mutex_);
     if (phase_ != Phase::kOpen) return;
-    relay_->on_lost(choice, why);
+    relay_->on_lost(attempt, kind, why, absl::Now());
   }
   pump();
 }
@@ -225,33 +278,44 @@ void GenerateCall::OnCancel() {
   pump();
 }
 
-// Tells the replica's link what the relay wants of it; the lock is held.
+// Tells the replicas' links what the relay wants of them.
 void GenerateCall::run_commands() {
   for (const RelayCommand& command : relay_->take_commands()) {
-    const uint64_t handle = handles_[command.choice];
-    if (handle == 0 || link_ == nullptr) continue;
+    const Seat& seat = seats_[command.choice];
     switch (command.kind) {
       case RelayCommand::Kind::kCancel:
-        link_->cancel(handle);
+        seat.link->cancel(seat.handle);
         break;
       case RelayCommand::Kind::kPause:
-        link_->pause(handle);
+        seat.link->pause(seat.handle);
         break;
       case RelayCommand::Kind::kUnpause:
-        link_->unpause(handle);
+        seat.link->unpause(seat.handle);
         break;
     }
   }
+}
+
+std::vector<std::shared_ptr<SessionLink>> GenerateCall::links() const {
+  std::vector<std::shared_ptr<SessionLink>> links;
+  for (const Seat& seat : seats_) {
+    if (seat.link != nullptr && std::find(links.begin(), links.end(), seat.link) == links.end()) {
+      links.push_back(seat.link);
+    }
+  }
+  return links;
 }
 
 void GenerateCall::pump() {
   bool write = false;
   bool finish = false;
   absl::Status status;
-  std::shared_ptr<SessionLink> told;
+  std::vector<CallQueue::Entry> entries;
+  std::vector<std::shared_ptr<SessionLink>> told;
   {
     std::lock_guard lock(mutex_);
     if (relay_ == nullptr || phase_ != Phase::kOpen) return;
+    entries = entries_for_needs();
     if (!writing_ && relay_->next_event(outgoing_)) {
       writing_ = write = true;
     } else if (relay_->ended() && (!writing_ || (slow_ && write_issued_))) {
@@ -261,9 +325,10 @@ void GenerateCall::pump() {
       status = relay_->status();
     }
     run_commands();
-    told = link_;
+    told = links();
   }
-  if (told) told->flush();
+  for (const auto& link : told) link->flush();
+  for (CallQueue::Entry& entry : entries) enqueue(std::move(entry));
   if (write) {
     StartWrite(&outgoing_);
     std::lock_guard lock(mutex_);
@@ -309,6 +374,7 @@ void GenerateCall::close(const absl::Status& status) {
   fields.emplace_back("code", std::string(code_name(status.code())));
   fields.emplace_back("prompt_tokens", absl::StrCat(summary.num_prompt_tokens));
   fields.emplace_back("generated_tokens", absl::StrCat(summary.num_new_tokens));
+  fields.emplace_back("resumes", absl::StrCat(summary.num_resumes));
   fields.emplace_back("queue_ms", milliseconds(summary.queue_seconds));
   fields.emplace_back("first_token_ms", milliseconds(summary.first_token_seconds));
   fields.emplace_back("total_ms", milliseconds(total_seconds));
@@ -321,11 +387,11 @@ void GenerateCall::close(const absl::Status& status) {
 
 void GenerateCall::OnDone() {
   std::shared_ptr<GenerateCall> self;
-  std::shared_ptr<SessionLink> link;
+  std::vector<Seat> seats;
   std::unique_ptr<Relay> relay;
   std::lock_guard lock(mutex_);
   self = std::move(self_);
-  link = std::move(link_);
+  seats = std::move(seats_);
   relay = std::move(relay_);
 }
 

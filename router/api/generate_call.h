@@ -17,6 +17,7 @@
 #include "router/fleet/fleet.h"
 #include "router/fleet/sequence_sink.h"
 #include "router/relay.h"
+#include "router/retry_budget.h"
 #include "router/router_metrics.h"
 
 namespace lckv {
@@ -35,6 +36,7 @@ struct CallEnvironment {
   CallQueue& queue;
   CallRegistry& registry;
   RouterMetrics& metrics;
+  RetryBudget& retries;
   std::atomic<uint64_t> next_ticket = 0;
 };
 
@@ -56,10 +58,11 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   // Ends the call with an error, after what waits for the reader.
   void end(const absl::Status& why);
 
-  void on_update(uint32_t choice, const SequenceUpdate& update) override;
-  void on_refused(uint32_t choice, const internal::v1::Refused& refused) override;
-  void on_lost(uint32_t choice, const absl::Status& why) override;
-  Assignment assign(const ReplicaView& replica) override;
+  void on_seated(ChoiceAttempt attempt) override;
+  void on_update(ChoiceAttempt attempt, const SequenceUpdate& update) override;
+  void on_refused(ChoiceAttempt attempt, const internal::v1::Refused& refused) override;
+  void on_lost(ChoiceAttempt attempt, LossKind kind, const absl::Status& why) override;
+  Assignment assign(const ReplicaView& replica, const std::vector<uint32_t>& choices) override;
   void expire(const absl::Status& why) override { end(why); }
 
   void OnWriteDone(bool ok) override;
@@ -72,7 +75,12 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   absl::StatusOr<GenerateSpec> check(const v1::GenerateRequest& request);
   void refuse(const absl::Status& why);
   void pump();
+  // With the lock held, all but the last:
   void run_commands();
+  CallQueue::Entry entry_for(std::vector<uint32_t> choices) const;
+  std::vector<CallQueue::Entry> entries_for_needs();
+  std::vector<std::shared_ptr<SessionLink>> links() const;
+  void enqueue(CallQueue::Entry entry);
   void note_tokens(uint32_t choice, absl::Time now);
   void close(const absl::Status& status);
 
@@ -84,10 +92,17 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   std::string request_id_;
   std::string model_name_;        // of a served model, else empty
   std::unique_ptr<Relay> relay_;  // null: refused before it could be made
-  std::shared_ptr<SessionLink> link_;
-  std::vector<uint64_t> handles_;  // by choice; 0: none
+  // By choice, at its newest replica.
+  struct Seat {
+    std::shared_ptr<SessionLink> link;  // null: at none yet
+    uint64_t handle = 0;
+  };
+  std::vector<Seat> seats_;
+  uint64_t ticket_ = 0;
+  uint32_t num_retries_ = 0;
   std::vector<absl::Time> token_times_;
   Phase phase_ = Phase::kOpen;
+  bool placed_ = false;
   bool waited_ = false;
   bool cancelled_ = false;
   bool slow_ = false;

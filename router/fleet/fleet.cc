@@ -1,5 +1,6 @@
 #include "router/fleet/fleet.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -41,6 +42,21 @@ void Fleet::refresh() {
 
 void Fleet::tick(absl::Time now) {
   for (const auto& link : links_) link->tick(now);
+  move_streams();
+}
+
+void Fleet::move_streams() {
+  const auto set = snapshot();
+  for (const ReplicaView& from : set->replicas) {
+    if (!from.load.moving() || from.model == nullptr) continue;
+    const bool has_equal =
+        std::any_of(set->replicas.begin(), set->replicas.end(), [&from](const ReplicaView& to) {
+          return to.state == ReplicaState::kReady && to.available_credit() > 0 &&
+                 to.model->hello.fingerprint() == from.model->hello.fingerprint() &&
+                 takes_same_requests(*to.model, *from.model);
+        });
+    if (has_equal) from.link->move_streams();
+  }
 }
 
 bool Fleet::stop(absl::Duration timeout) {

@@ -36,6 +36,8 @@ class Fleet {
   bool stop(absl::Duration timeout);
 
  private:
+  // Streams leave a replica that asks them to, where an equal one takes them.
+  void move_streams();
   absl::StatusOr<std::shared_ptr<const ModelInfo>> model_of(const internal::v1::Hello& hello);
 
   const std::function<void()> on_change_;

@@ -20,69 +20,88 @@ using internal::v1::WorkerFrame;
 SessionLink::SessionLink(LinkOptions options, LinkHandlers handlers)
     : options_(std::move(options)),
       handlers_(std::move(handlers)),
-      channel_(grpc::CreateCustomChannel(options_.address, grpc::InsecureChannelCredentials(),
-                                         internal_channel_arguments())),
-      stub_(internal::v1::Engine::NewStub(channel_)),
-      connect_time_(absl::InfinitePast()),
       backoff_(options_.backoff_min),
       jitter_(std::random_device{}()) {}
 
 void SessionLink::tick(absl::Time now) {
   std::vector<Route> orphans;
-  std::shared_ptr<Session> beating;
-  std::shared_ptr<Session> dropped;
-  bool connect_now = false;
-  bool changed = false;
+  std::vector<std::shared_ptr<Session>> beating;
+  std::vector<std::shared_ptr<Session>> ended;
+  std::optional<Role> opening;
   {
     std::lock_guard lock(mutex_);
     if (stopped_) return;
-    if (session_ == nullptr) {
-      connect_now = now >= connect_time_;
-    } else if (greeted_ && stall(now) > options_.lost_after) {
-      spdlog::warn("replica {} stands still for {}: its session is given up", options_.address,
-                   absl::FormatDuration(stall(now)));
-      dropped = session_;
-      drop_session(now, orphans);
-      changed = true;
-    } else if (now - beat_time_ >= options_.beat_interval) {
+    for (const Role role : {kCurrent, kNext, kOld}) {
+      const LivePtr live = live_[role];
+      if (live == nullptr) continue;
+      const bool lost = is_lost(*live, now);
+      if (!lost && (role != kOld || !live->state.empty())) continue;
+      if (lost) {
+        spdlog::warn("replica {} is silent for {}, its steps stand still for {}: given up",
+                     options_.address, absl::FormatDuration(live->state.silence(now)),
+                     absl::FormatDuration(live->state.standstill(now)));
+      }
+      ended.push_back(live->session);
+      drop(role, now, orphans);
+      break;
+    }
+    const LivePtr& current = live_[kCurrent];
+    if (current == nullptr) {
+      if (now >= connect_time_) opening = kCurrent;
+    } else if (options_.max_session_age > absl::ZeroDuration() && current->state.greeted() &&
+               now - current->opened >= options_.max_session_age && live_[kNext] == nullptr &&
+               live_[kOld] == nullptr) {
+      opening = kNext;
+    }
+    if (now - beat_time_ >= options_.beat_interval) {
       beat_time_ = now;
-      RouterFrame beat;
-      beat.mutable_beat();
-      send(std::move(beat));
-      beating = session_;
-      changed = true;  // time alone turns a silent replica unresponsive
+      for (const LivePtr& live : live_) {
+        if (live == nullptr) continue;
+        RouterFrame beat;
+        beat.mutable_beat();
+        send(*live, std::move(beat));
+        beating.push_back(live->session);
+      }
     }
   }
-  if (connect_now) connect(now);
-  if (beating) beating->flush();
-  if (dropped) dropped->cancel();
-  end_routes(orphans, absl::UnavailableError("the replica stopped answering"));
-  if (changed) handlers_.on_change();
+  if (opening) open(*opening, now);
+  for (const auto& session : beating) session->flush();
+  for (const auto& session : ended) session->cancel();
+  end_routes(orphans, LossKind::kDied, absl::UnavailableError("the replica stopped answering"));
+  // Time alone turns a silent replica unresponsive.
+  if (!beating.empty() || !ended.empty()) handlers_.on_change();
 }
 
-void SessionLink::connect(absl::Time now) {
+bool SessionLink::is_lost(const Live& live, absl::Time now) const {
+  if (!live.state.greeted()) return false;  // loading takes its time; a dead peer fails by itself
+  return live.state.silence(now) > std::max(options_.lost_after, 3 * live.state.long_step()) ||
+         live.state.standstill(now) > options_.standstill_after;
+}
+
+void SessionLink::open(Role role, absl::Time now) {
   auto self = shared_from_this();
-  auto session = std::make_shared<Session>();
+  auto live = std::make_shared<Live>(Live{.state = SessionState(now), .opened = now});
+  live->channel = grpc::CreateCustomChannel(options_.address, grpc::InsecureChannelCredentials(),
+                                            internal_channel_arguments());
+  live->stub = internal::v1::Engine::NewStub(live->channel);
+  live->session = std::make_shared<Session>();
   // The handlers tell their own session from a later one by its address, which stays taken until
   // on_end.
-  const Session* key = session.get();
-  session->set_handlers({.on_frame = [self, key](const WorkerFrame& f) { self->on_frame(key, f); },
-                         .on_end = [self, key](const grpc::Status& s) { self->on_end(key, s); }});
+  const Session* key = live->session.get();
+  live->session->set_handlers(
+      {.on_frame = [self, key](const WorkerFrame& f) { self->on_frame(key, f); },
+       .on_end = [self, key](const grpc::Status& s) { self->on_end(key, s); }});
   {
     std::lock_guard lock(mutex_);
-    if (stopped_ || session_ != nullptr) return;
-    session_ = session;
+    if (stopped_ || live_[role] != nullptr) return;
+    live_[role] = live;
     ++num_open_;
-    greeted_ = false;
-    load_.Clear();
-    num_submitted_ = 0;
-    frame_time_ = step_time_ = beat_time_ = now;
-    RouterFrame open;
-    open.mutable_open()->set_router_id(options_.router_id);
-    send(std::move(open));
+    RouterFrame frame;
+    frame.mutable_open()->set_router_id(options_.router_id);
+    send(*live, std::move(frame));
   }
-  session->start(*stub_);
-  session->flush();
+  live->session->start(*live->stub);
+  live->session->flush();
 }
 
 void SessionLink::on_frame(const Session* session, const WorkerFrame& frame) {
@@ -90,26 +109,20 @@ void SessionLink::on_frame(const Session* session, const WorkerFrame& frame) {
   const absl::Time now = absl::Now();
   absl::StatusOr<std::shared_ptr<const ModelInfo>> model;
   if (frame.has_hello()) model = handlers_.on_hello(frame.hello());
-  std::vector<Delivery> deliveries;
-  std::optional<Route> refused;
+  SessionState::Received received;
   std::shared_ptr<Session> rejected;
   {
     std::lock_guard lock(mutex_);
-    if (session != session_.get()) return;
-    frame_time_ = now;
-    if (frame.has_load()) note_load(frame.load(), now);
+    LivePtr* live = find(session);
+    if (live == nullptr) return;
+    received = (*live)->state.on_frame(frame, now);
     if (frame.has_hello()) {
       if (model.ok()) {
-        model_ = *model;
-        greeted_ = true;
-        backoff_ = options_.backoff_min;
-        step_time_ = now;
+        note_hello(static_cast<Role>(live - live_.data()), *model, now);
       } else {
-        rejected = session_;
+        rejected = (*live)->session;
       }
     }
-    if (frame.has_step()) deliveries = sort_step(frame.step());
-    if (frame.has_refused()) refused = take_route(frame.refused().handle());
   }
   if (rejected) {
     spdlog::error("replica {} is unusable: {}", options_.address,
@@ -119,75 +132,82 @@ void SessionLink::on_frame(const Session* session, const WorkerFrame& frame) {
     spdlog::info("replica {} serves {} (id {})", options_.address, frame.hello().model(),
                  frame.hello().replica_id());
   }
-  for (const Delivery& delivery : deliveries) {
-    delivery.route.sink->on_update(delivery.route.choice, delivery.update);
+  for (const Route& route : received.seated) route.sink->on_seated(route.attempt);
+  for (const auto& delivery : received.deliveries) {
+    delivery.route.sink->on_update(delivery.route.attempt, delivery.update);
   }
-  if (refused) refused->sink->on_refused(refused->choice, frame.refused());
+  if (received.refused) {
+    received.refused->sink->on_refused(received.refused->attempt, frame.refused());
+  }
   handlers_.on_change();
+}
+
+void SessionLink::note_hello(Role role, std::shared_ptr<const ModelInfo> model, absl::Time now) {
+  model_ = std::move(model);
+  backoff_ = options_.backoff_min;
+  live_[role]->state.greet(now);
+  if (role != kNext) return;
+  live_[kOld] = std::exchange(live_[kCurrent], std::exchange(live_[kNext], nullptr));
 }
 
 void SessionLink::on_end(const Session* session, const grpc::Status& status) {
   std::vector<Route> orphans;
   bool was_ready = false;
+  bool was_draining = false;
   {
     std::lock_guard lock(mutex_);
-    if (session == session_.get()) {
-      was_ready = greeted_;
-      drop_session(absl::Now(), orphans);
+    if (LivePtr* live = find(session)) {
+      const auto role = static_cast<Role>(live - live_.data());
+      was_ready = role == kCurrent && (*live)->state.greeted();
+      was_draining = (*live)->state.load().draining();
+      drop(role, absl::Now(), orphans);
     }
   }
   if (was_ready) {
     spdlog::warn("replica {} is lost: {}", options_.address, status.error_message());
   }
-  end_routes(orphans, absl::UnavailableError("the replica was lost"));
+  end_routes(orphans, was_draining ? LossKind::kMoved : LossKind::kDied,
+             absl::UnavailableError("the replica was lost"));
   handlers_.on_change();
   // Last: once no session is open, what the handlers refer to may go.
   std::lock_guard lock(mutex_);
   --num_open_;
 }
 
-// Forgets the session and sets the time of the next, doubling the delay, by half at random.
-void SessionLink::drop_session(absl::Time now, std::vector<Route>& orphans) {
-  session_.reset();
-  greeted_ = false;
-  load_.Clear();
-  for (auto& [handle, route] : routes_) orphans.push_back(std::move(route));
-  routes_.clear();
+// Sets the time of the next attempt where no session is left, doubling the delay, by half at
+// random.
+void SessionLink::drop(Role role, absl::Time now, std::vector<Route>& orphans) {
+  const LivePtr dropped = std::exchange(live_[role], nullptr);
+  if (dropped == nullptr) return;
+  for (auto& [handle, route] : dropped->state.take_all()) orphans.push_back(std::move(route));
+  if (role != kCurrent) return;
+  live_[kCurrent] = std::exchange(live_[kNext], nullptr);
+  if (live_[kCurrent] != nullptr) return;
   const double factor = std::uniform_real_distribution<double>(0.5, 1.0)(jitter_);
   connect_time_ = now + backoff_ * factor;
   backoff_ = std::min(backoff_ * 2, options_.backoff_max);
 }
 
-void SessionLink::end_routes(const std::vector<Route>& routes, const absl::Status& why) {
-  for (const Route& route : routes) route.sink->on_lost(route.choice, why);
-}
-
-void SessionLink::note_load(const internal::v1::Load& load, absl::Time now) {
-  if (load.step() != load_.step()) step_time_ = now;
-  load_ = load;
-}
-
-// How long the replica has been silent, or has stood still while it had work of ours to do.
-absl::Duration SessionLink::stall(absl::Time now) const {
-  const absl::Duration silence = now - frame_time_;
-  return has_work() ? std::max(silence, now - step_time_) : silence;
-}
-
-bool SessionLink::has_work() const {
-  return std::any_of(routes_.begin(), routes_.end(),
-                     [](const auto& entry) { return !entry.second.paused; });
+void SessionLink::end_routes(const std::vector<Route>& routes, LossKind kind,
+                             const absl::Status& why) {
+  for (const Route& route : routes) route.sink->on_lost(route.attempt, kind, why);
 }
 
 ReplicaState SessionLink::state(absl::Time now) {
-  if (session_ == nullptr || stopped_) {
+  const LivePtr& live = live_[kCurrent];
+  if (live == nullptr || stopped_) {
     return model_ ? ReplicaState::kLost : ReplicaState::kConnecting;
   }
-  if (!greeted_) {
-    if (channel_->GetState(false) == GRPC_CHANNEL_READY) return ReplicaState::kLoading;
+  const SessionState& session = live->state;
+  if (!session.greeted()) {
+    if (live->channel->GetState(false) == GRPC_CHANNEL_READY) return ReplicaState::kLoading;
     return model_ ? ReplicaState::kLost : ReplicaState::kConnecting;
   }
-  if (stall(now) > options_.unresponsive_after) return ReplicaState::kUnresponsive;
-  return load_.draining() ? ReplicaState::kDraining : ReplicaState::kReady;
+  if (session.silence(now) > std::max(options_.unresponsive_after, 2 * session.long_step()) ||
+      session.standstill(now) > options_.standstill_after / 2) {
+    return ReplicaState::kUnresponsive;
+  }
+  return session.load().draining() ? ReplicaState::kDraining : ReplicaState::kReady;
 }
 
 ReplicaView SessionLink::view() {
@@ -195,69 +215,25 @@ ReplicaView SessionLink::view() {
   ReplicaView view{.address = options_.address,
                    .state = state(absl::Now()),
                    .model = model_,
-                   .load = load_,
-                   .step_time = step_time_,
                    .link = shared_from_this()};
-  view.num_in_flight =
-      static_cast<uint32_t>(num_submitted_ - std::min<uint64_t>(num_submitted_, load_.num_taken()));
+  if (const LivePtr& live = live_[kCurrent]) {
+    view.load = live->state.load();
+    view.num_in_flight = live->state.num_in_flight();
+    view.step_time = live->state.step_time();
+  }
   return view;
 }
 
-std::vector<SessionLink::Delivery> SessionLink::sort_step(const internal::v1::Step& step) {
-  std::vector<Delivery> deliveries;
-  std::unordered_map<uint64_t, size_t> index;
-  auto update_of = [&](uint64_t handle) -> SequenceUpdate* {
-    const auto [it, is_new] = index.try_emplace(handle, deliveries.size());
-    if (is_new) {
-      Route* route = route_of(handle);
-      if (route == nullptr) {  // cancelled: its tokens may still be under way
-        index.erase(it);
-        return nullptr;
-      }
-      deliveries.push_back({.route = *route});
-    }
-    return &deliveries[it->second].update;
-  };
-  for (const auto& started : step.started()) {
-    if (auto* update = update_of(started.handle())) update->started = &started;
-  }
-  for (const auto& prompt : step.prompt_logprobs()) {
-    if (auto* update = update_of(prompt.handle())) update->prompt_logprobs.push_back(&prompt);
-  }
-  const int num_tokens = std::min(step.handle_size(), step.token_size());
-  const bool has_logprobs = step.logprobs_size() == num_tokens;
-  for (int i = 0; i < num_tokens; ++i) {
-    SequenceUpdate* update = update_of(step.handle(i));
-    if (update == nullptr) continue;
-    update->tokens.push_back(step.token(i));
-    if (has_logprobs) update->logprobs.push_back(&step.logprobs(i));
-  }
-  for (const auto& finished : step.finished()) {
-    if (auto* update = update_of(finished.handle())) {
-      update->finished = &finished;
-      routes_.erase(finished.handle());
-    }
-  }
-  return deliveries;
-}
-
-void SessionLink::send(RouterFrame frame) {
-  if (session_ == nullptr) return;
-  session_->enqueue(std::move(frame));
+void SessionLink::send(Live& live, RouterFrame frame) {
+  live.session->enqueue(std::move(frame));
   handlers_.on_frame_moved(false);
 }
 
-SessionLink::Route* SessionLink::route_of(uint64_t handle) {
-  const auto it = routes_.find(handle);
-  return it == routes_.end() ? nullptr : &it->second;
-}
-
-std::optional<SessionLink::Route> SessionLink::take_route(uint64_t handle) {
-  const auto it = routes_.find(handle);
-  if (it == routes_.end()) return std::nullopt;
-  std::optional<Route> route = std::move(it->second);
-  routes_.erase(it);
-  return route;
+SessionLink::LivePtr* SessionLink::find(const Session* session) {
+  const auto it = std::find_if(live_.begin(), live_.end(), [session](const LivePtr& live) {
+    return live != nullptr && live->session.get() == session;
+  });
+  return it == live_.end() ? nullptr : &*it;
 }
 
 std::optional<uint64_t> SessionLink::submit(const std::shared_ptr<SequenceSink>& sink,
@@ -265,74 +241,116 @@ std::optional<uint64_t> SessionLink::submit(const std::shared_ptr<SequenceSink>&
                                             std::vector<internal::v1::Submit> submits) {
   LCKV_CHECK(!submits.empty());
   std::lock_guard lock(mutex_);
-  const uint64_t taken = std::min<uint64_t>(num_submitted_, load_.num_taken());
-  if (!greeted_ || model_.get() != model || load_.draining() ||
-      load_.credit() < num_submitted_ - taken + submits.size()) {
+  const LivePtr& live = live_[kCurrent];
+  const uint64_t first = next_handle_;
+  if (live == nullptr || model_.get() != model ||
+      !live->state.submit(sink, first, submits, absl::Now())) {
     return std::nullopt;
   }
-  if (!has_work()) step_time_ = absl::Now();
-  const uint64_t first = next_handle_;
+  next_handle_ += submits.size();
   for (internal::v1::Submit& submit : submits) {
-    const uint64_t handle = next_handle_++;
-    submit.set_handle(handle);
-    routes_[handle] = {.sink = sink, .choice = submit.choice()};
     RouterFrame frame;
     *frame.mutable_submit() = std::move(submit);
-    send(std::move(frame));
+    send(*live, std::move(frame));
   }
-  num_submitted_ += submits.size();
   return first;
 }
 
 void SessionLink::cancel(uint64_t handle) {
   std::lock_guard lock(mutex_);
-  if (!take_route(handle)) return;
-  RouterFrame frame;
-  frame.mutable_cancel()->set_handle(handle);
-  send(std::move(frame));
+  for (const LivePtr& live : live_) {
+    if (live == nullptr || !live->state.take(handle)) continue;
+    RouterFrame frame;
+    frame.mutable_cancel()->set_handle(handle);
+    send(*live, std::move(frame));
+  }
 }
 
-void SessionLink::pause(uint64_t handle) {
+void SessionLink::set_paused(uint64_t handle, bool paused) {
   std::lock_guard lock(mutex_);
-  Route* route = route_of(handle);
-  if (route == nullptr) return;
-  route->paused = true;
-  RouterFrame frame;
-  frame.mutable_pause()->set_handle(handle);
-  send(std::move(frame));
-}
-
-void SessionLink::unpause(uint64_t handle) {
-  std::lock_guard lock(mutex_);
-  Route* route = route_of(handle);
-  if (route == nullptr) return;
-  if (!has_work()) step_time_ = absl::Now();
-  route->paused = false;
-  RouterFrame frame;
-  frame.mutable_continue_()->set_handle(handle);
-  send(std::move(frame));
+  for (const LivePtr& live : live_) {
+    if (live == nullptr || !live->state.set_paused(handle, paused, absl::Now())) continue;
+    RouterFrame frame;
+    if (paused) {
+      frame.mutable_pause()->set_handle(handle);
+    } else {
+      frame.mutable_continue_()->set_handle(handle);
+    }
+    send(*live, std::move(frame));
+  }
 }
 
 void SessionLink::flush() {
-  std::shared_ptr<Session> session;
+  std::array<LivePtr, kNumRoles> live;
   {
     std::lock_guard lock(mutex_);
-    session = session_;
+    live = live_;
   }
-  if (session) session->flush();
+  for (const LivePtr& one : live) {
+    if (one != nullptr) one->session->flush();
+  }
+}
+
+void SessionLink::move_streams() {
+  std::vector<Route> moved;
+  {
+    std::lock_guard lock(mutex_);
+    for (const LivePtr& live : live_) {
+      if (live == nullptr) continue;
+      for (auto& [handle, route] : live->state.take_all()) {
+        RouterFrame frame;
+        frame.mutable_cancel()->set_handle(handle);
+        send(*live, std::move(frame));
+        moved.push_back(std::move(route));
+      }
+    }
+  }
+  flush();
+  end_routes(moved, LossKind::kMoved, absl::UnavailableError("the replica drains"));
+}
+
+void SessionLink::drain(const internal::v1::DrainRequest& request, absl::Time deadline,
+                        std::function<void(const absl::Status&, const internal::v1::Load&)> done) {
+  struct Asking {
+    grpc::ClientContext call;
+    internal::v1::DrainRequest request;
+    internal::v1::DrainResponse response;
+    LivePtr live;
+  };
+  auto asking = std::make_shared<Asking>();
+  asking->request = request;
+  asking->call.set_deadline(absl::ToChronoTime(deadline));
+  {
+    std::lock_guard lock(mutex_);
+    asking->live = live_[kCurrent];
+    if (asking->live != nullptr) ++num_open_;
+  }
+  if (asking->live == nullptr) {
+    done(absl::UnavailableError("the replica is not connected"), {});
+    return;
+  }
+  asking->live->stub->async()->Drain(
+      &asking->call, &asking->request, &asking->response,
+      [self = shared_from_this(), asking, done = std::move(done)](const grpc::Status& status) {
+        done(to_absl_status(status), asking->response.load());
+        std::lock_guard lock(self->mutex_);
+        --self->num_open_;
+      });
 }
 
 void SessionLink::stop(const absl::Status& why) {
   std::vector<Route> orphans;
-  std::shared_ptr<Session> session;
+  std::vector<std::shared_ptr<Session>> sessions;
   {
     std::lock_guard lock(mutex_);
     stopped_ = true;
-    session = session_;
-    drop_session(absl::Now(), orphans);
+    for (const Role role : {kOld, kNext, kCurrent}) {
+      if (live_[role] != nullptr) sessions.push_back(live_[role]->session);
+      drop(role, absl::Now(), orphans);
+    }
   }
-  end_routes(orphans, why);
-  if (session) session->cancel();
+  end_routes(orphans, LossKind::kStopped, why);
+  for (const auto& session : sessions) session->cancel();
 }
 
 bool SessionLink::is_idle() {

@@ -1,6 +1,7 @@
 // The router's lasting link to one replica: connects, reconnects, beats, submits and delivers.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -8,7 +9,7 @@
 #include <optional>
 #include <random>
 #include <string>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -18,6 +19,7 @@
 #include "router/fleet/replica_set.h"
 #include "router/fleet/sequence_sink.h"
 #include "router/fleet/session.h"
+#include "router/fleet/session_state.h"
 
 namespace lckv {
 
@@ -25,10 +27,15 @@ struct LinkOptions {
   std::string address;
   std::string router_id;
   absl::Duration beat_interval = absl::Milliseconds(500);
-  // Silence, or a step counter standing still under our work, after which no new work is given ...
-  absl::Duration unresponsive_after = absl::Seconds(10);
-  // ... and after which its streams are ended.
-  absl::Duration lost_after = absl::Seconds(30);
+  // Silence after which no new work is given ...
+  absl::Duration unresponsive_after = absl::Milliseconds(1500);
+  // ... and after which its streams move. Where steps are long, three of them count.
+  absl::Duration lost_after = absl::Seconds(3);
+  // The same for a step counter that stands still under our work while frames come.
+  absl::Duration standstill_after = absl::Seconds(30);
+  // A session so old is followed by another, which takes all new work; it ends with its last
+  // sequence. Zero: never.
+  absl::Duration max_session_age = absl::ZeroDuration();
   absl::Duration backoff_min = absl::Milliseconds(100);
   absl::Duration backoff_max = absl::Seconds(2);
 };
@@ -42,7 +49,7 @@ struct LinkHandlers {
 };
 
 // Owner: the fleet; calls hold it by shared_ptr too. Thread-safe. One lock, under which neither
-// gRPC nor a sink is called. Frames of one link are delivered in order by one thread at a time.
+// gRPC nor a sink is called. Frames of one session are delivered in order by one thread at a time.
 // tick() drives all that time decides.
 class SessionLink : public std::enable_shared_from_this<SessionLink> {
  public:
@@ -58,59 +65,60 @@ class SessionLink : public std::enable_shared_from_this<SessionLink> {
                                  std::vector<internal::v1::Submit> submits);
   void cancel(
       uint64_t handle);  // nothing is delivered for it afterwards but what is being delivered now
-  void pause(uint64_t handle);
-  void unpause(uint64_t handle);
+  void pause(uint64_t handle) { set_paused(handle, true); }
+  void unpause(uint64_t handle) { set_paused(handle, false); }
   void flush();
+  // Cancels all sequences here and hands them back as kMoved.
+  void move_streams();
 
-  // Ends the session for good and all its sequences with `why`.
+  // Asks the leader to drain or undrain. `done` comes once, on a thread of gRPC's.
+  void drain(const internal::v1::DrainRequest& request, absl::Time deadline,
+             std::function<void(const absl::Status&, const internal::v1::Load&)> done);
+
+  // Ends the sessions for good and all their sequences with `why`.
   void stop(const absl::Status& why);
   // No session is open any more.
   bool is_idle();
 
  private:
-  struct Route {
-    std::shared_ptr<SequenceSink> sink;
-    uint32_t choice = 0;
-    bool paused = false;
+  using Route = SessionState::Route;
+  // A connection of its own, its session, and what that holds.
+  struct Live {
+    std::shared_ptr<grpc::Channel> channel;
+    std::unique_ptr<internal::v1::Engine::Stub> stub;
+    std::shared_ptr<Session> session;
+    SessionState state;
+    absl::Time opened;
   };
-  struct Delivery {
-    Route route;
-    SequenceUpdate update;
-  };
+  using LivePtr = std::shared_ptr<Live>;
+  // The session in use; its successor until that has said Hello; its predecessor until that is
+  // empty.
+  enum Role { kCurrent, kNext, kOld, kNumRoles };
 
-  void connect(absl::Time now);
+  void open(Role role, absl::Time now);
   void on_frame(const Session* session, const internal::v1::WorkerFrame& frame);
   void on_end(const Session* session, const grpc::Status& status);
-  void send(internal::v1::RouterFrame frame);
-  std::vector<Delivery> sort_step(const internal::v1::Step& step);
-  Route* route_of(uint64_t handle);
-  std::optional<Route> take_route(uint64_t handle);
-  void note_load(const internal::v1::Load& load, absl::Time now);
-  void drop_session(absl::Time now, std::vector<Route>& orphans);
-  static void end_routes(const std::vector<Route>& routes, const absl::Status& why);
-  absl::Duration stall(absl::Time now) const;
-  bool has_work() const;
+  void set_paused(uint64_t handle, bool paused);
+  void send(Live& live, internal::v1::RouterFrame frame);
+  LivePtr* find(const Session* session);
+  void note_hello(Role role, std::shared_ptr<const ModelInfo> model, absl::Time now);
+  bool is_lost(const Live& live, absl::Time now) const;
+  // Frees the role, the next session taking the place of the current one.
+  void drop(Role role, absl::Time now, std::vector<Route>& orphans);
+  static void end_routes(const std::vector<Route>& routes, LossKind kind, const absl::Status& why);
   ReplicaState state(absl::Time now);
 
   const LinkOptions options_;
   const LinkHandlers handlers_;
-  const std::shared_ptr<grpc::Channel> channel_;
-  const std::unique_ptr<internal::v1::Engine::Stub> stub_;
 
-  std::mutex mutex_;                  // guards what follows
-  std::shared_ptr<Session> session_;  // null: none, the next is due at connect_time_
-  int num_open_ = 0;                  // sessions gRPC is not done with
+  std::mutex mutex_;  // guards what follows
+  std::array<LivePtr, kNumRoles> live_;
+  int num_open_ = 0;  // sessions and calls that gRPC is not done with
   bool stopped_ = false;
-  bool greeted_ = false;  // this session has said Hello
   std::shared_ptr<const ModelInfo> model_;
-  internal::v1::Load load_;
-  uint64_t num_submitted_ = 0;  // in this session
   uint64_t next_handle_ = 1;
-  std::unordered_map<uint64_t, Route> routes_;
-  absl::Time frame_time_;  // of the newest frame
-  absl::Time step_time_;   // the step counter last moved, or work first came
-  absl::Time beat_time_;
-  absl::Time connect_time_;
+  absl::Time beat_time_ = absl::InfinitePast();
+  absl::Time connect_time_ = absl::InfinitePast();
   absl::Duration backoff_;
   std::minstd_rand jitter_;
 };

@@ -121,10 +121,15 @@ class Client:
         answer = message("lckv.v1.ListReplicasResponse")
         return self._unary("/lckv.v1.Admin/ListReplicas", asked, answer, timeout).replicas
 
-    def drain(self, replica_id, timeout=DEADLINE):
-        asked = message("lckv.v1.DrainReplicaRequest")(replica_id=replica_id)
+    def drain(self, replica_id, move=False, timeout=DEADLINE):
+        asked = message("lckv.v1.DrainReplicaRequest")(replica_id=replica_id, move=move)
         answer = message("lckv.v1.Replica")
         return self._unary("/lckv.v1.Admin/DrainReplica", asked, answer, timeout)
+
+    def undrain(self, replica_id, timeout=DEADLINE):
+        asked = message("lckv.v1.UndrainReplicaRequest")(replica_id=replica_id)
+        answer = message("lckv.v1.Replica")
+        return self._unary("/lckv.v1.Admin/UndrainReplica", asked, answer, timeout)
 
     def health(self, service, timeout=5):
         asked = message("grpc.health.v1.HealthCheckRequest")(service=service)

@@ -39,7 +39,7 @@ def drain_call(call, choice):
 
 def test_killed_worker_interrupts_and_resume_goes_on_exactly():
     worker = serving.Worker(serving.DEMO, *FLAGS).wait_ready()
-    router = serving.Router([worker]).wait_ready()
+    router = serving.Router([worker], "--resume-timeout", "200ms").wait_ready()
     successor = None
     try:
         whole = router.client.generate(long_request())[0]

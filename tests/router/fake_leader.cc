@@ -96,6 +96,7 @@ std::vector<internal::v1::Submit> FakeLeader::submits() {
 grpc::Status FakeLeader::Session(grpc::ServerContext* context, FakeSession::Stream* stream) {
   const auto session = std::make_shared<FakeSession>(stream);
   session->set_credit(initial_credit_);
+  ++num_sessions_;
   while (!hello_allowed_ && !killed_ && !context->IsCancelled()) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }

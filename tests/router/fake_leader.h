@@ -57,6 +57,9 @@ class FakeLeader final : public internal::v1::Engine::Service {
   void set_credit(uint32_t credit) { initial_credit_ = credit; }
   // Ends all sessions and stops listening.
   void kill();
+  bool killed() const { return killed_; }
+  // Opened so far.
+  int num_sessions() const { return num_sessions_; }
   int num_submits() const { return num_submits_; }
   std::vector<internal::v1::Submit> submits();
 
@@ -71,6 +74,7 @@ class FakeLeader final : public internal::v1::Engine::Service {
   std::atomic<bool> killed_ = false;
   std::atomic<uint32_t> initial_credit_ = 1000;
   std::atomic<int> num_submits_ = 0;
+  std::atomic<int> num_sessions_ = 0;
   std::mutex mutex_;
   std::vector<std::thread> threads_;
   std::vector<internal::v1::Submit> submits_;

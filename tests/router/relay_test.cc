@@ -1,6 +1,4 @@
 // The relay against scripted frames.
-#include "router/relay.h"
-
 #include <random>
 #include <string>
 #include <vector>
@@ -8,74 +6,13 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "router/text/stream_detokenizer.h"
-#include "router/validation.h"
 #include "rpc/status_mapping.h"
-#include "tests/router/fake_leader.h"
+#include "tests/router/relay_fixture.h"
 
 namespace lckv {
 namespace {
 
 using ::testing::ElementsAre;
-
-class RelayTest : public ::testing::Test {
- protected:
-  RelayTest() {
-    model_ = *make_model_info(demo_hello(), nullptr);
-    request_.set_text("Once");
-    request_.mutable_sampling()->set_temperature(0);
-  }
-
-  Relay& relay() {
-    if (!relay_) {
-      auto spec = make_spec(request_, model_, 5);
-      EXPECT_TRUE(spec.ok()) << spec.status();
-      relay_ = std::make_unique<Relay>(*std::move(spec), options_, now_);
-      prepared_ = relay_->prepare();
-    }
-    return *relay_;
-  }
-
-  void start(uint32_t choice = 0) {
-    internal::v1::Started started;
-    started.set_queue_seconds(0.5);
-    relay().on_update(choice, {.started = &started}, now_);
-  }
-
-  void tokens(std::vector<uint32_t> ids, uint32_t choice = 0) {
-    relay().on_update(choice, {.tokens = std::move(ids)}, now_);
-  }
-
-  void finish(internal::v1::Finished::Reason reason, uint32_t choice = 0) {
-    internal::v1::Finished finished;
-    finished.set_reason(reason);
-    relay().on_update(choice, {.finished = &finished}, now_);
-  }
-
-  // All events that wait, the text of all choices together.
-  std::vector<v1::GenerateEvent> drain() {
-    std::vector<v1::GenerateEvent> events;
-    v1::GenerateEvent event;
-    while (relay().next_event(event)) {
-      text_ += event.tokens().text();
-      events.push_back(event);
-    }
-    return events;
-  }
-
-  std::vector<uint32_t> ids_of(const std::string& text) {
-    std::vector<uint32_t> ids = *model_->tokenizer->encode(text);
-    ids.erase(ids.begin());
-    return ids;
-  }
-
-  std::shared_ptr<const ModelInfo> model_;
-  v1::GenerateRequest request_;
-  RelayOptions options_;
-  const absl::Time now_ = absl::FromUnixSeconds(1000);
-  std::unique_ptr<Relay> relay_;
-  absl::Status prepared_;
-  std::string text_;
-};
 
 TEST_F(RelayTest, EventsOfAChoiceInOrderJoinedWhileTheReaderLags) {
   start();
@@ -131,8 +68,9 @@ TEST_F(RelayTest, LossAfterTokensIsInterruptedWithCounts) {
   start(0);
   start(1);
   tokens({300, 301}, 0);
-  relay().on_lost(1, absl::UnavailableError("lost"));
-  relay().on_lost(0, absl::UnavailableError("lost"));
+  for (const uint32_t choice : {1u, 0u}) {
+    relay().on_lost({choice, 1}, LossKind::kStopped, absl::UnavailableError("lost"), now_);
+  }
   EXPECT_FALSE(relay().ended());  // what waits is sent first
   drain();
   ASSERT_TRUE(relay().ended());
@@ -169,7 +107,7 @@ TEST_F(RelayTest, ResumeAtEveryPointGivesTheSameTextAndIds) {
       progress->set_num_text_bytes(bytes);
       text_.clear();
       ASSERT_TRUE((relay(), prepared_).ok()) << prepared_;
-      if (!relay().submits().empty()) {
+      if (!submits().empty()) {
         start();
         tokens({ids.begin() + static_cast<long>(cut), ids.end()});
       }
@@ -198,8 +136,8 @@ TEST_F(RelayTest, ResumedChoicesAtTheirEndNeedNoReplica) {
   auto* done = request_.mutable_resume()->add_choices();
   done->set_choice(2);
   done->set_finished(true);
-  ASSERT_EQ(relay().submits().size(), 1u);
-  EXPECT_EQ(relay().submits()[0].choice(), 3u);
+  ASSERT_EQ(submits().size(), 1u);
+  EXPECT_EQ(submits()[0].choice(), 3u);
   std::vector<int> reasons(4, -1);
   for (const auto& event : drain()) {
     if (event.has_finished()) reasons[event.choice()] = event.finished().reason();
@@ -220,8 +158,8 @@ TEST_F(RelayTest, PromptLogprobsComeInPiecesOfChoiceZeroOnly) {
   request_.set_text("Once upon a time there was a fox");
   request_.mutable_output()->set_num_prompt_logprobs(1);
   request_.set_num_choices(2);
-  EXPECT_TRUE(relay().submits()[0].has_num_prompt_logprobs());
-  EXPECT_FALSE(relay().submits()[1].has_num_prompt_logprobs());
+  EXPECT_TRUE(submits()[0].has_num_prompt_logprobs());
+  EXPECT_FALSE(submits()[1].has_num_prompt_logprobs());
   const size_t size = relay().spec().prompt.size();
   internal::v1::PromptLogprobs prompt;
   for (size_t i = 0; i < size; ++i) {
@@ -232,7 +170,7 @@ TEST_F(RelayTest, PromptLogprobsComeInPiecesOfChoiceZeroOnly) {
     entry->add_top_logprobs(-0.5f);
   }
   start();
-  relay().on_update(0, {.prompt_logprobs = {&prompt}}, now_);
+  relay().on_update({0, 1}, {.prompt_logprobs = {&prompt}}, now_);
   size_t next = 0;
   int pieces = 0;
   for (const auto& event : drain()) {

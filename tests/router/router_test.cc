@@ -70,6 +70,7 @@ TEST_F(RouterTest, LostReplicaInterruptsAndResumeContinues) {
   };
   auto leader = std::make_unique<FakeLeader>(demo_hello("life-1"), script);
   const int port = leader->port();
+  options_.queue.resume_timeout = absl::Milliseconds(100);
   start_ready({leader->address()});
   std::thread killer([&] {
     eventually([&] { return leader->num_submits() == 1; });
@@ -244,6 +245,7 @@ TEST_F(RouterTest, StandstillMakesUnresponsiveThenEndsStreams) {
   options_.fleet.link.beat_interval = absl::Hours(1);  // so that the leader falls silent
   options_.fleet.link.unresponsive_after = absl::Milliseconds(300);
   options_.fleet.link.lost_after = absl::Milliseconds(900);
+  options_.queue.resume_timeout = absl::Milliseconds(100);
   start({leader.address()});
   ASSERT_TRUE(eventually([&] { return count_state(ReplicaState::kReady) == 1; }));
   const Outcome outcome = run(request(5));
@@ -268,7 +270,7 @@ TEST_F(RouterTest, StopEndsStreamsWithWhatWasDelivered) {
   EXPECT_EQ(interrupted_progress(outcome.status)->num_tokens(), 1u);
 }
 
-TEST_F(RouterTest, ModelsReplicasAndUnservedCalls) {
+TEST_F(RouterTest, ModelsAndReplicas) {
   FakeLeader leader(demo_hello(), count_up);
   start_ready({leader.address()});
   auto models = v1::Models::NewStub(channel_);
@@ -297,12 +299,6 @@ TEST_F(RouterTest, ModelsReplicasAndUnservedCalls) {
   }
   ASSERT_EQ(replicas.replicas_size(), 1);
   EXPECT_EQ(replicas.replicas(0).state(), v1::Replica::STATE_READY);
-  v1::Replica replica;
-  {
-    grpc::ClientContext context;
-    EXPECT_EQ(admin->DrainReplica(&context, {}, &replica).error_code(),
-              grpc::StatusCode::UNIMPLEMENTED);
-  }
   v1::TokenizeResponse ids;
   v1::TokenizeRequest empty;
   empty.set_text("");

@@ -36,6 +36,18 @@ class SchedulerOrder : public testing::Test {
   }
 };
 
+TEST_F(SchedulerOrder, WithinAPriorityStreamsThatGoOnAfterALossComeFirst) {
+  SchedulerHarness harness(one_seat(), passes_of("0_1"));
+  harness.submit(1, spec_for("a", 0, 4));
+  harness.submit(2, spec_for("b", 0, 4));
+  SequenceSpec continued = spec_for("a", 0, 4);
+  continued.continued = true;
+  harness.submit(3, continued);
+  harness.submit(4, spec_for("a", 1, 4));
+  harness.run();
+  EXPECT_THAT(order_of_starts(harness), ElementsAre(4, 3, 2, 1));
+}
+
 TEST_F(SchedulerOrder, HigherPriorityThenArrival) {
   SchedulerHarness harness(one_seat(), passes_of("0_1"));
   harness.submit(1, spec_for("a", 0, 4));

@@ -74,7 +74,7 @@ TEST_F(ServiceTest, ADrainingWorkerSaysSoAndTakesNothingNew) {
   router.next();
   router.submit(1);
   ASSERT_TRUE(eventually([&] { return mailbox_.size() == 1; }));
-  service_->drain();
+  service_->drain(absl::InfiniteFuture());
   report();
   const WorkerFrame told = router.next();
   EXPECT_TRUE(told.load().draining());

@@ -60,6 +60,7 @@ void Engine::loop() {
     StepReport report{.step = last_step};
     for (EngineCommand& command : commands) apply(command, absl::Now(), report);
     num_commands += commands.size();
+    report.num_commands = num_commands;
     const absl::StatusOr<bool> stepped = step(report);
     if (!stepped.ok()) {
       if (options_.failed) options_.failed(stepped.status());
@@ -69,7 +70,6 @@ void Engine::loop() {
     const absl::Time now = absl::Now();
     if (idle && commands.empty() && now < beat) continue;
     last_step = report.step;
-    report.num_commands = num_commands;
     report.load = scheduler_->load();
     progress_.enter(Operation::kReport);
     sink_(report);
@@ -109,6 +109,15 @@ void Engine::apply(EngineCommand& command, absl::Time now, StepReport& report) {
   }
 }
 
+// Before the step: should it end this process, it is known who was in it.
+void Engine::report_seats(const StepPlan& plan, const StepReport& turn) {
+  if (plan.opened.empty()) return;
+  StepReport report{.step = turn.step, .num_commands = turn.num_commands};
+  for (const SeatOpening& opening : plan.opened) report.seated.push_back(opening.sequence);
+  report.load = scheduler_->load();
+  sink_(report);
+}
+
 absl::StatusOr<bool> Engine::step(StepReport& report) {
   const absl::Time start = absl::Now();
   progress_.enter(Operation::kPlan);
@@ -128,6 +137,7 @@ absl::StatusOr<bool> Engine::step(StepReport& report) {
 absl::Status Engine::run_next(StepReport& report) {
   const StepPlan plan = std::move(planned_.front());
   planned_.pop_front();
+  report_seats(plan, report);
   progress_.begin(plan.step, Operation::kRun);
   const auto result = runner_->run(plan, report.times);
   if (!result.ok()) return result.status();

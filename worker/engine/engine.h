@@ -43,10 +43,12 @@ struct Refusal {
   absl::Status status;
 };
 
-// What one turn of the loop did.
+// What one turn of the loop did, or is about to do.
 struct StepReport {
   uint64_t step = 0;      // of the last step committed
   bool ran_step = false;  // false: only commands were taken, or a beat was due
+  // They take part in the step that runs next, for the first time. A report of its own, before it.
+  std::vector<SequenceId> seated;
   std::vector<SequenceEvent> events;
   std::vector<Refusal> refusals;
   uint64_t num_commands = 0;  // taken from the mailbox since the start
@@ -99,6 +101,7 @@ class Engine {
   // Takes all commands; waits for one until `deadline`. False once stop() was called.
   bool drain(absl::Time deadline, std::vector<EngineCommand>& commands);
   void apply(EngineCommand& command, absl::Time now, StepReport& report);
+  void report_seats(const StepPlan& plan, const StepReport& turn);
   // Plans what can be planned, runs and commits one step. False where no sequence can take part.
   absl::StatusOr<bool> step(StepReport& report);
   absl::Status run_next(StepReport& report);

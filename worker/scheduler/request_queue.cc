@@ -43,9 +43,13 @@ void RequestQueue::serve(const std::string& tenant, int64_t row_layers) {
   tenants_.at(tenant).served += row_layers;
 }
 
+RequestQueue::Arrival RequestQueue::arrival_of(const Sequence& sequence) {
+  return {!sequence.spec->continued, sequence.arrival};
+}
+
 void RequestQueue::push(Sequence& sequence) {
   ByArrival& queue = waiting_[sequence.spec->priority][sequence.spec->tenant];
-  const bool is_new = queue.emplace(sequence.arrival, &sequence).second;
+  const bool is_new = queue.emplace(arrival_of(sequence), &sequence).second;
   LCKV_CHECK(is_new);
   ++size_;
 }
@@ -55,7 +59,7 @@ void RequestQueue::remove(const Sequence& sequence) {
   LCKV_CHECK(priority != waiting_.end());
   const auto tenant = priority->second.find(sequence.spec->tenant);
   LCKV_CHECK(tenant != priority->second.end());
-  const size_t num_erased = tenant->second.erase(sequence.arrival);
+  const size_t num_erased = tenant->second.erase(arrival_of(sequence));
   LCKV_CHECK(num_erased == 1);
   if (tenant->second.empty()) priority->second.erase(tenant);
   if (priority->second.empty()) waiting_.erase(priority);
@@ -65,12 +69,13 @@ void RequestQueue::remove(const Sequence& sequence) {
 Sequence* RequestQueue::head() const {
   for (const auto& [priority, by_tenant] : waiting_) {
     Sequence* best = nullptr;
-    std::tuple<int64_t, uint64_t> best_key;
+    std::tuple<bool, int64_t, uint64_t> best_key;
     for (const auto& [name, by_arrival] : by_tenant) {
       const auto first = std::find_if(by_arrival.begin(), by_arrival.end(),
                                       [](const auto& entry) { return !entry.second->paused; });
       if (first == by_arrival.end()) continue;
-      const std::tuple<int64_t, uint64_t> key{tenants_.at(name).served, first->first};
+      const auto& [is_new, arrival] = first->first;
+      const std::tuple<bool, int64_t, uint64_t> key{is_new, tenants_.at(name).served, arrival};
       if (best == nullptr || key < best_key) {
         best = first->second;
         best_key = key;

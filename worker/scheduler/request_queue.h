@@ -1,6 +1,6 @@
-// RequestQueue: what waits for a seat, in the order it is to be admitted: by priority, then the
-// tenant that was served least, then arrival. Preempted sequences wait here too and keep their
-// arrival.
+// RequestQueue: what waits for a seat, in the order it is to be admitted: by priority, then streams
+// that go on after a loss, then the tenant that was served least, then arrival. Preempted sequences
+// wait here too and keep their arrival.
 //
 // What a tenant was served counts in row-layers. A tenant is active from its first sequence to its
 // last; one that becomes active is lifted to the least served of the active ones, so that idling
@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 
 #include "worker/scheduler/sequence.h"
 
@@ -35,9 +36,12 @@ class RequestQueue {
     int64_t served = 0;
     int32_t num_sequences = 0;
   };
-  using ByArrival = std::map<uint64_t, Sequence*>;
+  // Continued ones first: false sorts before true.
+  using Arrival = std::pair<bool, uint64_t>;
+  using ByArrival = std::map<Arrival, Sequence*>;
   using ByTenant = std::map<std::string, ByArrival>;
 
+  static Arrival arrival_of(const Sequence& sequence);
   // Inactive tenants served no more than the least served active one would be lifted anyway.
   void forget_inactive();
   int64_t least_served() const;

@@ -31,6 +31,7 @@ struct SequenceSpec {
   std::string prefix_salt;         // neither do requests of different salts
   bool skip_prefix_cache = false;  // neither reads nor writes shared KV blocks
   int32_t priority = 0;            // higher is sooner
+  bool continued = false;          // goes on after a loss: seated before those that never ran
   std::vector<int32_t> prompt;     // at least one token
   std::vector<int32_t> resumed;    // generated before: fed back, neither sampled nor reported again
   SamplingSpec sampling;

@@ -21,6 +21,7 @@ Load EngineService::load_of(const Link& link) const {
   load.set_num_blocks(load_.num_blocks);
   load.set_num_sessions(static_cast<uint32_t>(links_.size()));
   load.set_draining(draining_);
+  load.set_moving(moving_);
   load.set_num_taken(link.num_taken);
   // The queue's room, less what is in the mailbox, in equal shares. A last place is offered to all:
   // who comes too late is refused and may come again.
@@ -64,6 +65,9 @@ void EngineService::sort_events(const StepReport& report, absl::Time now,
     if (it == sequences_.end()) return nullptr;  // cancelled
     return &frames.try_emplace(it->second.session, report.step).first->second;
   };
+  for (const SequenceId id : report.seated) {
+    if (StepFrames* of_session = frames_of(id)) of_session->seated(sequences_.at(id).handle);
+  }
   for (const SequenceEvent& event : report.events) {
     if (StepFrames* of_session = frames_of(event.sequence)) sort_event(event, now, *of_session);
   }
@@ -94,6 +98,7 @@ void EngineService::report(const StepReport& report) {
     sort_events(report, now, frames);
     if (report.ran_step || sequences_.size() == static_cast<size_t>(num_paused_)) moved_ = now;
     metrics_->observe(report);
+    if (draining_ && !moving_ && now >= move_time_) moving_ = tell_all_ = true;
     for (auto& [id, link] : links_) {
       sessions.push_back(link.session);
       if (!link.greeted) continue;

@@ -273,9 +273,36 @@ void EngineService::erase(SequenceId id) {
   sequences_.erase(it);
 }
 
-void EngineService::drain() {
+void EngineService::drain(absl::Time move_time) {
   const std::lock_guard lock(mutex_);
-  draining_ = tell_all_ = true;
+  draining_ = leaving_ = tell_all_ = true;
+  move_time_ = std::min(move_time, move_time_);
+}
+
+grpc::ServerUnaryReactor* EngineService::Drain(grpc::CallbackServerContext* call,
+                                               const internal::v1::DrainRequest* request,
+                                               internal::v1::DrainResponse* response) {
+  absl::Status status;
+  {
+    const std::lock_guard lock(mutex_);
+    if (hello_ == nullptr || hello_->replica_id() != request->replica_id()) {
+      status = absl::NotFoundError("replica_id: this is another replica, or another life of it");
+    } else if (leaving_) {
+      if (request->undrain()) status = absl::FailedPreconditionError("the worker shuts down");
+    } else {
+      const absl::Duration grace = request->has_grace_seconds()
+                                       ? absl::Seconds(request->grace_seconds())
+                                       : options_.drain_grace;
+      draining_ = !request->undrain();
+      moving_ = draining_ && grace <= absl::ZeroDuration();
+      move_time_ = draining_ ? absl::Now() + grace : absl::InfiniteFuture();
+      tell_all_ = true;
+    }
+    if (status.ok()) *response->mutable_load() = load_of(Link());
+  }
+  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  reactor->Finish(to_grpc_status(status));
+  return reactor;
 }
 
 void EngineService::close() {

@@ -27,6 +27,7 @@ namespace lckv {
 struct ServiceOptions {
   SessionOptions session;
   int32_t max_sessions = 64;
+  absl::Duration drain_grace = absl::Seconds(30);  // where a drain call names none
   int32_t max_waiting = 1024;  // the scheduler's queue, which the sessions' credit divides
   absl::Duration beat_interval = absl::Milliseconds(500);
 };
@@ -43,8 +44,14 @@ class EngineService final : public internal::v1::Engine::CallbackService {
 
   // The model is loaded: every session gets `hello`, and submits go to `post`. Once.
   void serve(internal::v1::Hello hello, SubmitLimits limits, Post post);
-  // No submit is taken from now on, and the routers are told.
-  void drain();
+  // For operators: drains as drain() does, after the request's grace, or ends that.
+  grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* call,
+                                  const internal::v1::DrainRequest* request,
+                                  internal::v1::DrainResponse* response) override;
+
+  // No submit is taken from now on, and the routers are told; from `move_time` on also that streams
+  // which can go on at another replica are to leave. For good: no call undoes it.
+  void drain(absl::Time move_time);
   // Ends every session, and with it its sequences; new ones are refused.
   void close();
   // Sequences taken and neither finished nor cancelled.
@@ -110,6 +117,9 @@ class EngineService final : public internal::v1::Engine::CallbackService {
   uint64_t num_posted_ = 0;  // commands
   int32_t num_paused_ = 0;
   bool draining_ = false;
+  bool leaving_ = false;  // drains for good
+  bool moving_ = false;
+  absl::Time move_time_ = absl::InfiniteFuture();
   bool tell_all_ = false;  // the next report goes to every session
   bool closed_ = false;
   // Of the last report:

@@ -57,6 +57,11 @@ Step& StepFrames::step_for(size_t bytes) {
   return *steps_.back().mutable_step();
 }
 
+void StepFrames::seated(uint64_t handle) {
+  if (!seats_) seats_.emplace();
+  seats_->mutable_seated()->add_handle(handle);
+}
+
 void StepFrames::started(uint64_t handle, const SequenceEvent& event, absl::Duration queued,
                          bool scored) {
   Step& step = step_for(kEntryBytes);
@@ -118,6 +123,7 @@ void StepFrames::refused(uint64_t handle, const absl::Status& status) {
 
 std::vector<WorkerFrame> StepFrames::take() {
   std::vector<WorkerFrame> frames = std::move(refusals_);
+  if (seats_) frames.push_back(*std::exchange(seats_, std::nullopt));
   for (WorkerFrame& frame : steps_) frames.push_back(std::move(frame));
   steps_.clear();
   refusals_.clear();

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -18,6 +19,7 @@ class StepFrames {
  public:
   explicit StepFrames(uint64_t step) : step_(step) {}
 
+  void seated(uint64_t handle);
   // `scored`: logprobs of the prompt were asked for; its first token has none.
   void started(uint64_t handle, const SequenceEvent& event, absl::Duration queued, bool scored);
   void token(uint64_t handle, const SequenceEvent& event);
@@ -33,6 +35,7 @@ class StepFrames {
   internal::v1::Step& step_for(size_t bytes);
 
   const uint64_t step_;
+  std::optional<internal::v1::WorkerFrame> seats_;
   size_t bytes_ = 0;  // of the newest step, about
   std::vector<internal::v1::WorkerFrame> refusals_;
   std::vector<internal::v1::WorkerFrame> steps_;

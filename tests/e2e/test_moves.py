@@ -1,0 +1,282 @@
+"""Streams that lose their replica go on at another: every one is compared with an undisturbed run."""
+
+import random
+import signal
+import subprocess
+import threading
+import time
+
+import grpc
+import pytest
+
+import api
+import serving
+
+FLAGS = ["--dtype", "float32"]
+PROMPTS = ["The history of the city", "Once upon a time", "Water is", "In the year", "A list of"]
+DRAINING = 4
+
+
+def request_number(number, max_new_tokens=200):
+    """Greedy and seeded ones, of different prompts and lengths."""
+    sampling = {"temperature": 0} if number % 2 else {"temperature": 0.9, "seed": str(number)}
+    stopping = {"ignore_eos": True, "max_new_tokens": max_new_tokens + number % 7}
+    return api.request(
+        text=PROMPTS[number % len(PROMPTS)] + " and" * (number % 11), sampling=sampling, stopping=stopping
+    )
+
+
+class Stream(threading.Thread):
+    """One call, read to its end on a thread of its own."""
+
+    def __init__(self, client, asked):
+        super().__init__(daemon=True)
+        self.client, self.asked = client, asked
+        self.choices = {}
+        self.error = None
+        self.times = []
+        self.start()
+
+    def run(self):
+        try:
+            for event in self.client.stream(self.asked, timeout=300 * serving.SLOWNESS):
+                self.choices.setdefault(event.choice, api.Choice()).add(event)
+                self.times.append(time.monotonic())
+        except grpc.RpcError as error:
+            self.error = error
+
+    def result(self):
+        self.join(300 * serving.SLOWNESS)
+        assert not self.is_alive(), "a stream past its deadline"
+        assert self.error is None, self.error
+        return {number: (choice.ids, choice.text) for number, choice in self.choices.items()}
+
+    def num_ids(self):
+        return sum(len(choice.ids) for choice in list(self.choices.values()))
+
+    def num_resumes(self):
+        return sum(choice.finished.usage.num_resumes for choice in self.choices.values())
+
+    def longest_gap(self):
+        return max((b - a for a, b in zip(self.times, self.times[1:])), default=0)
+
+
+def start_all(client, count, **options):
+    return [Stream(client, request_number(number, **options)) for number in range(count)]
+
+
+def results(streams):
+    return [stream.result() for stream in streams]
+
+
+def busiest(system):
+    """The worker with most running sequences, as the router sees it."""
+    running = {replica.address: replica.num_running for replica in system.client.replicas()}
+    return max(system.workers, key=lambda worker: running.get(worker.address, 0))
+
+
+def test_no_kill_loses_a_token_of_100_streams():
+    seed = int(time.time())
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    with serving.System(serving.DEMO, *FLAGS, workers=3) as system:
+        expected = results(start_all(system.client, 100))
+        streams = start_all(system.client, 100)
+        num_kills = 0
+        while any(stream.is_alive() for stream in streams):
+            number = dice.randrange(3)
+            worker = system.workers[number]
+            worker.close()
+            num_kills += 1
+            # A dead replica's successor has its address, so that the router finds it.
+            system.workers[number] = serving.Worker(serving.DEMO, *FLAGS, port=worker.port)
+            system.workers[number].wait_ready()
+            time.sleep(dice.uniform(0, 0.5))
+        assert results(streams) == expected
+        resumed = [stream.num_resumes() for stream in streams]
+        gaps = sorted(stream.longest_gap() for stream in streams)
+        print(f"{num_kills} kills, {sum(map(bool, resumed))} streams resumed, at most {max(resumed)} times")
+        print(f"longest gap p50 {gaps[50]:.2f} s, p99 {gaps[98]:.2f} s")
+        assert sum(map(bool, resumed)) >= 30
+
+
+def test_a_stopped_replica_is_left_within_5_seconds():
+    with serving.System(serving.DEMO, *FLAGS, workers=2) as system:
+        expected = results(start_all(system.client, 8, max_new_tokens=400))
+        streams = start_all(system.client, 8, max_new_tokens=400)
+        serving.wait_until(lambda: all(stream.num_ids() > 20 for stream in streams), "all run")
+        stopped = busiest(system)
+        stopped.signal(signal.SIGSTOP)
+        try:
+            assert results(streams) == expected
+        finally:
+            stopped.signal(signal.SIGCONT)
+        moved = [stream for stream in streams if stream.num_resumes() > 0]
+        assert moved
+        print(f"longest gap {max(stream.longest_gap() for stream in moved):.2f} s")
+        assert all(stream.longest_gap() <= 5 * serving.SLOWNESS for stream in streams)
+        # The replica is back, and holds nothing of what was moved away.
+        serving.wait_until(lambda: system.router.num_ready() == 2, "both ready again")
+        serving.wait_until(
+            lambda: serving.metric(stopped.metrics_address, "vllm:num_requests_running") == 0, "empty"
+        )
+
+
+def test_choices_logprobs_and_stop_strings_survive_a_kill():
+    asked = request_number(0)
+    asked.num_choices = 3
+    asked.output.num_logprobs = 2
+    with serving.System(serving.DEMO, *FLAGS, workers=2) as system:
+        plain = system.client.generate(asked)
+        # A stop string that begins in one token and ends in another, late in choice 1.
+        asked.stopping.stop_strings.append(plain[1].text[-40:-30])
+
+        def seen(choices):
+            return {
+                number: (choice.ids, choice.text, list(choice.logprobs), choice.finished.reason)
+                for number, choice in choices.items()
+            }
+
+        expected = seen(system.client.generate(asked))
+        stream = Stream(system.client, asked)
+        serving.wait_until(lambda: stream.num_ids() > 60, "it runs")
+        busiest(system).kill()
+        stream.result()
+        assert seen(stream.choices) == expected
+        assert stream.num_resumes() > 0
+
+
+def test_clients_of_a_killed_router_go_on_at_another():
+    with serving.System(serving.DEMO, *FLAGS, workers=2) as system:
+        other = serving.Router(system.workers).wait_ready(2)
+        try:
+            asked = [request_number(number, max_new_tokens=300) for number in range(16)]
+            asked[1].num_choices = 3
+            asked[1].sampling.temperature = 0.7
+            asked[1].sampling.seed = 5
+            expected = [Stream(other.client, one) for one in asked]
+            expected = results(expected)
+            streams = [Stream(system.client, one) for one in asked]
+            serving.wait_until(lambda: all(stream.num_ids() > 20 for stream in streams), "all run")
+            system.router.kill()
+            for stream in streams:
+                stream.join(60 * serving.SLOWNESS)
+                assert stream.error is None or stream.error.code() == grpc.StatusCode.UNAVAILABLE
+            assert sum(stream.error is not None for stream in streams) > 8
+            for one, stream, whole in zip(asked, streams, expected):
+                if stream.error is None:
+                    continue
+                for number, choice in stream.choices.items():
+                    one.resume.choices.add(
+                        choice=number,
+                        ids=choice.ids,
+                        num_text_bytes=len(choice.text.encode()),
+                        finished=choice.finished is not None,
+                    )
+                    one.resume.fingerprint = choice.started.fingerprint
+                rest = Stream(other.client, one).result()
+                for number, (ids, text) in whole.items():
+                    had = stream.choices[number]
+                    ids_after, text_after = rest.get(number, ([], ""))
+                    assert had.ids + ids_after == ids
+                    assert had.text + text_after == text
+        finally:
+            other.close()
+
+
+def test_streams_never_cross_fingerprints():
+    first = serving.Worker(serving.DEMO, "--dtype", "float32").wait_ready()
+    second = serving.Worker(serving.DEMO, "--dtype", "bfloat16").wait_ready()
+    router = serving.Router([first, second], "--resume-timeout", "500ms")
+    try:
+        router.wait_ready(2)
+        streams = start_all(router.client, 8, max_new_tokens=400)
+        serving.wait_until(lambda: all(stream.num_ids() > 5 for stream in streams), "all run")
+        first.kill()
+        fingerprints = set()
+        for stream in streams:
+            stream.join(120 * serving.SLOWNESS)
+            assert not stream.is_alive()
+            fingerprints.add(stream.choices[0].started.fingerprint)
+            if stream.error is None:
+                assert stream.num_resumes() == 0
+                continue
+            assert stream.error.code() == grpc.StatusCode.UNAVAILABLE
+            interrupted = api.details(stream.error, api.Interrupted)
+            assert interrupted.num_tokens == stream.num_ids()
+        assert sum(stream.error is not None for stream in streams) > 0
+        assert len(fingerprints) == 2
+    finally:
+        for process in (router, first, second):
+            process.close()
+
+
+def test_draining_moves_streams_and_undraining_takes_work_again():
+    with serving.System(serving.DEMO, *FLAGS, workers=2) as system:
+        expected = results(start_all(system.client, 12, max_new_tokens=400))
+        streams = start_all(system.client, 12, max_new_tokens=400)
+        serving.wait_until(lambda: all(stream.num_ids() > 20 for stream in streams), "all run")
+        left = system.client.replicas()[0]
+        assert system.client.drain(left.replica_id, move=True).state == DRAINING
+
+        def emptied():
+            first = system.client.replicas()[0]
+            return first.state == DRAINING and first.num_running + first.num_waiting == 0
+
+        serving.wait_until(emptied, "the drained replica is empty")
+        assert any(stream.is_alive() for stream in streams), "it emptied because all had ended"
+        assert results(streams) == expected
+        assert sum(stream.num_resumes() for stream in streams) > 0
+        assert system.client.undrain(left.replica_id).state != DRAINING
+        serving.wait_until(lambda: system.router.num_ready() == 2, "both ready again")
+        with pytest.raises(grpc.RpcError) as caught:
+            system.client.drain("nobody")
+        assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_a_worker_out_of_drain_time_hands_its_streams_over():
+    with serving.System(serving.DEMO, *FLAGS, "--drain-timeout", "1s", workers=2) as system:
+        expected = results(start_all(system.client, 12, max_new_tokens=400))
+        streams = start_all(system.client, 12, max_new_tokens=400)
+        serving.wait_until(lambda: all(stream.num_ids() > 20 for stream in streams), "all run")
+        system.workers[0].signal(signal.SIGTERM)
+        assert results(streams) == expected
+        assert system.workers[0].wait() == 0, system.workers[0].log()
+
+
+def test_a_rolling_restart_loses_nothing(tmp_path):
+    with serving.System(serving.DEMO, *FLAGS, workers=2) as system:
+        expected = results(start_all(system.client, 16, max_new_tokens=300))
+        lives = {replica.replica_id for replica in system.client.replicas()}
+        wait = 'touch "$0/$1.stop"; until [[ -e "$0/$1.done" ]]; do sleep 0.1; done'
+        script = subprocess.Popen(
+            [str(serving.ROOT / "deploy/rolling-restart.sh"), "--router", system.router.address]
+            + ["--lckv", str(serving.BIN / "lckv"), "--timeout", str(60 * serving.SLOWNESS)]
+            + ["--restart", f"bash -c '{wait}' {tmp_path} \"$1\""],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        streams = []
+        try:
+            while script.poll() is None:
+                if sum(stream.is_alive() for stream in streams) < 16:
+                    number = len(streams) % 16
+                    streams.append(Stream(system.client, request_number(number, max_new_tokens=300)))
+                for number, worker in enumerate(system.workers):
+                    order = tmp_path / f"{worker.address}.stop"
+                    if order.exists():
+                        order.unlink()
+                        worker.stop()
+                        system.workers[number] = serving.Worker(serving.DEMO, *FLAGS, port=worker.port)
+                        (tmp_path / f"{worker.address}.done").touch()
+                time.sleep(0.01)
+        finally:
+            script.kill()
+        assert script.returncode == 0, script.stdout.read()
+        for number, stream in enumerate(streams):
+            assert stream.result() == expected[number % 16]
+        print(f"{len(streams)} streams, {sum(stream.num_resumes() > 0 for stream in streams)} moved")
+        assert any(stream.num_resumes() > 0 for stream in streams)
+        assert not lives & {replica.replica_id for replica in system.client.replicas()}
