@@ -13,6 +13,19 @@
 #include "spdlog/spdlog.h"
 
 namespace lckv {
+namespace {
+
+std::shared_ptr<grpc::Channel> open_channel(const LinkOptions& options) {
+  grpc::ChannelArguments arguments = internal_channel_arguments();
+  if (options.credentials == nullptr) {
+    return grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(),
+                                     arguments);
+  }
+  if (!options.server_name.empty()) arguments.SetSslTargetNameOverride(options.server_name);
+  return grpc::CreateCustomChannel(options.address, options.credentials, arguments);
+}
+
+}  // namespace
 
 using internal::v1::RouterFrame;
 using internal::v1::WorkerFrame;
@@ -20,8 +33,7 @@ using internal::v1::WorkerFrame;
 SessionLink::SessionLink(LinkOptions options, LinkHandlers handlers)
     : options_(std::move(options)),
       handlers_(std::move(handlers)),
-      channel_(grpc::CreateCustomChannel(options_.address, grpc::InsecureChannelCredentials(),
-                                         internal_channel_arguments())),
+      channel_(open_channel(options_)),
       stub_(internal::v1::Engine::NewStub(channel_)),
       connect_time_(absl::InfinitePast()),
       backoff_(options_.backoff_min),
