@@ -3,6 +3,7 @@
 
 #include "absl/time/time.h"
 #include "lckv/v1/admin.grpc.pb.h"
+#include "router/access.h"
 #include "router/fleet/fleet.h"
 
 namespace lckv {
@@ -10,7 +11,7 @@ namespace lckv {
 // Owner: the router. gRPC's threads. Answers from the published replica set alone.
 class AdminService final : public v1::Admin::CallbackService {
  public:
-  explicit AdminService(Fleet& fleet) : fleet_(fleet) {}
+  AdminService(Fleet& fleet, const Access& access) : fleet_(fleet), access_(access) {}
 
   grpc::ServerUnaryReactor* ListReplicas(grpc::CallbackServerContext* context,
                                          const v1::ListReplicasRequest* request,
@@ -23,7 +24,10 @@ class AdminService final : public v1::Admin::CallbackService {
                                            v1::Replica* response) override;
 
  private:
+  grpc::ServerUnaryReactor* refuse_without_right(grpc::CallbackServerContext& context) const;
+
   Fleet& fleet_;
+  const Access& access_;
 };
 
 // In the order of --workers; a replica that has never said Hello has an address and a state only.

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,12 +13,14 @@
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/server_callback.h"
 #include "lckv/v1/inference.pb.h"
+#include "router/access.h"
 #include "router/call_queue.h"
 #include "router/call_registry.h"
 #include "router/fleet/fleet.h"
 #include "router/fleet/sequence_sink.h"
 #include "router/relay.h"
 #include "router/router_metrics.h"
+#include "router/tenants.h"
 
 namespace lckv {
 
@@ -35,6 +38,8 @@ struct CallEnvironment {
   CallQueue& queue;
   CallRegistry& registry;
   RouterMetrics& metrics;
+  const Access& access;
+  TenantGate& tenants;
   std::atomic<uint64_t> next_ticket = 0;
 };
 
@@ -70,6 +75,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   enum class Phase { kOpen, kFinished };  // kFinished: Finish was called or is about to be
 
   absl::StatusOr<GenerateSpec> check(const v1::GenerateRequest& request);
+  absl::Status admit(GenerateSpec& spec);
   void refuse(const absl::Status& why);
   void pump();
   void run_commands();
@@ -82,8 +88,9 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
 
   std::mutex mutex_;  // guards what follows
   std::string request_id_;
-  std::string model_name_;        // of a served model, else empty
-  std::unique_ptr<Relay> relay_;  // null: refused before it could be made
+  std::string model_name_;             // of a served model, else empty
+  std::optional<std::string> tenant_;  // that let the call in
+  std::unique_ptr<Relay> relay_;       // null: refused before it could be made
   std::shared_ptr<SessionLink> link_;
   std::vector<uint64_t> handles_;  // by choice; 0: none
   std::vector<absl::Time> token_times_;
