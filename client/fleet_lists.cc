@@ -69,7 +69,9 @@ std::string replica_table(const v1::ListReplicasResponse& response) {
 }
 
 absl::Status run_models(const ListOptions& options) {
-  const auto stub = v1::Models::NewStub(open_channel(options.connection));
+  const auto channel = open_channel(options.connection);
+  if (!channel.ok()) return channel.status();
+  const auto stub = v1::Models::NewStub(*channel);
   grpc::ClientContext call;
   set_deadline(call, options.connection);
   v1::ListModelsResponse response;
@@ -82,7 +84,9 @@ absl::Status run_models(const ListOptions& options) {
 }
 
 absl::Status run_replicas(const ListOptions& options) {
-  const auto stub = v1::Admin::NewStub(open_channel(options.connection));
+  const auto channel = open_channel(options.connection);
+  if (!channel.ok()) return channel.status();
+  const auto stub = v1::Admin::NewStub(*channel);
   grpc::ClientContext call;
   set_deadline(call, options.connection);
   v1::ListReplicasResponse response;
