@@ -74,7 +74,9 @@ absl::Status run_bench(const BenchOptions& options) {
   const absl::StatusOr<LengthRange> output_tokens = parse_length_range(options.output_tokens);
   if (!prompt_tokens.ok()) return prompt_tokens.status();
   if (!output_tokens.ok()) return output_tokens.status();
-  const auto channel = open_channel(options.connection);
+  const auto opened = open_channel(options.connection);
+  if (!opened.ok()) return opened.status();
+  const auto& channel = *opened;
   const absl::StatusOr<v1::Model> model = find_model(channel, options.connection, options.model);
   if (!model.ok()) return model.status();
   const auto stub = v1::Inference::NewStub(channel);

@@ -83,7 +83,9 @@ std::string replica_table(const v1::ListReplicasResponse& response) {
 }
 
 absl::Status run_models(const ListOptions& options) {
-  const auto stub = v1::Models::NewStub(open_channel(options.connection));
+  const auto channel = open_channel(options.connection);
+  if (!channel.ok()) return channel.status();
+  const auto stub = v1::Models::NewStub(*channel);
   grpc::ClientContext call;
   set_deadline(call, options.connection);
   v1::ListModelsResponse response;
@@ -106,7 +108,9 @@ absl::StatusOr<v1::ListReplicasResponse> list(v1::Admin::Stub& stub,
 }
 
 absl::Status run_replicas(const ListOptions& options) {
-  const auto stub = v1::Admin::NewStub(open_channel(options.connection));
+  const auto channel = open_channel(options.connection);
+  if (!channel.ok()) return channel.status();
+  const auto stub = v1::Admin::NewStub(*channel);
   // On a terminal a table takes the place of the one before it.
   const bool clears = options.watch > absl::ZeroDuration() && !options.json && isatty(1) != 0;
   for (;;) {
@@ -124,7 +128,9 @@ absl::Status run_replicas(const ListOptions& options) {
 }
 
 absl::Status run_drain(const DrainOptions& options) {
-  const auto stub = v1::Admin::NewStub(open_channel(options.connection));
+  const auto channel = open_channel(options.connection);
+  if (!channel.ok()) return channel.status();
+  const auto stub = v1::Admin::NewStub(*channel);
   const auto replicas = list(*stub, options.connection);
   if (!replicas.ok()) return replicas.status();
   std::string id = options.replica;

@@ -71,7 +71,9 @@ class TextPrinter {
 absl::Status run_generate(const GenerateOptions& options) {
   const absl::StatusOr<v1::GenerateRequest> request = make_request(options.request);
   if (!request.ok()) return request.status();
-  const auto stub = v1::Inference::NewStub(open_channel(options.connection));
+  const auto channel = open_channel(options.connection);
+  if (!channel.ok()) return channel.status();
+  const auto stub = v1::Inference::NewStub(*channel);
   grpc::ClientContext call;
   set_deadline(call, options.connection);
   const auto reader = stub->Generate(&call, *request);

@@ -201,7 +201,9 @@ void print_result(const ScoreOptions& options, const Tally& tally, size_t num_wi
 absl::Status run_score(const ScoreOptions& options) {
   const absl::StatusOr<std::string> text = read_text(options.file);
   if (!text.ok()) return text.status();
-  const auto channel = open_channel(options.connection);
+  const auto opened = open_channel(options.connection);
+  if (!opened.ok()) return opened.status();
+  const auto& channel = *opened;
   const absl::StatusOr<v1::Model> model = find_model(channel, options.connection, options.model);
   if (!model.ok()) return model.status();
   const size_t context = options.context == 0 ? model->max_context_tokens() : options.context;

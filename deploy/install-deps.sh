@@ -12,12 +12,12 @@ tools=$root/build/tools/bin
 grpcurl_version=v1.9.1  # the last one that Debian 12's Go builds
 
 libraries=(libgrpc++-dev libprotobuf-dev libabsl-dev libdnnl-dev libgloo-dev libhwy-dev
-           libsentencepiece-dev libspdlog-dev prometheus-cpp-dev)
+           libsentencepiece-dev libspdlog-dev libssl-dev prometheus-cpp-dev)
 build=("${libraries[@]}" ca-certificates g++ cmake ninja-build pkg-config mold ccache
        protobuf-compiler protobuf-compiler-grpc libcli11-dev nlohmann-json3-dev libbenchmark-dev
        libgtest-dev libgmock-dev libgomp1)
 tests=(clang-14 clang-format-14 libclang-rt-14-dev llvm-14 python3 python3-grpcio python3-protobuf
-       python3-pytest procps)
+       python3-pytest openssl procps)
 
 say() { echo "install-deps: $*" >&2; }
 fail() { say "$*"; exit 1; }

@@ -1,23 +1,21 @@
 #include "router/config.h"
 
+#include <cstdio>
 #include <limits>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "router/fleet/models_file.h"
 #include "rpc/byte_size.h"
 #include "rpc/flags.h"
+#include "rpc/tls_flags.h"
 
 namespace lckv {
 namespace {
 
+constexpr int kUsageExitCode = 2;
+
 std::string check_address(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  uint32_t port = 0;
-  if (colon == std::string::npos || colon == 0 ||
-      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port < 1 || port > 65535) {
-    return absl::StrCat("\"", address, "\" is no host:port");
-  }
-  return std::string();
+  return is_worker_address(address) ? "" : absl::StrCat("\"", address, "\" is no host:port");
 }
 
 void add_endpoints(CLI::App& app, RouterConfig& config) {
@@ -34,11 +32,15 @@ void add_endpoints(CLI::App& app, RouterConfig& config) {
 }
 
 void add_fleet(CLI::App& app, RouterConfig& config) {
-  app.add_option("--workers", config.router.fleet.addresses, "Workers as host:port,host:port,...")
+  app.add_option("--workers", config.router.discovery.workers,
+                 "Workers as host:port,host:port,...; a name stands for all its addresses")
       ->delimiter(',')
-      ->required()
       ->check(CLI::Validator([](std::string& given) { return check_address(given); }, ""))
       ->type_name("")
+      ->group("Replicas");
+  app.add_option("--models", config.router.discovery.models_file,
+                 "JSON file of the expected models and their workers, read again when it changes")
+      ->type_name("FILE")
       ->group("Replicas");
   add_choice(app, "--routing-policy", config.router.routing_policy, policy_names(),
              "How a replica is chosen")
@@ -66,9 +68,26 @@ void add_fleet(CLI::App& app, RouterConfig& config) {
       ->group("Replicas");
 }
 
+void add_security(CLI::App& app, RouterConfig& config) {
+  const char* group = "Security";
+  RouterOptions& router = config.router;
+  add_tls_server_flags(app, router.tls, group);
+  add_tls_client_flags(app, "--worker-tls", router.worker_tls, router.fleet.link.server_name,
+                       group);
+  add_plaintext_flag(app, router.fleet.allow_plaintext, group);
+  app.add_option("--tokens", router.tokens_file,
+                 "JSON file of bearer tokens, their tenants and rights; read again on change")
+      ->type_name("FILE")
+      ->group(group);
+}
+
 void add_limits(CLI::App& app, RouterConfig& config) {
   CallOptions& call = config.router.call;
   CallQueueOptions& queue = config.router.queue;
+  app.add_option("--tenants", config.router.tenants_file,
+                 "JSON file of limits per tenant, read again when it changes")
+      ->type_name("FILE")
+      ->group("Limits");
   app.add_option("--max-concurrent-requests", call.max_concurrent_requests,
                  "Generate calls at once")
       ->check(CLI::Range(size_t{1}, std::numeric_limits<size_t>::max()).description("NUMBER >= 1"))
@@ -102,6 +121,16 @@ void add_limits(CLI::App& app, RouterConfig& config) {
       ->group("Limits");
 }
 
+// What no single flag can tell.
+absl::Status check_router_config(const RouterConfig& config) {
+  const DiscoveryOptions& discovery = config.router.discovery;
+  if (discovery.workers.empty() && discovery.models_file.empty()) {
+    return absl::InvalidArgumentError("--workers is required, or --models");
+  }
+  return check_plaintext(config.router.host, config.router.tls,
+                         config.router.fleet.allow_plaintext);
+}
+
 }  // namespace
 
 std::optional<int> parse_router_config(int argc, const char* const* argv, RouterConfig& config) {
@@ -110,6 +139,7 @@ std::optional<int> parse_router_config(int argc, const char* const* argv, Router
   add_endpoints(app, config);
   add_fleet(app, config);
   add_limits(app, config);
+  add_security(app, config);
   add_duration(app, "--shutdown-delay", config.shutdown_delay,
                "After SIGTERM: go on accepting while load balancers forget this endpoint")
       ->group("Shutdown");
@@ -117,7 +147,12 @@ std::optional<int> parse_router_config(int argc, const char* const* argv, Router
                "After that: how long streams may go on")
       ->group("Shutdown");
   add_logging_flags(app, config.logging);
-  return parse_flags(app, argc, argv);
+  if (const auto code = parse_flags(app, argc, argv)) return code;
+  if (const absl::Status status = check_router_config(config); !status.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+    return kUsageExitCode;
+  }
+  return std::nullopt;
 }
 
 }  // namespace lckv

@@ -29,7 +29,8 @@ int run(const RouterConfig& config, ShutdownSignal& shutdown) {
   auto health =
       HealthServer::start({.host = host,
                            .port = config.health_port,
-                           .services = {"lckv.v1.Inference", "lckv.v1.Models", "lckv.v1.Admin"}});
+                           .services = {"lckv.v1.Inference", "lckv.v1.Models", "lckv.v1.Admin"},
+                           .reflection = config.router.tokens_file.empty()});
   if (!health.ok()) return report(health.status());
   auto router =
       Router::start(config.router, [&health](bool ready) { (*health)->set_ready(ready); });

@@ -1,14 +1,15 @@
 #include "router/router.h"
 
 #include <algorithm>
+#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
-#include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server_builder.h"
 #include "kernels/check.h"
+#include "router/api/reflection_guard.h"
 #include "rpc/server_options.h"
 #include "spdlog/spdlog.h"
 
@@ -26,6 +27,16 @@ Router::Router(const RouterOptions& options, std::unique_ptr<const RoutingPolicy
       on_ready_(std::move(on_ready)),
       policy_(std::move(policy)),
       metrics_(policy_->name()),
+      access_(options.tokens_file),
+      tenants_(
+          options.tenants_file,
+          {.on_running = [this](const std::string& tenant,
+                                int64_t count) { metrics_.set_tenant_running(tenant, count); },
+           .on_rejected = [this](
+                              const std::string& tenant,
+                              const char* limit) { metrics_.count_tenant_rejected(tenant, limit); },
+           .on_tokens = [this](const std::string& tenant,
+                               uint64_t count) { metrics_.count_tenant_tokens(tenant, count); }}),
       fleet_(
           options.fleet, [this] { queue_.dispatch(); },
           [this](bool received) { metrics_.count_frame(received); }),
@@ -37,10 +48,14 @@ Router::Router(const RouterOptions& options, std::unique_ptr<const RoutingPolicy
                metrics_.model(model).queue_depth->Increment(change);
              }),
       retries_(options.retries),
-      environment_{options.call, fleet_, queue_, registry_, metrics_, retries_},
+      environment_{options.call, fleet_,   queue_, registry_,
+                   metrics_,     retries_, access_, tenants_},
       inference_(environment_),
-      models_(fleet_),
-      admin_(fleet_) {}
+      models_(fleet_, access_),
+      admin_(fleet_, access_) {
+  // Routers that count from one number would draw the same replicas.
+  environment_.next_ticket = std::random_device{}();
+}
 
 absl::StatusOr<std::unique_ptr<Router>> Router::start(const RouterOptions& options,
                                                       std::function<void(bool)> on_ready) {
@@ -48,20 +63,46 @@ absl::StatusOr<std::unique_ptr<Router>> Router::start(const RouterOptions& optio
   if (policy == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("no routing policy ", options.routing_policy));
   }
-  std::unique_ptr<Router> router(new Router(options, std::move(policy), std::move(on_ready)));
-  grpc::ServerBuilder builder;
-  configure_public_server(builder);
-  const std::string address = host_port(options.host, options.port);
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &router->port_);
-  builder.RegisterService(&router->inference_);
-  builder.RegisterService(&router->models_);
-  builder.RegisterService(&router->admin_);
-  router->server_ = builder.BuildAndStart();
-  if (router->server_ == nullptr || router->port_ == 0) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", address));
-  }
+  auto worker_credentials = make_channel_credentials(options.worker_tls, "--worker-tls");
+  if (!worker_credentials.ok()) return worker_credentials.status();
+  RouterOptions completed = options;
+  completed.fleet.link.credentials = *std::move(worker_credentials);
+  std::unique_ptr<Router> router(new Router(completed, std::move(policy), std::move(on_ready)));
+  if (absl::Status status = router->access_.load(); !status.ok()) return status;
+  if (absl::Status status = router->tenants_.load(); !status.ok()) return status;
+  auto discovery = Discovery::start(options.discovery, [fleet = &router->fleet_](Candidates found) {
+    fleet->set_candidates(std::move(found));
+  });
+  if (!discovery.ok()) return discovery.status();
+  router->discovery_ = *std::move(discovery);
+  if (absl::Status status = router->listen(); !status.ok()) return status;
   router->pulse_thread_ = std::thread([raw = router.get()] { raw->pulse(); });
   return router;
+}
+
+absl::Status Router::listen() {
+  auto credentials = make_server_credentials(options_.tls);
+  if (!credentials.ok()) return credentials.status();
+  grpc::ServerBuilder builder;
+  if (access_.asks()) {
+    // gRPC asks the guard on connections with TLS alone.
+    if (options_.tls.certificate.empty()) {
+      leave_reflection_out(builder);
+    } else {
+      (*credentials)->SetAuthMetadataProcessor(std::make_shared<ReflectionGuard>(access_));
+    }
+  }
+  configure_public_server(builder);
+  const std::string address = host_port(options_.host, options_.port);
+  builder.AddListeningPort(address, *credentials, &port_);
+  builder.RegisterService(&inference_);
+  builder.RegisterService(&models_);
+  builder.RegisterService(&admin_);
+  server_ = builder.BuildAndStart();
+  if (server_ == nullptr || port_ == 0) {
+    return absl::UnavailableError(absl::StrCat("cannot listen on ", address));
+  }
+  return absl::OkStatus();
 }
 
 Router::~Router() { stop(absl::ZeroDuration()); }
@@ -86,20 +127,26 @@ void Router::pulse() {
 }
 
 void Router::beat(absl::Time now) {
+  access_.poll(now);
   fleet_.tick(now);
   queue_.tick(now);
   for (const auto& call : registry_.all()) call->tick(now);
   const auto set = fleet_.snapshot();
   metrics_.set_replicas(*set);
+  uint32_t num_routers = 1;
+  for (const ReplicaView& replica : set->replicas) {
+    num_routers = std::max(num_routers, replica.load.num_sessions());
+  }
+  tenants_.tick(now, num_routers);
   bool withdrawn = false;
   {
     std::lock_guard lock(mutex_);
     withdrawn = withdrawn_;
   }
-  const bool ready = !withdrawn && std::any_of(set->replicas.begin(), set->replicas.end(),
-                                               [](const ReplicaView& r) {
-                                                 return r.state == ReplicaState::kReady;
-                                               });
+  const bool serves = !options_.discovery.models_file.empty() ||
+                      std::any_of(set->replicas.begin(), set->replicas.end(),
+                                  [](const auto& r) { return r.state == ReplicaState::kReady; });
+  const bool ready = !withdrawn && serves;
   if (ready != ready_) {
     ready_ = ready;
     on_ready_(ready);
@@ -126,6 +173,7 @@ void Router::stop(absl::Duration grace) {
     stopped_ = true;
   }
   if (pulse_thread_.joinable()) pulse_thread_.join();
+  if (discovery_) discovery_->stop();
   // Sessions refer to this object until gRPC is done with them.
   LCKV_CHECK(fleet_.stop(absl::Seconds(30)));
 }

@@ -82,6 +82,12 @@ RouterMetrics::RouterMetrics(const std::string& policy)
       retries_(counter(*registry_, "lckv_router_retries_total",
                        "Choices that were placed again before anything was delivered")),
       frames_(counter(*registry_, "lckv_router_frames_total", "Frames to and from replicas")),
+      tenant_running_(gauge(*registry_, "lckv_router_tenant_running",
+                            "Generate calls of the tenant that have not ended")),
+      tenant_rejected_(counter(*registry_, "lckv_router_tenant_rejected_total",
+                               "Generate calls over a limit of their tenant")),
+      tenant_tokens_(counter(*registry_, "lckv_router_tenant_tokens_total",
+                             "Tokens taken from the tenant's limit")),
       frames_in_(&frames_.Add({{"dir", "in"}})),
       frames_out_(&frames_.Add({{"dir", "out"}})) {
   for (const char* stage : kStages) {
@@ -152,18 +158,47 @@ void RouterMetrics::count_route(bool waited) {
   routes_.Add({{"policy", policy_}, {"reason", waited ? "after_wait" : "at_once"}}).Increment();
 }
 
+void RouterMetrics::set_tenant_running(const std::string& tenant, int64_t count) {
+  tenant_running_.Add({{"tenant", tenant}}).Set(static_cast<double>(count));
+}
+
+void RouterMetrics::count_tenant_rejected(const std::string& tenant, const char* limit) {
+  tenant_rejected_.Add({{"tenant", tenant}, {"limit", limit}}).Increment();
+}
+
+void RouterMetrics::count_tenant_tokens(const std::string& tenant, uint64_t count) {
+  tenant_tokens_.Add({{"tenant", tenant}}).Increment(static_cast<double>(count));
+}
+
 void RouterMetrics::observe_overhead(OverheadStage stage, double seconds) {
   overhead_by_stage_[static_cast<size_t>(stage)]->Observe(seconds);
 }
 
 void RouterMetrics::set_replicas(const ReplicaSet& set) {
+  for (const std::string& name : set.expected_models) model(name);
+  auto gone = std::move(workers_);
+  workers_.clear();
   for (const ReplicaView& replica : set.replicas) {
     if (replica.model) model(replica.model->hello.model());
-    worker_up_.Add({{"worker", replica.address}}).Set(replica.state == ReplicaState::kReady);
-    for (size_t i = 0; i < kStates.size(); ++i) {
-      worker_state_.Add({{"worker", replica.address}, {"state", kStates[i]}})
-          .Set(static_cast<size_t>(replica.state) == i);
+    std::vector<prometheus::Gauge*>& gauges = workers_[replica.address];
+    if (const auto known = gone.find(replica.address); known != gone.end()) {
+      gauges = std::move(known->second);
+      gone.erase(known);
     }
+    if (gauges.empty()) {
+      gauges.push_back(&worker_up_.Add({{"worker", replica.address}}));
+      for (const char* state : kStates) {
+        gauges.push_back(&worker_state_.Add({{"worker", replica.address}, {"state", state}}));
+      }
+    }
+    gauges[0]->Set(replica.state == ReplicaState::kReady);
+    for (size_t i = 0; i < kStates.size(); ++i) {
+      gauges[i + 1]->Set(static_cast<size_t>(replica.state) == i);
+    }
+  }
+  for (const auto& [address, gauges] : gone) {
+    worker_up_.Remove(gauges[0]);
+    for (size_t i = 1; i < gauges.size(); ++i) worker_state_.Remove(gauges[i]);
   }
 }
 

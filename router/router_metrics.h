@@ -50,7 +50,12 @@ class RouterMetrics {
   void count_frame(bool received);
   // A call found a replica at once, or after waiting.
   void count_route(bool waited);
+  // `tenant` is one of the tenants file's, or "other".
+  void set_tenant_running(const std::string& tenant, int64_t count);
+  void count_tenant_rejected(const std::string& tenant, const char* limit);
+  void count_tenant_tokens(const std::string& tenant, uint64_t count);
   void observe_overhead(OverheadStage stage, double seconds);
+  // The series of addresses that are not in the set end. One thread.
   void set_replicas(const ReplicaSet& set);
 
  private:
@@ -73,11 +78,16 @@ class RouterMetrics {
   prometheus::Family<prometheus::Counter>& resumes_;
   prometheus::Family<prometheus::Counter>& retries_;
   prometheus::Family<prometheus::Counter>& frames_;
+  prometheus::Family<prometheus::Gauge>& tenant_running_;
+  prometheus::Family<prometheus::Counter>& tenant_rejected_;
+  prometheus::Family<prometheus::Counter>& tenant_tokens_;
   std::vector<prometheus::Histogram*> overhead_by_stage_;
   prometheus::Counter* frames_in_;
   prometheus::Counter* frames_out_;
 
-  std::mutex mutex_;  // guards models_
+  // Of one address: up, then one per state.
+  std::map<std::string, std::vector<prometheus::Gauge*>> workers_;  // set_replicas' own
+  std::mutex mutex_;                                                // guards models_
   std::map<std::string, ModelMetrics> models_;
 };
 

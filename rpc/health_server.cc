@@ -218,6 +218,7 @@ absl::StatusOr<std::unique_ptr<HealthServer>> HealthServer::start(const HealthOp
 
   grpc::ServerBuilder builder;
   configure_public_server(builder);
+  if (!options.reflection) leave_reflection_out(builder);
   const std::string address = host_port(options.host, options.port);
   builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &state.port);
   builder.RegisterService(&state.service);

@@ -16,6 +16,7 @@ struct HealthOptions {
   std::string host = "127.0.0.1";
   uint16_t port = 0;                  // 0: any free one
   std::vector<std::string> services;  // known from the start, besides the three standing ones
+  bool reflection = true;             // false: none, for nobody is asked here who he is
 };
 
 // Owner: main. All methods are thread-safe. Standing services: "" and "readiness" (one state,

@@ -1,14 +1,29 @@
 #include "rpc/server_options.h"
 
+#include <memory>
+#include <vector>
+
 #include "absl/strings/str_cat.h"
 #include "grpc/grpc.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/impl/server_builder_option.h"
+#include "grpcpp/impl/server_builder_plugin.h"
 
 namespace lckv {
 namespace {
 
 constexpr int kKeepAliveMs = 2000;
 constexpr int kKeepAliveTimeoutMs = 2000;
+
+class WithoutReflection final : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments* /*arguments*/) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    std::erase_if(*plugins, [](const std::unique_ptr<grpc::ServerBuilderPlugin>& plugin) {
+      return plugin->name() == "proto_server_reflection";
+    });
+  }
+};
 
 }  // namespace
 
@@ -21,8 +36,13 @@ std::string host_port(absl::string_view host, uint16_t port) {
 
 void enable_reflection() { grpc::reflection::InitProtoReflectionServerBuilderPlugin(); }
 
+void leave_reflection_out(grpc::ServerBuilder& builder) {
+  builder.SetOption(std::make_unique<WithoutReflection>());
+}
+
 void configure_public_server(grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(kMaxPublicRequestBytes);
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxHeaderBytes);
   // Two servers on one port would share its connections between two processes.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);

@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "rpc/flags.h"
+#include "rpc/tls_flags.h"
 
 namespace lckv {
 namespace {
@@ -187,6 +188,8 @@ void add_network_flags(CLI::App& app, WorkerConfig& config) {
   add_port(app, "--port", config.port, "For routers; 0: any free one")->group(group);
   add_port(app, "--metrics-port", config.metrics_port, "Prometheus, /metrics")->group(group);
   add_port(app, "--health-port", config.health_port, "grpc.health.v1")->group(group);
+  add_tls_server_flags(app, config.tls, group);
+  add_plaintext_flag(app, config.allow_plaintext, group);
 }
 
 }  // namespace
@@ -250,7 +253,8 @@ absl::Status check_worker_config(const WorkerConfig& config) {
         absl::StrCat("--staging-rows ", config.staging_rows, " must exceed --max-num-seqs ",
                      config.max_num_seqs, ": every running sequence holds a row"));
   }
-  return check_ranks(config);
+  if (absl::Status status = check_ranks(config); !status.ok()) return status;
+  return check_plaintext(config.host, config.tls, config.allow_plaintext);
 }
 
 }  // namespace lckv

@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "kernels/dtype.h"
 #include "rpc/logging.h"
+#include "rpc/tls.h"
 #include "worker/scheduler/sequence_spec.h"
 
 namespace lckv {
@@ -62,6 +63,8 @@ struct WorkerConfig {
   uint16_t port = 50061;
   uint16_t metrics_port = 9091;
   uint16_t health_port = 50062;
+  TlsServerFiles tls;  // of the port for routers
+  bool allow_plaintext = false;
   absl::Duration drain_timeout = absl::Seconds(30);
   absl::Duration session_lease = absl::Seconds(10);
   absl::Duration step_timeout = absl::Seconds(60);

@@ -85,7 +85,7 @@ absl::StatusOr<Ports> open_ports(const WorkerConfig& config, WorkerMetrics& metr
   ports.metrics = *std::move(metrics_server);
 
   enable_reflection();
-  auto routers = ServicePort::open(config.host, config.port, service);
+  auto routers = ServicePort::open(config.host, config.port, service, config.tls);
   if (!routers.ok()) return routers.status();
   ports.routers = *std::move(routers);
   log_fields(spdlog::level::info, "listening",

@@ -61,9 +61,20 @@ v1::ListReplicasResponse list_replicas(const ReplicaSet& set, absl::Time now) {
   return response;
 }
 
+// The call's end where the caller may not make it; else null.
+grpc::ServerUnaryReactor* AdminService::refuse_without_right(
+    grpc::CallbackServerContext& context) const {
+  const auto caller = access_.check(context.client_metadata(), Right::kAdmin);
+  if (caller.ok()) return nullptr;
+  grpc::ServerUnaryReactor* reactor = context.DefaultReactor();
+  reactor->Finish(to_grpc_status(caller.status()));
+  return reactor;
+}
+
 grpc::ServerUnaryReactor* AdminService::ListReplicas(grpc::CallbackServerContext* context,
                                                      const v1::ListReplicasRequest* /*request*/,
                                                      v1::ListReplicasResponse* response) {
+  if (auto* refused = refuse_without_right(*context)) return refused;
   *response = list_replicas(*fleet_.snapshot(), absl::Now());
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
@@ -73,6 +84,7 @@ grpc::ServerUnaryReactor* AdminService::ListReplicas(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* AdminService::DrainReplica(grpc::CallbackServerContext* context,
                                                      const v1::DrainReplicaRequest* request,
                                                      v1::Replica* response) {
+  if (auto* refused = refuse_without_right(*context)) return refused;
   internal::v1::DrainRequest asked;
   asked.set_replica_id(request->replica_id());
   const absl::Duration grace =
@@ -91,6 +103,7 @@ grpc::ServerUnaryReactor* AdminService::DrainReplica(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* AdminService::UndrainReplica(grpc::CallbackServerContext* context,
                                                        const v1::UndrainReplicaRequest* request,
                                                        v1::Replica* response) {
+  if (auto* refused = refuse_without_right(*context)) return refused;
   internal::v1::DrainRequest asked;
   asked.set_replica_id(request->replica_id());
   asked.set_undrain(true);

@@ -4,6 +4,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "lckv/v1/admin.grpc.pb.h"
+#include "router/access.h"
 #include "router/fleet/fleet.h"
 
 namespace lckv {
@@ -12,7 +13,7 @@ namespace lckv {
 // asked of the replica's leader.
 class AdminService final : public v1::Admin::CallbackService {
  public:
-  explicit AdminService(Fleet& fleet) : fleet_(fleet) {}
+  AdminService(Fleet& fleet, const Access& access) : fleet_(fleet), access_(access) {}
 
   grpc::ServerUnaryReactor* ListReplicas(grpc::CallbackServerContext* context,
                                          const v1::ListReplicasRequest* request,
@@ -25,12 +26,14 @@ class AdminService final : public v1::Admin::CallbackService {
                                            v1::Replica* response) override;
 
  private:
+  grpc::ServerUnaryReactor* refuse_without_right(grpc::CallbackServerContext& context) const;
   static grpc::ServerUnaryReactor* refuse(grpc::CallbackServerContext& context,
                                           const absl::Status& why);
   grpc::ServerUnaryReactor* ask(grpc::CallbackServerContext& context,
                                 const internal::v1::DrainRequest& request, v1::Replica& response);
 
   Fleet& fleet_;
+  const Access& access_;
 };
 
 // In the order of --workers; a replica that has never said Hello has an address and a state only.

@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "router/model_directory.h"
+#include "router/routing/stable_hash.h"
 #include "router/validation.h"
 #include "rpc/logging.h"
 #include "rpc/status_mapping.h"
@@ -78,6 +79,7 @@ CallQueue::Entry GenerateCall::entry_for(std::vector<uint32_t> choices) const {
   entry.key = {.model = spec.model,
                .fingerprint = relay_->required_fingerprint(),
                .affinity = spec.affinity,
+               .prefix_hash = prefix_hash(spec.tenant, spec.prompt),
                .num_sequences = static_cast<uint32_t>(choices.size()),
                .ticket = ticket_};
   entry.choices = std::move(choices);
@@ -123,6 +125,12 @@ std::vector<CallQueue::Entry> GenerateCall::entries_for_needs() {
 }
 
 absl::StatusOr<GenerateSpec> GenerateCall::check(const v1::GenerateRequest& request) {
+  const auto caller = environment_.access.check(context_.client_metadata(), Right::kGenerate);
+  if (!caller.ok()) return caller.status();
+  if (caller->authenticated && !request.tenant().empty() && request.tenant() != caller->tenant) {
+    return with_field(absl::PermissionDeniedError("tenant: is not the bearer token's"), "tenant",
+                      "is not the bearer token's");
+  }
   if (absl::Status status = check_request(request); !status.ok()) return status;
   const auto set = environment_.fleet.snapshot();
   auto model = find_model(*set, request.model());
@@ -142,10 +150,24 @@ absl::StatusOr<GenerateSpec> GenerateCall::check(const v1::GenerateRequest& requ
   const absl::Time before = absl::Now();
   auto spec = make_spec(request, *std::move(model), random_number());
   environment_.metrics.observe_overhead(OverheadStage::kTokenize, seconds_since(before));
-  if (spec.ok() && spec->request_id.empty()) {
-    spec->request_id = absl::StrFormat("%016x", random_number());
-  }
+  if (!spec.ok()) return spec;
+  if (spec->request_id.empty()) spec->request_id = absl::StrFormat("%016x", random_number());
+  if (caller->authenticated) spec->tenant = caller->tenant;
+  if (absl::Status status = admit(*spec); !status.ok()) return status;
   return spec;
+}
+
+// Holds the call against its tenant's limits; what it takes is given back in close().
+absl::Status GenerateCall::admit(GenerateSpec& spec) {
+  if (absl::Status status = environment_.tenants.admit(
+          {.tenant = spec.tenant, .num_prompt_tokens = spec.prompt.size(), .now = absl::Now()});
+      !status.ok()) {
+    return status;
+  }
+  spec.priority = environment_.tenants.cap_priority(spec.tenant, spec.priority);
+  std::lock_guard lock(mutex_);
+  tenant_ = spec.tenant;
+  return absl::OkStatus();
 }
 
 void GenerateCall::refuse(const absl::Status& why) {
@@ -349,16 +371,19 @@ void GenerateCall::close(const absl::Status& status) {
   RelaySummary summary;
   bool was_open = false;
   bool slow = false;
+  std::optional<std::string> tenant;
   LogFields fields;
   {
     std::lock_guard lock(mutex_);
     slow = slow_;
+    tenant.swap(tenant_);
     model = model_name_;
     was_open = relay_ != nullptr;
     if (was_open) summary = relay_->summary();
     fields.emplace_back("request_id", request_id_.substr(0, 256));
   }
   environment_.registry.remove(self);
+  if (tenant) environment_.tenants.release(*tenant, summary.num_new_tokens, absl::Now());
   RouterMetrics& metrics = environment_.metrics;
   const ModelMetrics& of_model = metrics.model(model);
   metrics.count_request(model, "Generate", status.code());

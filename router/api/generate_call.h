@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/server_callback.h"
 #include "lckv/v1/inference.pb.h"
+#include "router/access.h"
 #include "router/call_queue.h"
 #include "router/call_registry.h"
 #include "router/fleet/fleet.h"
@@ -19,6 +21,7 @@
 #include "router/relay.h"
 #include "router/retry_budget.h"
 #include "router/router_metrics.h"
+#include "router/tenants.h"
 
 namespace lckv {
 
@@ -37,6 +40,8 @@ struct CallEnvironment {
   CallRegistry& registry;
   RouterMetrics& metrics;
   RetryBudget& retries;
+  const Access& access;
+  TenantGate& tenants;
   std::atomic<uint64_t> next_ticket = 0;
 };
 
@@ -73,6 +78,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   enum class Phase { kOpen, kFinished };  // kFinished: Finish was called or is about to be
 
   absl::StatusOr<GenerateSpec> check(const v1::GenerateRequest& request);
+  absl::Status admit(GenerateSpec& spec);
   void refuse(const absl::Status& why);
   void pump();
   // With the lock held, all but the last:
@@ -91,6 +97,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   std::mutex mutex_;  // guards what follows
   std::string request_id_;
   std::string model_name_;        // of a served model, else empty
+  std::optional<std::string> tenant_;  // that let the call in
   std::unique_ptr<Relay> relay_;  // null: refused before it could be made
   // By choice, at its newest replica.
   struct Seat {

@@ -20,7 +20,8 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
                                                      const v1::TokenizeRequest* request,
                                                      v1::TokenizeResponse* response) {
   std::string model;
-  const absl::Status status = tokenize(*request, *response, model);
+  absl::Status status = check_right(*context);
+  if (status.ok()) status = tokenize(*request, *response, model);
   return finish(*context, status, "Tokenize", model);
 }
 
@@ -28,8 +29,13 @@ grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerConte
                                                        const v1::DetokenizeRequest* request,
                                                        v1::DetokenizeResponse* response) {
   std::string model;
-  const absl::Status status = detokenize(*request, *response, model);
+  absl::Status status = check_right(*context);
+  if (status.ok()) status = detokenize(*request, *response, model);
   return finish(*context, status, "Detokenize", model);
+}
+
+absl::Status InferenceService::check_right(const grpc::CallbackServerContext& context) const {
+  return environment_.access.check(context.client_metadata(), Right::kGenerate).status();
 }
 
 absl::Status InferenceService::tokenize(const v1::TokenizeRequest& request,

@@ -21,6 +21,7 @@ class InferenceService final : public v1::Inference::CallbackService {
                                        v1::DetokenizeResponse* response) override;
 
  private:
+  absl::Status check_right(const grpc::CallbackServerContext& context) const;
   absl::Status tokenize(const v1::TokenizeRequest& request, v1::TokenizeResponse& response,
                         std::string& model);
   absl::Status detokenize(const v1::DetokenizeRequest& request, v1::DetokenizeResponse& response,

@@ -41,7 +41,7 @@ v1::Model describe(const ReplicaSet& set, const ModelInfo& info) {
 }  // namespace
 
 v1::ListModelsResponse list_models(const ReplicaSet& set) {
-  std::set<std::string> names;
+  std::set<std::string> names(set.expected_models.begin(), set.expected_models.end());
   for (const ReplicaView& replica : set.replicas) {
     if (replica.model) names.insert(replica.model->hello.model());
   }
@@ -49,6 +49,8 @@ v1::ListModelsResponse list_models(const ReplicaSet& set) {
   for (const std::string& name : names) {
     if (const auto info = find_model(set, name); info.ok()) {
       *response.add_models() = describe(set, **info);
+    } else {
+      response.add_models()->set_name(name);
     }
   }
   return response;
@@ -57,9 +59,10 @@ v1::ListModelsResponse list_models(const ReplicaSet& set) {
 grpc::ServerUnaryReactor* ModelsService::ListModels(grpc::CallbackServerContext* context,
                                                     const v1::ListModelsRequest* /*request*/,
                                                     v1::ListModelsResponse* response) {
-  *response = list_models(*fleet_.snapshot());
+  const auto caller = access_.check(context->client_metadata(), Right::kGenerate);
+  if (caller.ok()) *response = list_models(*fleet_.snapshot());
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
+  reactor->Finish(to_grpc_status(caller.status()));
   return reactor;
 }
 
@@ -67,7 +70,9 @@ grpc::ServerUnaryReactor* ModelsService::GetModel(grpc::CallbackServerContext* c
                                                   const v1::GetModelRequest* request,
                                                   v1::Model* response) {
   const auto set = fleet_.snapshot();
-  const auto info = find_model(*set, request->name());
+  const auto caller = access_.check(context->client_metadata(), Right::kGenerate);
+  absl::StatusOr<std::shared_ptr<const ModelInfo>> info = find_model(*set, request->name());
+  if (!caller.ok()) info = caller.status();
   if (info.ok()) *response = describe(*set, **info);
   add_retry_trailer(info.status(), *context);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();

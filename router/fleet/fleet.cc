@@ -3,27 +3,81 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "router/fleet/name_resolver.h"
+#include "rpc/tls_flags.h"
+#include "spdlog/spdlog.h"
 
 namespace lckv {
+namespace {
+
+// Its session has said Hello and has not ended.
+bool is_live(const ReplicaView& view) {
+  return view.model != nullptr &&
+         (view.state == ReplicaState::kReady || view.state == ReplicaState::kDraining ||
+          view.state == ReplicaState::kUnresponsive);
+}
+
+const std::string& id_of(const ReplicaView& view) { return view.model->hello.replica_id(); }
+
+}  // namespace
 
 Fleet::Fleet(const FleetOptions& options, std::function<void()> on_change,
              std::function<void(bool received)> on_frame_moved)
-    : on_change_(std::move(on_change)), snapshot_(std::make_shared<const ReplicaSet>()) {
-  for (const std::string& address : options.addresses) {
-    LinkOptions link = options.link;
-    link.address = address;
-    links_.push_back(std::make_shared<SessionLink>(
-        std::move(link),
-        LinkHandlers{.on_change =
-                         [this] {
-                           refresh();
-                           on_change_();
-                         },
-                     .on_hello = [this](const internal::v1::Hello& h) { return model_of(h); },
-                     .on_frame_moved = on_frame_moved}));
+    : options_(options),
+      on_change_(std::move(on_change)),
+      on_frame_moved_(std::move(on_frame_moved)),
+      snapshot_(std::make_shared<const ReplicaSet>()) {}
+
+std::shared_ptr<SessionLink> Fleet::make_link(const Candidate& candidate) {
+  LinkOptions link = options_.link;
+  link.address = candidate.address;
+  // The certificate is held against the name that was configured, not against what it led to.
+  const std::string host = split_address(candidate.origin).host;
+  if (link.server_name.empty() && !is_literal_address(host)) link.server_name = host;
+  return std::make_shared<SessionLink>(
+      std::move(link),
+      LinkHandlers{
+          .on_change =
+              [this] {
+                refresh();
+                on_change_();
+              },
+          .on_hello = [this, model = candidate.model](
+                          const internal::v1::Hello& hello) { return model_of(hello, model); },
+          .on_frame_moved = on_frame_moved_});
+}
+
+void Fleet::set_candidates(Candidates candidates) {
+  {
+    std::lock_guard lock(mutex_);
+    if (stopped_) return;
+    expected_models_ = std::move(candidates.models);
+    for (Place& place : places_) place.withdrawn = true;
+    for (const Candidate& candidate : candidates.replicas) {
+      // The same address for another model is another link.
+      const auto known = std::find_if(places_.begin(), places_.end(), [&](const Place& place) {
+        return place.candidate.address == candidate.address &&
+               place.candidate.model == candidate.model;
+      });
+      if (known != places_.end()) {
+        known->withdrawn = false;
+        continue;
+      }
+      const bool local = is_loopback(split_address(candidate.address).host);
+      if (!local && !options_.allow_plaintext && options_.link.credentials == nullptr) {
+        spdlog::error(
+            "worker {} is left out: plaintext beyond this machine needs --allow-plaintext, TLS "
+            "needs --worker-tls-ca",
+            candidate.address);
+        continue;
+      }
+      places_.push_back({.candidate = candidate, .link = make_link(candidate)});
+    }
   }
   refresh();
+  on_change_();
 }
 
 std::shared_ptr<const ReplicaSet> Fleet::snapshot() {
@@ -34,14 +88,89 @@ std::shared_ptr<const ReplicaSet> Fleet::snapshot() {
 void Fleet::refresh() {
   // Built under the lock, so that a set never replaces a newer one.
   std::lock_guard lock(mutex_);
+  std::vector<ReplicaView> views;
+  views.reserve(places_.size());
+  for (const Place& place : places_) {
+    if (place.link == nullptr) continue;
+    views.push_back(place.link->view());
+    views.back().origin = place.candidate.origin;
+    views.back().expected_model = place.candidate.model;
+  }
+  settle(views);
   auto set = std::make_shared<ReplicaSet>();
-  set->replicas.reserve(links_.size());
-  for (const auto& link : links_) set->replicas.push_back(link->view());
+  set->expected_models = expected_models_;
+  for (ReplicaView& view : views) {
+    // A replica is listed once: by the link it is reached by, or as lost where it is not reached.
+    const auto chosen = view.model ? chosen_.find(id_of(view)) : chosen_.end();
+    if (chosen != chosen_.end() && chosen->second != view.link.get()) continue;
+    set->replicas.push_back(std::move(view));
+  }
   snapshot_ = std::move(set);
 }
 
+// Which link each live replica is reached by: the one it was reached by before, or the first.
+void Fleet::settle(const std::vector<ReplicaView>& views) {
+  std::map<std::string, const SessionLink*> chosen;
+  for (const ReplicaView& view : views) {
+    if (!is_live(view)) continue;
+    const auto before = chosen_.find(id_of(view));
+    if (before != chosen_.end() && before->second == view.link.get()) {
+      chosen[id_of(view)] = view.link.get();
+    } else {
+      chosen.emplace(id_of(view), view.link.get());
+    }
+  }
+  chosen_ = std::move(chosen);
+}
+
+// Takes away the links that lead to a replica a second time, and those of withdrawn candidates that
+// have no session; opens those again whose replica is not reached any more.
+std::vector<std::shared_ptr<SessionLink>> Fleet::close_superfluous() {
+  std::vector<std::shared_ptr<SessionLink>> closed;
+  for (Place& place : places_) {
+    if (place.link == nullptr) {
+      if (!place.withdrawn && !chosen_.contains(place.replica_id)) {
+        place.link = make_link(place.candidate);
+      }
+      continue;
+    }
+    const ReplicaView view = place.link->view();
+    const bool live = is_live(view);
+    const auto chosen = live ? chosen_.find(id_of(view)) : chosen_.end();
+    const bool again = chosen != chosen_.end() && chosen->second != place.link.get();
+    if (!again && (live || !place.withdrawn)) continue;
+    if (again) {
+      spdlog::info("{} leads to replica {}, which is reached already", place.candidate.address,
+                   id_of(view));
+      place.replica_id = id_of(view);
+    }
+    closed.push_back(std::move(place.link));
+    place.link = nullptr;
+  }
+  std::erase_if(places_, [](const Place& p) { return p.withdrawn && p.link == nullptr; });
+  closing_.insert(closing_.end(), closed.begin(), closed.end());
+  return closed;
+}
+
 void Fleet::tick(absl::Time now) {
-  for (const auto& link : links_) link->tick(now);
+  std::vector<std::shared_ptr<SessionLink>> links;
+  std::vector<std::shared_ptr<SessionLink>> closed;
+  {
+    std::lock_guard lock(mutex_);
+    if (stopped_) return;
+    closed = close_superfluous();
+    std::erase_if(closing_, [&](const auto& link) {
+      return std::find(closed.begin(), closed.end(), link) == closed.end() && link->is_idle();
+    });
+    for (const Place& place : places_) {
+      if (place.link) links.push_back(place.link);
+    }
+  }
+  for (const auto& link : closed) {
+    link->stop(absl::UnavailableError("the replica is not used by this address any more"));
+  }
+  if (!closed.empty()) refresh();
+  for (const auto& link : links) link->tick(now);
   move_streams();
 }
 
@@ -60,9 +189,18 @@ void Fleet::move_streams() {
 }
 
 bool Fleet::stop(absl::Duration timeout) {
-  for (const auto& link : links_) link->stop(absl::UnavailableError("the router shuts down"));
+  std::vector<std::shared_ptr<SessionLink>> links;
+  {
+    std::lock_guard lock(mutex_);
+    stopped_ = true;
+    links = closing_;
+    for (const Place& place : places_) {
+      if (place.link) links.push_back(place.link);
+    }
+  }
+  for (const auto& link : links) link->stop(absl::UnavailableError("the router shuts down"));
   const absl::Time deadline = absl::Now() + timeout;
-  for (const auto& link : links_) {
+  for (const auto& link : links) {
     while (!link->is_idle()) {
       if (absl::Now() >= deadline) return false;
       absl::SleepFor(absl::Milliseconds(5));
@@ -71,7 +209,12 @@ bool Fleet::stop(absl::Duration timeout) {
   return true;
 }
 
-absl::StatusOr<std::shared_ptr<const ModelInfo>> Fleet::model_of(const internal::v1::Hello& hello) {
+absl::StatusOr<std::shared_ptr<const ModelInfo>> Fleet::model_of(
+    const internal::v1::Hello& hello, const std::string& expected_model) {
+  if (!expected_model.empty() && hello.model() != expected_model) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("it serves ", hello.model(), " where ", expected_model, " is expected"));
+  }
   const auto set = snapshot();
   const ModelInfo* known = nullptr;
   for (const ReplicaView& replica : set->replicas) {

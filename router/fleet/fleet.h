@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -9,16 +10,21 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "router/fleet/discovery.h"
 #include "router/fleet/replica_set.h"
 #include "router/fleet/session_link.h"
 
 namespace lckv {
 
 struct FleetOptions {
-  std::vector<std::string> addresses;
-  LinkOptions link;  // address is filled in per replica
+  LinkOptions link;  // address and server name are filled in per replica
+  // Without TLS only replicas on this machine may be spoken to, unless this is set.
+  bool allow_plaintext = false;
 };
 
+// One link per candidate, except where two lead to one replica: then the later link is closed, and
+// opened again when the first is lost. A link whose candidate is withdrawn stays as long as its
+// session does.
 // Owner: the router, whose pulse thread calls tick() and stop(); the rest from any thread.
 class Fleet {
  public:
@@ -26,6 +32,9 @@ class Fleet {
   // `on_frame_moved` counts.
   Fleet(const FleetOptions& options, std::function<void()> on_change,
         std::function<void(bool received)> on_frame_moved);
+
+  // From now on these are the addresses where replicas may be.
+  void set_candidates(Candidates candidates);
 
   std::shared_ptr<const ReplicaSet> snapshot();
   // Publishes a new set now.
@@ -36,13 +45,32 @@ class Fleet {
   bool stop(absl::Duration timeout);
 
  private:
+  struct Place {
+    Candidate candidate;
+    std::shared_ptr<SessionLink> link;  // null: closed, for the replica is reached another way
+    std::string replica_id;             // of the replica that closed it
+    bool withdrawn = false;
+  };
+
   // Streams leave a replica that asks them to, where an equal one takes them.
   void move_streams();
-  absl::StatusOr<std::shared_ptr<const ModelInfo>> model_of(const internal::v1::Hello& hello);
 
+  std::shared_ptr<SessionLink> make_link(const Candidate& candidate);
+  absl::StatusOr<std::shared_ptr<const ModelInfo>> model_of(const internal::v1::Hello& hello,
+                                                            const std::string& expected_model);
+  void settle(const std::vector<ReplicaView>& views);
+  std::vector<std::shared_ptr<SessionLink>> close_superfluous();
+
+  const FleetOptions options_;
   const std::function<void()> on_change_;
-  std::vector<std::shared_ptr<SessionLink>> links_;
-  std::mutex mutex_;  // guards the pointer; the set itself never changes
+  const std::function<void(bool)> on_frame_moved_;
+  std::mutex mutex_;  // guards what follows; the set itself never changes
+  std::vector<Place> places_;
+  std::vector<std::shared_ptr<SessionLink>> closing_;  // until gRPC is done with them
+  std::vector<std::string> expected_models_;
+  // The link by which each live replica is reached, by replica id.
+  std::map<std::string, const SessionLink*> chosen_;
+  bool stopped_ = false;
   std::shared_ptr<const ReplicaSet> snapshot_;
 };
 

@@ -19,6 +19,12 @@ bool same_tokenizer_files(const internal::v1::Hello& a, const internal::v1::Hell
          a.has_bos_token_id() == b.has_bos_token_id() && a.bos_token_id() == b.bos_token_id();
 }
 
+// The files are megabytes, and this is asked for every replica and call.
+bool same_tokenizer(const ModelInfo& a, const ModelInfo& b) {
+  return (a.tokenizer != nullptr && a.tokenizer == b.tokenizer) ||
+         same_tokenizer_files(a.hello, b.hello);
+}
+
 bool same_eos(const internal::v1::Hello& a, const internal::v1::Hello& b) {
   return std::equal(a.eos_token_ids().begin(), a.eos_token_ids().end(), b.eos_token_ids().begin(),
                     b.eos_token_ids().end());
@@ -64,7 +70,7 @@ bool takes_same_requests(const ModelInfo& a, const ModelInfo& b) {
          a.hello.max_context_tokens() == b.hello.max_context_tokens() &&
          a.hello.max_logprobs() == b.hello.max_logprobs() && same_eos(a.hello, b.hello) &&
          MessageDifferencer::Equals(a.hello.generation_defaults(), b.hello.generation_defaults()) &&
-         same_tokenizer_files(a.hello, b.hello);
+         same_tokenizer(a, b);
 }
 
 }  // namespace lckv

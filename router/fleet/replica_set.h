@@ -32,6 +32,8 @@ struct ReplicaView {
   uint32_t num_in_flight = 0;  // own submits that this load does not count yet
   absl::Time step_time;        // when the step counter last moved
   std::shared_ptr<SessionLink> link;
+  std::string origin;          // the host:port that its address was found by
+  std::string expected_model;  // that it is there for; empty: any
 
   uint32_t available_credit() const {
     return load.credit() > num_in_flight ? load.credit() - num_in_flight : 0;
@@ -41,6 +43,8 @@ struct ReplicaView {
 // Immutable once published; every thread reads the same one.
 struct ReplicaSet {
   std::vector<ReplicaView> replicas;
+  // That are to be served, whether replicas of them are here or not; empty: nobody said.
+  std::vector<std::string> expected_models;
 };
 
 }  // namespace lckv

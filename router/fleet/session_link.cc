@@ -13,6 +13,19 @@
 #include "spdlog/spdlog.h"
 
 namespace lckv {
+namespace {
+
+std::shared_ptr<grpc::Channel> open_channel(const LinkOptions& options) {
+  grpc::ChannelArguments arguments = internal_channel_arguments();
+  if (options.credentials == nullptr) {
+    return grpc::CreateCustomChannel(options.address, grpc::InsecureChannelCredentials(),
+                                     arguments);
+  }
+  if (!options.server_name.empty()) arguments.SetSslTargetNameOverride(options.server_name);
+  return grpc::CreateCustomChannel(options.address, options.credentials, arguments);
+}
+
+}  // namespace
 
 using internal::v1::RouterFrame;
 using internal::v1::WorkerFrame;
@@ -81,8 +94,7 @@ bool SessionLink::is_lost(const Live& live, absl::Time now) const {
 void SessionLink::open(Role role, absl::Time now) {
   auto self = shared_from_this();
   auto live = std::make_shared<Live>(Live{.state = SessionState(now), .opened = now});
-  live->channel = grpc::CreateCustomChannel(options_.address, grpc::InsecureChannelCredentials(),
-                                            internal_channel_arguments());
+  live->channel = open_channel(options_);
   live->stub = internal::v1::Engine::NewStub(live->channel);
   live->session = std::make_shared<Session>();
   // The handlers tell their own session from a later one by its address, which stays taken until

@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "grpcpp/channel.h"
+#include "grpcpp/security/credentials.h"
 #include "lckv/internal/v1/engine.grpc.pb.h"
 #include "router/fleet/replica_set.h"
 #include "router/fleet/sequence_sink.h"
@@ -26,6 +27,8 @@ namespace lckv {
 struct LinkOptions {
   std::string address;
   std::string router_id;
+  std::shared_ptr<grpc::ChannelCredentials> credentials;  // null: plaintext
+  std::string server_name;  // that the certificate must have; empty: the address
   absl::Duration beat_interval = absl::Milliseconds(500);
   // Silence after which no new work is given ...
   absl::Duration unresponsive_after = absl::Milliseconds(1500);

@@ -2,7 +2,11 @@
 
 #include <array>
 
+#include "router/routing/affinity_key.h"
 #include "router/routing/least_loaded.h"
+#include "router/routing/prefix_affinity.h"
+#include "router/routing/round_robin.h"
+#include "router/routing/two_choices.h"
 
 namespace lckv {
 namespace {
@@ -13,8 +17,12 @@ struct PolicyEntry {
 };
 
 // One line per policy.
-constexpr std::array<PolicyEntry, 1> kPolicies = {{
+constexpr std::array<PolicyEntry, 5> kPolicies = {{
     {"least-loaded", make_least_loaded},
+    {"round-robin", make_round_robin},
+    {"power-of-two-choices", make_two_choices},
+    {"affinity-key", make_affinity_key},
+    {"prefix-affinity", make_prefix_affinity},
 }};
 
 }  // namespace
@@ -27,6 +35,10 @@ bool serves(const RoutingKey& key, const ReplicaView& replica) {
 
 bool can_take(const RoutingKey& key, const ReplicaView& replica) {
   return replica.available_credit() >= key.num_sequences && serves(key, replica);
+}
+
+uint64_t num_sequences(const ReplicaView& replica) {
+  return uint64_t{replica.load.num_running()} + replica.load.num_waiting() + replica.num_in_flight;
 }
 
 std::unique_ptr<const RoutingPolicy> make_routing_policy(absl::string_view name) {

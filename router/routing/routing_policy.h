@@ -16,7 +16,8 @@ namespace lckv {
 struct RoutingKey {
   std::shared_ptr<const ModelInfo> model;  // that the request was checked against
   std::string fingerprint;                 // not empty: no other will do
-  std::string affinity;
+  std::string affinity;                    // the caller's; may be empty
+  uint64_t prefix_hash = 0;                // of the prompt's leading blocks, see stable_hash.h
   uint32_t num_sequences = 1;
   uint64_t ticket = 0;  // differs from call to call, to break ties evenly
 };
@@ -34,6 +35,9 @@ class RoutingPolicy {
 bool serves(const RoutingKey& key, const ReplicaView& replica);
 // serves(), and has credit for all sequences.
 bool can_take(const RoutingKey& key, const ReplicaView& replica);
+
+// Running, waiting and under way to it.
+uint64_t num_sequences(const ReplicaView& replica);
 
 // Null for an unknown name; policy_names() lists the known ones, the default first.
 std::unique_ptr<const RoutingPolicy> make_routing_policy(absl::string_view name);

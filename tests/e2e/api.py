@@ -62,16 +62,20 @@ def request(ids=None, text=None, **fields):
 
 
 class Client:
-    """One channel. Any thread."""
+    """One channel, with TLS where credentials are given; `token` goes with every call. Any thread."""
 
-    def __init__(self, address):
-        self.channel = grpc.insecure_channel(
-            address,
-            options=[
-                ("grpc.max_receive_message_length", 64 << 20),
-                ("grpc.use_local_subchannel_pool", 1),
-            ],
-        )
+    def __init__(self, address, credentials=None, token=None, server_name=None):
+        options = [
+            ("grpc.max_receive_message_length", 64 << 20),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        if server_name is not None:
+            options.append(("grpc.ssl_target_name_override", server_name))
+        if credentials is None:
+            self.channel = grpc.insecure_channel(address, options=options)
+        else:
+            self.channel = grpc.secure_channel(address, credentials, options=options)
+        self.headers = [] if token is None else [("authorization", f"Bearer {token}")]
 
     def close(self):
         self.channel.close()
@@ -82,7 +86,7 @@ class Client:
             request_serializer=lambda made: made.SerializeToString(),
             response_deserializer=answer.FromString,
         )
-        return call(asked, timeout=timeout)
+        return call(asked, timeout=timeout, metadata=self.headers)
 
     def stream(self, made, timeout=DEADLINE):
         """The call itself: an iterator of GenerateEvent."""
@@ -91,7 +95,7 @@ class Client:
             request_serializer=lambda made: made.SerializeToString(),
             response_deserializer=message("lckv.v1.GenerateEvent").FromString,
         )
-        return call(made, timeout=timeout)
+        return call(made, timeout=timeout, metadata=self.headers)
 
     def generate(self, made, timeout=DEADLINE):
         """All choices of a finished call, by number."""

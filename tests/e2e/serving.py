@@ -108,15 +108,18 @@ class Worker(Process):
 
 
 class Router(Process):
-    def __init__(self, workers, *flags):
+    """`connect` makes the client of its address; without workers the flags say where they are."""
+
+    def __init__(self, workers, *flags, connect=api.Client):
         addresses = ",".join(worker if isinstance(worker, str) else worker.address for worker in workers)
+        given = ["--workers", addresses] if workers else []
         super().__init__(
             "lckv-router",
-            ["--workers", addresses, "--port", 0, "--metrics-port", 0, "--health-port", 0, *flags],
+            [*given, "--port", 0, "--metrics-port", 0, "--health-port", 0, *flags],
         )
         ports = self.find(r"gRPC ([\d.:]+), health ([\d.:]+), metrics http://([\d.:]+)/metrics")
         self.address, self.health_address, self.metrics_address = ports.groups()
-        self.client = api.Client(self.address)
+        self.client = connect(self.address)
 
     def num_ready(self):
         return sum(replica.state == 3 for replica in self.client.replicas())

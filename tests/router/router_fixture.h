@@ -47,7 +47,7 @@ class RouterTest : public ::testing::Test {
  protected:
   void start(const std::vector<std::string>& addresses) {
     options_.port = 0;
-    options_.fleet.addresses = addresses;
+    options_.discovery.workers = addresses;
     auto router = Router::start(options_, [this](bool ready) { ready_ = ready; });
     ASSERT_TRUE(router.ok()) << router.status();
     router_ = *std::move(router);

@@ -2,7 +2,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
 #include "rpc/server_options.h"
@@ -14,13 +13,16 @@ ServicePort::~ServicePort() { close(absl::ZeroDuration()); }
 
 absl::StatusOr<std::unique_ptr<ServicePort>> ServicePort::open(const std::string& host,
                                                                uint16_t port,
-                                                               EngineService& service) {
+                                                               EngineService& service,
+                                                               const TlsServerFiles& tls) {
+  const auto credentials = make_server_credentials(tls);
+  if (!credentials.ok()) return credentials.status();
   std::unique_ptr<ServicePort> opened(new ServicePort);
   const std::string address = host_port(host, port);
   grpc::ServerBuilder builder;
   configure_internal_server(builder);
   int bound_port = 0;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &bound_port);
+  builder.AddListeningPort(address, *credentials, &bound_port);
   builder.RegisterService(&service);
   opened->server_ = builder.BuildAndStart();
   if (opened->server_ == nullptr || bound_port == 0) {

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "rpc/tls.h"
 #include "worker/service/engine_service.h"
 
 namespace grpc {
@@ -18,9 +19,11 @@ namespace lckv {
 // Owner: main; the service outlives it.
 class ServicePort {
  public:
-  // `port` 0: any free one. Unavailable where the address cannot be had.
+  // `port` 0: any free one. Unavailable where the address cannot be had, InvalidArgument where a
+  // file of `tls` cannot be used.
   static absl::StatusOr<std::unique_ptr<ServicePort>> open(const std::string& host, uint16_t port,
-                                                           EngineService& service);
+                                                           EngineService& service,
+                                                           const TlsServerFiles& tls = {});
   ~ServicePort();
   ServicePort(const ServicePort&) = delete;
   ServicePort& operator=(const ServicePort&) = delete;

@@ -1,0 +1,38 @@
+// TLS at the edges, from PEM files that may be replaced while the program runs.
+//
+// Files are read again every second; connections made from then on use what is there, those that
+// stand are not touched. They may be replaced in place, by renaming, or through a symbolic link
+// above them; certificate and key that do not belong together are not taken.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "grpcpp/security/credentials.h"
+#include "grpcpp/security/server_credentials.h"
+
+namespace lckv {
+
+// Paths; empty: not given.
+struct TlsServerFiles {
+  std::string certificate;  // the chain, leaf first
+  std::string key;
+  std::string client_ca;  // given: clients must show a certificate that it signed
+};
+
+struct TlsClientFiles {
+  std::string ca;           // of servers; empty: no TLS
+  std::string certificate;  // shown to servers that ask; with its key, or neither
+  std::string key;
+};
+
+// Plaintext where no certificate is given. InvalidArgument naming the flag that is missing beside
+// another, or the file that cannot be used. `flag_prefix` "--tls" makes a flag "--tls-key".
+absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> make_server_credentials(
+    const TlsServerFiles& files);
+// Null where no CA is given.
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> make_channel_credentials(
+    const TlsClientFiles& files, const std::string& flag_prefix);
+
+}  // namespace lckv
