@@ -5,6 +5,8 @@
 
 #include <string>
 
+#include "worker/model/tensor_shard.h"
+
 namespace lckv {
 namespace {
 
@@ -39,6 +41,20 @@ TEST(Geometry, CapacityFollowsTheNumberOfCachedLayers) {
   EXPECT_NEAR(static_cast<double>(condensed->capacity_tokens), 4294967296.0 / 3072, 1);
   EXPECT_EQ(condensed->block_bytes, 16 * 1024);
   EXPECT_EQ(condensed->num_blocks, 262144);
+}
+
+// Each of two ranks has half of the KV heads, and so room for twice the tokens; of eight ranks with
+// four heads none has less than one.
+TEST(Geometry, RanksShareOutSlots) {
+  const PassPlan whole = tiny_llama(w2());
+  const auto of_ranks = [&](int32_t size) {
+    return plan_memory(make_pass_plan(shard_layers(whole.layers, size)), serving()).value();
+  };
+  EXPECT_EQ(of_ranks(1).bytes_per_token, 3 * 1024);
+  EXPECT_EQ(of_ranks(2).bytes_per_token, 3 * 512);
+  EXPECT_EQ(of_ranks(2).capacity_tokens, 2 * of_ranks(1).capacity_tokens);
+  EXPECT_EQ(of_ranks(4).bytes_per_token, 3 * 256);
+  EXPECT_EQ(of_ranks(8).bytes_per_token, 3 * 256);
 }
 
 TEST(Geometry, OnlyCyclicMapsHaveStagingAndAHostTier) {
