@@ -69,8 +69,8 @@ def errors(text):
 class Replica:
     """A launcher and its ranks; leaves nothing behind."""
 
-    def __init__(self, *flags):
-        self.launcher = serving.Worker(serving.DEMO, *FLAGS, *TIMEOUTS, *flags)
+    def __init__(self, *flags, timeouts=TIMEOUTS):
+        self.launcher = serving.Worker(serving.DEMO, *FLAGS, *timeouts, *flags)
         try:
             self.launcher.wait_ready()
             self.ranks = ranks_of(self.launcher)
@@ -221,7 +221,7 @@ def test_stopped_rank_ends_the_replica(victim, busy):
 
 
 def test_rank_that_pauses_for_a_moment_harms_nothing():
-    with Replica("--rank-timeout", f"{5 * serving.SLOWNESS}s") as replica:
+    with Replica(timeouts=["--rank-timeout", f"{10 * serving.SLOWNESS}s"]) as replica:
         os.kill(replica.ranks[1], signal.SIGSTOP)
         time.sleep(1)
         os.kill(replica.ranks[1], signal.SIGCONT)
