@@ -35,6 +35,13 @@ CallQueue::Entry SimulatedCall::entry_for(std::vector<uint32_t> choices) {
 WaitingCall::Assignment SimulatedCall::assign(const ReplicaView& replica,
                                               const std::vector<uint32_t>& choices) {
   if (relay_.failed()) return Assignment::kGone;
+  if (world_.defect != Defect::kCrossedFingerprint &&
+      !relay_.accepts(replica.model->hello.fingerprint())) {
+    CallQueue::Entry entry = entry_for(choices);
+    entry.kind = relay_.has_progress() ? CallQueue::Kind::kResume : CallQueue::Kind::kRetry;
+    world_.queue->add(std::move(entry));
+    return Assignment::kGone;
+  }
   std::vector<internal::v1::Submit> submits;
   for (const uint32_t choice : choices) {
     internal::v1::Submit& submit = submits.emplace_back(relay_.submit_of(choice));
