@@ -8,7 +8,9 @@ namespace lckv::fleet_simulation {
 
 SimulatedCall::SimulatedCall(World& world, GenerateSpec spec)
     : world_(world),
-      relay_(std::move(spec), {.pause_above_bytes = 200, .unpause_below_bytes = 50}, world.now),
+      // Replicas die at random here, so no number of deaths is the request's own doing.
+      relay_(std::move(spec),
+             {.pause_above_bytes = 200, .unpause_below_bytes = 50, .max_deaths = 1000}, world.now),
       arrival_(world.now),
       seats_(relay_.spec().choices.size()),
       got_(seats_.size()) {}
