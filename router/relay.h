@@ -70,6 +70,11 @@ class Relay {
   internal::v1::Submit submit_of(uint32_t choice) const;
   // Of the only replicas that will do; empty: any. Set once the caller was told, or may be.
   const std::string& required_fingerprint() const;
+  // Asked when a replica is found: what was required when the wait began may have changed since,
+  // because another choice was placed meanwhile.
+  bool accepts(const std::string& fingerprint) const;
+  // Whether the call has anything that a new one would not have.
+  bool has_progress() const;
 
   // The unplaced choices were submitted, to one replica of this fingerprint.
   void on_placed(const std::vector<uint32_t>& choices, const std::string& fingerprint,
@@ -131,7 +136,6 @@ class Relay {
   absl::Status replay(Choice& choice, const ChoiceStart& start);
   std::optional<v1::Finished> ending_of(const Choice& choice) const;
   bool is_current(ChoiceAttempt attempt) const;
-  bool has_progress() const;
   void need_replica(uint32_t index, ReplicaNeed need);
   v1::Finished finished_by_string(const ChoiceText& text) const;
   std::string without_skipped(Choice& choice, std::string text);

@@ -51,6 +51,11 @@ const std::string& Relay::required_fingerprint() const {
   return fixed ? fingerprint_ : spec_.fingerprint;
 }
 
+bool Relay::accepts(const std::string& fingerprint) const {
+  const std::string& required = required_fingerprint();
+  return required.empty() || required == fingerprint;
+}
+
 void Relay::on_placed(const std::vector<uint32_t>& choices, const std::string& fingerprint,
                       absl::Time now) {
   fingerprint_ = fingerprint;
@@ -76,7 +81,6 @@ void Relay::on_seated(ChoiceAttempt attempt) {
   if (is_current(attempt)) choices_[attempt.choice].seated = true;
 }
 
-// Whether the call has anything that a new one would not have.
 bool Relay::has_progress() const {
   return num_prompt_logprobs_ > 0 ||
          std::any_of(choices_.begin(), choices_.end(),

@@ -1,6 +1,5 @@
 #include "router/api/generate_call.h"
 
-#include <algorithm>
 #include <random>
 #include <utility>
 
@@ -8,7 +7,6 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "router/model_directory.h"
-#include "router/routing/stable_hash.h"
 #include "router/validation.h"
 #include "rpc/logging.h"
 #include "rpc/status_mapping.h"
@@ -73,57 +71,6 @@ void GenerateCall::start(const v1::GenerateRequest& request) {
   waited_ = !placed_;
 }
 
-CallQueue::Entry GenerateCall::entry_for(std::vector<uint32_t> choices) const {
-  const GenerateSpec& spec = relay_->spec();
-  CallQueue::Entry entry;
-  entry.key = {.model = spec.model,
-               .fingerprint = relay_->required_fingerprint(),
-               .affinity = spec.affinity,
-               .prefix_hash = prefix_hash(spec.tenant, spec.prompt),
-               .num_sequences = static_cast<uint32_t>(choices.size()),
-               .ticket = ticket_};
-  entry.choices = std::move(choices);
-  entry.priority = spec.priority;
-  entry.arrival = arrival_;
-  entry.since = absl::Now();
-  return entry;
-}
-
-void GenerateCall::enqueue(CallQueue::Entry entry) {
-  entry.call = shared_from_this();
-  environment_.queue.add(std::move(entry));
-  bool gone = false;
-  {
-    std::lock_guard lock(mutex_);
-    gone = phase_ != Phase::kOpen;
-  }
-  if (gone) environment_.queue.remove(this);
-}
-
-// What has lost its replica goes back to the queue, choice by choice: it need not find one replica
-// with room for all.
-std::vector<CallQueue::Entry> GenerateCall::entries_for_needs() {
-  std::vector<CallQueue::Entry> entries;
-  for (const ReplicaNeed& need : relay_->take_needs()) {
-    const ModelMetrics& metrics = environment_.metrics.model(model_name_);
-    (need.resume ? metrics.resumes : metrics.retries)->Increment();
-    if (need.charged && !environment_.retries.spend(model_name_)) {
-      relay_->fail(with_retry(absl::UnavailableError("the replica was lost or full, and this "
-                                                     "model's calls were retried too often"),
-                              absl::Seconds(1)),
-                   false);
-      return {};
-    }
-    CallQueue::Entry& entry = entries.emplace_back(entry_for({need.choice}));
-    entry.kind = need.resume ? CallQueue::Kind::kResume : CallQueue::Kind::kRetry;
-    if (need.delayed) {
-      const double share = static_cast<double>(random_number() >> 11) * 0x1p-53;
-      entry.not_before = entry.since + retry_backoff(num_retries_++, share);
-    }
-  }
-  return entries;
-}
-
 absl::StatusOr<GenerateSpec> GenerateCall::check(const v1::GenerateRequest& request) {
   const auto caller = environment_.access.check(context_.client_metadata(), Right::kGenerate);
   if (!caller.ok()) return caller.status();
@@ -176,35 +123,6 @@ void GenerateCall::refuse(const absl::Status& why) {
     phase_ = Phase::kFinished;
   }
   close(why);
-}
-
-WaitingCall::Assignment GenerateCall::assign(const ReplicaView& replica,
-                                             const std::vector<uint32_t>& choices) {
-  {
-    std::lock_guard lock(mutex_);
-    if (phase_ != Phase::kOpen || relay_->failed()) return Assignment::kGone;
-    const absl::Time before = absl::Now();
-    std::vector<internal::v1::Submit> submits;
-    for (const uint32_t choice : choices) submits.push_back(relay_->submit_of(choice));
-    const auto first =
-        replica.link->submit(shared_from_this(), replica.model.get(), std::move(submits));
-    if (!first) return Assignment::kNotTaken;
-    for (size_t i = 0; i < choices.size(); ++i) {
-      seats_[choices[i]] = {.link = replica.link, .handle = *first + i};
-    }
-    const absl::Time now = absl::Now();
-    relay_->on_placed(choices, replica.model->hello.fingerprint(), now);
-    run_commands();
-    if (!placed_) {
-      placed_ = true;
-      environment_.metrics.count_route(waited_);
-      environment_.metrics.model(model_name_)
-          .queue_wait_seconds->Observe(absl::ToDoubleSeconds(now - arrival_));
-    }
-    environment_.metrics.observe_overhead(OverheadStage::kRoute, seconds_since(before));
-  }
-  replica.link->flush();
-  return Assignment::kTaken;
 }
 
 void GenerateCall::on_seated(ChoiceAttempt attempt) {
@@ -298,34 +216,6 @@ void GenerateCall::OnCancel() {
   }
   environment_.queue.remove(this);
   pump();
-}
-
-// Tells the replicas' links what the relay wants of them.
-void GenerateCall::run_commands() {
-  for (const RelayCommand& command : relay_->take_commands()) {
-    const Seat& seat = seats_[command.choice];
-    switch (command.kind) {
-      case RelayCommand::Kind::kCancel:
-        seat.link->cancel(seat.handle);
-        break;
-      case RelayCommand::Kind::kPause:
-        seat.link->pause(seat.handle);
-        break;
-      case RelayCommand::Kind::kUnpause:
-        seat.link->unpause(seat.handle);
-        break;
-    }
-  }
-}
-
-std::vector<std::shared_ptr<SessionLink>> GenerateCall::links() const {
-  std::vector<std::shared_ptr<SessionLink>> links;
-  for (const Seat& seat : seats_) {
-    if (seat.link != nullptr && std::find(links.begin(), links.end(), seat.link) == links.end()) {
-      links.push_back(seat.link);
-    }
-  }
-  return links;
 }
 
 void GenerateCall::pump() {

@@ -83,6 +83,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   void pump();
   // With the lock held, all but the last:
   void run_commands();
+  bool place(const ReplicaView& replica, const std::vector<uint32_t>& choices);
   CallQueue::Entry entry_for(std::vector<uint32_t> choices) const;
   std::vector<CallQueue::Entry> entries_for_needs();
   std::vector<std::shared_ptr<SessionLink>> links() const;

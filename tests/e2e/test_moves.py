@@ -83,15 +83,29 @@ def test_no_kill_loses_a_token_of_100_streams():
         expected = results(start_all(system.client, 100))
         streams = start_all(system.client, 100)
         num_kills = 0
-        while any(stream.is_alive() for stream in streams):
+
+        def kill_one():
             number = dice.randrange(3)
             worker = system.workers[number]
             worker.close()
-            num_kills += 1
             # A dead replica's successor has its address, so that the router finds it.
             system.workers[number] = serving.Worker(serving.DEMO, *FLAGS, port=worker.port)
             system.workers[number].wait_ready()
-            time.sleep(dice.uniform(0, 0.5))
+
+        while any(stream.is_alive() for stream in streams):
+            had = [stream.num_ids() for stream in streams]
+            # One or two: the first finds prompts being encoded, the second streams that are being replayed. A third,
+            # before they have gained a token, would make them suspects.
+            for _ in range(dice.randrange(1, 3)):
+                kill_one()
+                num_kills += 1
+            serving.wait_until(
+                lambda: all(
+                    stream.num_ids() > before or not stream.is_alive()
+                    for stream, before in zip(streams, had)
+                ),
+                "every stream goes on",
+            )
         assert results(streams) == expected
         resumed = [stream.num_resumes() for stream in streams]
         gaps = sorted(stream.longest_gap() for stream in streams)

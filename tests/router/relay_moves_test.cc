@@ -191,6 +191,18 @@ TEST_F(RelayTest, OnceTheCallerKnowsAFingerprintNoOtherWillDo) {
   EXPECT_EQ(relay().required_fingerprint(), "fingerprint-2");
 }
 
+TEST_F(RelayTest, ChoicesThatWaitApartEndUpAtOneFingerprint) {
+  request_.set_num_choices(2);
+  for (const uint32_t choice : {0u, 1u}) {
+    relay();
+    lose(LossKind::kDied, choice);
+  }
+  EXPECT_TRUE(relay().accepts("fingerprint-2"));
+  relay().on_placed({0}, "fingerprint-2", now_);
+  EXPECT_TRUE(relay().accepts("fingerprint-2"));
+  EXPECT_FALSE(relay().accepts("fingerprint-1"));
+}
+
 TEST_F(RelayTest, PromptLogprobsOfASecondRunAreNotSentAgain) {
   request_.set_text("Once upon a time");
   request_.mutable_output()->set_num_prompt_logprobs(0);

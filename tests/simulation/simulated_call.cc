@@ -8,7 +8,9 @@ namespace lckv::fleet_simulation {
 
 SimulatedCall::SimulatedCall(World& world, GenerateSpec spec)
     : world_(world),
-      relay_(std::move(spec), {.pause_above_bytes = 200, .unpause_below_bytes = 50}, world.now),
+      // Replicas die at random here, so no number of deaths is the request's own doing.
+      relay_(std::move(spec),
+             {.pause_above_bytes = 200, .unpause_below_bytes = 50, .max_deaths = 1000}, world.now),
       arrival_(world.now),
       seats_(relay_.spec().choices.size()),
       got_(seats_.size()) {}
@@ -35,6 +37,13 @@ CallQueue::Entry SimulatedCall::entry_for(std::vector<uint32_t> choices) {
 WaitingCall::Assignment SimulatedCall::assign(const ReplicaView& replica,
                                               const std::vector<uint32_t>& choices) {
   if (relay_.failed()) return Assignment::kGone;
+  if (world_.defect != Defect::kCrossedFingerprint &&
+      !relay_.accepts(replica.model->hello.fingerprint())) {
+    CallQueue::Entry entry = entry_for(choices);
+    entry.kind = relay_.has_progress() ? CallQueue::Kind::kResume : CallQueue::Kind::kRetry;
+    world_.queue->add(std::move(entry));
+    return Assignment::kGone;
+  }
   std::vector<internal::v1::Submit> submits;
   for (const uint32_t choice : choices) {
     internal::v1::Submit& submit = submits.emplace_back(relay_.submit_of(choice));

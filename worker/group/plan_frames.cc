@@ -47,12 +47,15 @@ void write_sampling(const SamplingSpec& sampling, wire::SequenceSampling& to) {
 }
 
 void write_spec(const SequenceSpec& spec, wire::Sequence& to) {
-  const auto& [request_id, tenant, priority, prompt, resumed, sampling, max_new_tokens,
-               max_is_context, min_new_tokens, eos_token_ids, stop_token_ids, num_logprobs,
-               num_prompt_logprobs, prefill_mode] = spec;
+  const auto& [request_id, tenant, prefix_salt, skip_prefix_cache, priority, continued, prompt,
+               resumed, sampling, max_new_tokens, max_is_context, min_new_tokens, eos_token_ids,
+               stop_token_ids, num_logprobs, num_prompt_logprobs, prefill_mode] = spec;
   to.set_request_id(request_id);
   to.set_tenant(tenant);
+  to.set_prefix_salt(prefix_salt);
+  to.set_skip_prefix_cache(skip_prefix_cache);
   to.set_priority(priority);
+  to.set_continued(continued);
   add_all(*to.mutable_prompt(), prompt);
   add_all(*to.mutable_resumed(), resumed);
   write_sampling(sampling, *to.mutable_sampling());
@@ -137,7 +140,10 @@ absl::StatusOr<std::shared_ptr<const SequenceSpec>> read_spec(const wire::Sequen
   auto spec = std::make_shared<SequenceSpec>();
   *spec = {.request_id = from.request_id(),
            .tenant = from.tenant(),
+           .prefix_salt = from.prefix_salt(),
+           .skip_prefix_cache = from.skip_prefix_cache(),
            .priority = from.priority(),
+           .continued = from.continued(),
            .prompt = numbers(from.prompt()),
            .resumed = numbers(from.resumed()),
            .sampling = *std::move(sampling),
