@@ -11,7 +11,7 @@ namespace lckv {
 // A replica is passed over while it holds more than kLoadFactor times the mean number of sequences
 // of all replicas that serve the call's model, the call's own included, but never for less than
 // kAlwaysTaken sequences.
-inline constexpr double kLoadFactor = 1.25;
+inline constexpr double kLoadFactor = 1.1;
 inline constexpr uint64_t kAlwaysTaken = 2;
 
 // The replica whose id ranks highest together with `hash`, of those that can take the call and are
