@@ -158,6 +158,7 @@ TEST(ValidationTest, EachLimitItselfIsAllowed) {
   request.set_request_id(name);
   request.set_tenant(name);
   request.set_affinity(name);
+  request.mutable_prefix_cache()->set_salt(name);
   request.set_num_choices(128);
   auto& sampling = *request.mutable_sampling();
   sampling.set_top_p(1);
@@ -174,6 +175,8 @@ TEST(ValidationTest, EachLimitItselfIsAllowed) {
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->choices.size(), 128u);
   EXPECT_EQ(spec->prompt.size(), 512u);
+  EXPECT_EQ(make_submit(*spec, 127).prefix_salt(), name);
+  EXPECT_FALSE(make_submit(*spec, 127).skip_prefix_cache());
 }
 
 TEST(ValidationTest, DefaultsComeFromTheRequestThenTheConfigThenTheApi) {

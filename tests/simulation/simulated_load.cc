@@ -5,7 +5,7 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
-#include "tests/simulation/symbolic_device.h"
+#include "tests/simulation/symbolic_tokens.h"
 
 namespace lckv::simulation {
 namespace {

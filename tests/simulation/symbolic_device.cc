@@ -5,26 +5,6 @@
 #include "absl/strings/str_cat.h"
 
 namespace lckv::simulation {
-namespace {
-
-bool stops(const SequenceSpec& spec, int32_t token) {
-  const auto in = [token](const std::vector<int32_t>& ids) {
-    return std::find(ids.begin(), ids.end(), token) != ids.end();
-  };
-  return in(spec.eos_token_ids) || in(spec.stop_token_ids);
-}
-
-}  // namespace
-
-uint64_t extend_hash(uint64_t hash, int32_t token) {
-  uint64_t x = hash * 0x9E3779B97F4A7C15ULL + static_cast<uint64_t>(token) + 0x7F4A7C15ULL;
-  x ^= x >> 29;
-  x *= 0xBF58476D1CE4E5B9ULL;
-  return x ^ (x >> 32);
-}
-
-int32_t next_token(uint64_t hash) { return static_cast<int32_t>((hash >> 7) % kVocabulary); }
-
 SymbolicDevice::SymbolicDevice(const SimulatedMap& map, const SchedulerOptions& options,
                                uint64_t seed)
     : map_(map),
@@ -75,9 +55,7 @@ StepResult SymbolicDevice::run(const StepPlan& plan) {
   for (int32_t range = 0; range <= map_.num_groups; ++range) {
     run_ordinary(plan, range);
     if (range == map_.num_groups) break;
-    for (const WalkSegment& segment : plan.groups[range].segments) {
-      run_walk(plan, range, segment, result.settled_rows[range]);
-    }
+    run_walks(plan, range, result.settled_rows[range]);
   }
   std::vector<int32_t>& tokens = sampled_[plan.step];
   for (const SampleRow& row : plan.samples) {
@@ -309,8 +287,7 @@ void SymbolicDevice::run_walk(const StepPlan& plan, int32_t group, const WalkSeg
   if (offset < 0 || offset + segment.num_rows > segment.staged.count) {
     return fail(plan, "a walk's rows are not staged");
   }
-  const auto prompt = static_cast<int32_t>(seat.spec->prompt.size());
-  if (segment.end != WalkEnd::kSettle && segment.staged.count != prompt) {
+  if (segment.end != WalkEnd::kSettle && segment.staged.count != std::ssize(seat.spec->prompt)) {
     return fail(plan, "a pass needs the whole prompt staged");
   }
   for (int32_t i = 0; i < offset + segment.num_rows; ++i) {
@@ -336,10 +313,19 @@ void SymbolicDevice::run_walk(const StepPlan& plan, int32_t group, const WalkSeg
   if (segment.end == WalkEnd::kSettle && count > 1) {
     count = 1 + static_cast<int32_t>(random_() % static_cast<uint64_t>(count));
   }
-  finish_walk(plan, group, segment, settles ? count : 0);
-  if (settles) {
-    settled.back() = count;
-    next = segment.first_position + count;
+  if (!settles) return;
+  settled.back() = count;
+  next = segment.first_position + count;
+}
+
+// All of them read what was committed before any of them commits.
+void SymbolicDevice::run_walks(const StepPlan& plan, int32_t group, std::vector<int32_t>& settled) {
+  const std::vector<WalkSegment>& segments = plan.groups[group].segments;
+  for (const WalkSegment& segment : segments) run_walk(plan, group, segment, settled);
+  for (size_t i = 0; i < segments.size() && error_.empty(); ++i) {
+    const WalkEnd end = segments[i].end;
+    const bool settles = end == WalkEnd::kSettle || end == WalkEnd::kCommit;
+    finish_walk(plan, group, segments[i], settles ? settled[i] : 0);
   }
 }
 
@@ -388,12 +374,6 @@ SampleResult SymbolicDevice::sample(const StepPlan& plan, const SampleRow& row) 
   }
   result.token = drawn_token(*seat.spec, content.hash, row.index);
   return result;
-}
-
-int32_t drawn_token(const SequenceSpec& spec, uint64_t hash, int32_t index) {
-  int32_t token = next_token(hash);
-  while (index < spec.min_new_tokens && stops(spec, token)) token = (token + 1) % kVocabulary;
-  return token;
 }
 
 }  // namespace lckv::simulation

@@ -16,19 +16,12 @@
 #include <vector>
 
 #include "tests/simulation/simulated_map.h"
+#include "tests/simulation/symbolic_tokens.h"
 #include "worker/kv/mirrored_tables.h"
 #include "worker/scheduler/scheduler.h"
 #include "worker/scheduler/step_plan.h"
 
 namespace lckv::simulation {
-
-uint64_t extend_hash(uint64_t hash, int32_t token);
-// The token that follows a history.
-int32_t next_token(uint64_t hash);
-constexpr int32_t kVocabulary = 50;
-constexpr int32_t kEos = 0;
-// Generated token `index` of a sequence with that history: what stops it cannot be drawn too early.
-int32_t drawn_token(const SequenceSpec& spec, uint64_t hash, int32_t index);
 
 struct Content {
   uint64_t sequence = 0;
@@ -79,6 +72,7 @@ class SymbolicDevice {
   void change_seats(const StepPlan& plan);
   void change_tables(const StepPlan& plan);
   void run_ordinary(const StepPlan& plan, int32_t index);
+  void run_walks(const StepPlan& plan, int32_t group, std::vector<int32_t>& settled);
   void run_walk(const StepPlan& plan, int32_t group, const WalkSegment& segment,
                 std::vector<int32_t>& settled);
   void finish_walk(const StepPlan& plan, int32_t group, const WalkSegment& segment,

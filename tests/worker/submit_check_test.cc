@@ -112,6 +112,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadSubmit{"Choice", "num_choices", [](Submit& s) { s.set_choice(128); }},
         BadSubmit{"RequestId", "request_id",
                   [](Submit& s) { s.set_request_id(std::string(257, 'a')); }},
+        BadSubmit{"Salt", "prefix_cache.salt",
+                  [](Submit& s) { s.set_prefix_salt(std::string(257, 'a')); }},
         BadSubmit{"Tenant", "tenant", [](Submit& s) { s.set_tenant(std::string(257, 'a')); }},
         BadSubmit{"UnknownMode", "prefill_mode",
                   [](Submit& s) { s.set_prefill_mode(static_cast<internal::v1::PrefillMode>(9)); }},
@@ -126,6 +128,8 @@ TEST(CheckSubmitTest, CarriesEveryField) {
   Submit submit = plain_submit();
   submit.set_request_id("r");
   submit.set_tenant("t");
+  submit.set_prefix_salt("s");
+  submit.set_skip_prefix_cache(true);
   submit.set_priority(-3);
   submit.set_choice(7);
   submit.add_resumed(9);
@@ -148,6 +152,8 @@ TEST(CheckSubmitTest, CarriesEveryField) {
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ((*spec)->request_id, "r");
   EXPECT_EQ((*spec)->tenant, "t");
+  EXPECT_EQ((*spec)->prefix_salt, "s");
+  EXPECT_TRUE((*spec)->skip_prefix_cache);
   EXPECT_EQ((*spec)->priority, -3);
   EXPECT_EQ((*spec)->sampling.choice, 7U);
   EXPECT_THAT((*spec)->prompt, ElementsAre(4, 5, 6, 7));
