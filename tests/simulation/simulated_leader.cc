@@ -63,7 +63,7 @@ SimulatedLeader::SimulatedLeader(std::string replica_id, std::string fingerprint
   scheduler_ = std::make_unique<Scheduler>(options, std::move(passes));
 }
 
-internal::v1::Load SimulatedLeader::load() const {
+internal::v1::Load SimulatedLeader::load() {
   const SchedulerLoad now = scheduler_->load();
   internal::v1::Load load;
   load.set_step(step_);
@@ -75,10 +75,11 @@ internal::v1::Load SimulatedLeader::load() const {
   load.set_moving(moving_);
   if (!draining_)
     load.set_credit(static_cast<uint32_t>(std::max(kMaxWaiting - now.num_waiting, 0)));
+  promised_ = std::max(promised_, num_taken_ + load.credit());
   return load;
 }
 
-WorkerFrame SimulatedLeader::hello() const {
+WorkerFrame SimulatedLeader::hello() {
   WorkerFrame frame;
   internal::v1::Hello& hello = *frame.mutable_hello();
   hello.set_replica_id(replica_id_);
@@ -114,14 +115,11 @@ void SimulatedLeader::receive(const internal::v1::RouterFrame& frame, absl::Time
 
 void SimulatedLeader::submit(const internal::v1::Submit& submit, absl::Time now,
                              std::vector<WorkerFrame>& answers) {
-  ++num_taken_;
+  if (++num_taken_ > promised_) ++num_unpromised_;
   const SequenceId id{next_sequence_++};
   absl::Status status = absl::UnavailableError("drains");
   auto spec = spec_of(submit);
-  if (!draining_) {
-    status = scheduler_->submit(id, spec, now);
-    num_refused_ += !status.ok();
-  }
+  if (!draining_) status = scheduler_->submit(id, spec, now);
   if (status.ok()) {
     handles_[submit.handle()] = id;
     sequences_[id] = {.handle = submit.handle(), .spec = std::move(spec), .generated = {}};
@@ -137,7 +135,7 @@ void SimulatedLeader::forget_session() {
   for (const auto& [id, sequence] : sequences_) scheduler_->cancel(id);
   sequences_.clear();
   handles_.clear();
-  num_taken_ = 0;
+  num_taken_ = promised_ = 0;
 }
 
 void SimulatedLeader::set_draining(bool draining, bool moving) {

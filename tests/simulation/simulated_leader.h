@@ -23,7 +23,7 @@ class SimulatedLeader {
  public:
   SimulatedLeader(std::string replica_id, std::string fingerprint);
 
-  internal::v1::WorkerFrame hello() const;
+  internal::v1::WorkerFrame hello();
   // Takes the router's frame; what it refuses is answered at once.
   void receive(const internal::v1::RouterFrame& frame, absl::Time now,
                std::vector<internal::v1::WorkerFrame>& answers);
@@ -36,8 +36,9 @@ class SimulatedLeader {
 
   // Empty where everything that sequences held is free again.
   std::string leak() const;
-  // Submits that came although there was no room for them.
-  int num_refused() const { return num_refused_; }
+  // Submits beyond what any frame had promised room for. A promised place may be gone when its
+  // submit comes, because a paused sequence went back to the queue: that one is refused.
+  int num_unpromised() const { return num_unpromised_; }
 
  private:
   struct Sequence {
@@ -50,7 +51,8 @@ class SimulatedLeader {
               std::vector<internal::v1::WorkerFrame>& answers);
   StepResult run(const StepPlan& plan);
   internal::v1::WorkerFrame told(const std::vector<SequenceEvent>& events);
-  internal::v1::Load load() const;
+  // What goes out with a frame, and is promised with it.
+  internal::v1::Load load();
 
   const std::string replica_id_;
   const std::string fingerprint_;
@@ -64,7 +66,8 @@ class SimulatedLeader {
   absl::Time beat_time_ = absl::InfinitePast();
   bool draining_ = false;
   bool moving_ = false;
-  int num_refused_ = 0;
+  uint64_t promised_ = 0;  // submits of this session, those taken included
+  int num_unpromised_ = 0;
 };
 
 }  // namespace lckv::fleet_simulation

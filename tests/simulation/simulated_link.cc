@@ -210,8 +210,8 @@ ReplicaView SimulatedLink::view(absl::Time now) const {
 
 std::string SimulatedLink::complaint(bool at_end) const {
   if (leader_ == nullptr) return "";
-  if (leader_->num_refused() > 0)
-    return absl::StrCat(address_, " was given more than it had room for");
+  if (leader_->num_unpromised() > 0)
+    return absl::StrCat(address_, " was given more than it had promised room for");
   // One that hangs can free nothing.
   return at_end && now_ >= stalled_until_ ? leader_->leak() : "";
 }
