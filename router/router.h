@@ -40,7 +40,7 @@ struct RouterOptions {
   TlsClientFiles worker_tls;  // becomes fleet.link.credentials
   std::string tokens_file;    // empty: nobody is asked for a token
   std::string tenants_file;   // empty: no tenant is limited
-  std::string routing_policy = "least-loaded";
+  std::string routing_policy = "prefix-affinity";
   absl::Duration pulse_interval = absl::Milliseconds(50);
 };
 

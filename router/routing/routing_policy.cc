@@ -18,11 +18,11 @@ struct PolicyEntry {
 
 // One line per policy.
 constexpr std::array<PolicyEntry, 5> kPolicies = {{
+    {"prefix-affinity", make_prefix_affinity},
     {"least-loaded", make_least_loaded},
     {"round-robin", make_round_robin},
     {"power-of-two-choices", make_two_choices},
     {"affinity-key", make_affinity_key},
-    {"prefix-affinity", make_prefix_affinity},
 }};
 
 }  // namespace
