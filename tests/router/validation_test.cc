@@ -175,8 +175,8 @@ TEST(ValidationTest, EachLimitItselfIsAllowed) {
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->choices.size(), 128u);
   EXPECT_EQ(spec->prompt.size(), 512u);
-  EXPECT_EQ(make_submit(*spec, 127).prefix_salt(), name);
-  EXPECT_FALSE(make_submit(*spec, 127).skip_prefix_cache());
+  EXPECT_EQ(make_submit(*spec, 127, {}).prefix_salt(), name);
+  EXPECT_FALSE(make_submit(*spec, 127, {}).skip_prefix_cache());
 }
 
 TEST(ValidationTest, DefaultsComeFromTheRequestThenTheConfigThenTheApi) {
