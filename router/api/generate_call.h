@@ -97,9 +97,9 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
 
   std::mutex mutex_;  // guards what follows
   std::string request_id_;
-  std::string model_name_;        // of a served model, else empty
+  std::string model_name_;             // of a served model, else empty
   std::optional<std::string> tenant_;  // that let the call in
-  std::unique_ptr<Relay> relay_;  // null: refused before it could be made
+  std::unique_ptr<Relay> relay_;       // null: refused before it could be made
   // By choice, at its newest replica.
   struct Seat {
     std::shared_ptr<SessionLink> link;  // null: at none yet
