@@ -160,20 +160,23 @@ TEST_P(TensorParallelRuns, DummiesAreOneModel) {
   expect_ranks_are_one(options);
 }
 
-// Whatever is drawn and settled is drawn and settled on every rank: tokens, logits, walks.
+// Whatever is drawn and settled is drawn and settled on every rank: tokens, logits, walks. Heads of
+// different ranks come near what was read at different walks; at some tolerance that shows.
 TEST_P(TensorParallelRuns, RanksHoldTheSame) {
   LocalOptions options = this->options();
   options.lookahead = 11;
   options.fixed_windows = false;
-  options.tolerance = 1.0F / 512;
   options.max_uncommitted_plans = 2;
   for (const int size : {2, 4}) {
-    SCOPED_TRACE(testing::Message() << size << " ranks");
-    const auto ranks = on_ranks(size, options, short_workload(2));
-    for (int rank = 1; rank < size; ++rank) {
-      expect_equal(ranks[rank], ranks[0]);
-      for (size_t i = 0; i < ranks[0].size(); ++i) {
-        EXPECT_EQ(ranks[rank][i].num_prefill_walks, ranks[0][i].num_prefill_walks);
+    for (const float tolerance : {1.0F / 512, 1.0F / 64, 1.0F / 16, 1.0F / 4}) {
+      SCOPED_TRACE(testing::Message() << size << " ranks, tolerance " << tolerance);
+      options.tolerance = tolerance;
+      const auto ranks = on_ranks(size, options, short_workload(2));
+      for (int rank = 1; rank < size; ++rank) {
+        expect_equal(ranks[rank], ranks[0]);
+        for (size_t i = 0; i < ranks[0].size(); ++i) {
+          EXPECT_EQ(ranks[rank][i].num_prefill_walks, ranks[0][i].num_prefill_walks);
+        }
       }
     }
   }
