@@ -155,13 +155,16 @@ std::vector<std::shared_ptr<SessionLink>> Fleet::close_superfluous() {
 void Fleet::tick(absl::Time now) {
   std::vector<std::shared_ptr<SessionLink>> links;
   std::vector<std::shared_ptr<SessionLink>> closed;
+  std::vector<std::shared_ptr<SessionLink>> unused;  // go without the lock
   {
     std::lock_guard lock(mutex_);
     if (stopped_) return;
     closed = close_superfluous();
-    std::erase_if(closing_, [&](const auto& link) {
-      return std::find(closed.begin(), closed.end(), link) == closed.end() && link->is_idle();
+    const auto used = std::partition(closing_.begin(), closing_.end(), [](const auto& link) {
+      return link.use_count() > 1 || !link->is_idle();
     });
+    unused.assign(std::move_iterator(used), std::move_iterator(closing_.end()));
+    closing_.erase(used, closing_.end());
     for (const Place& place : places_) {
       if (place.link) links.push_back(place.link);
     }
@@ -193,15 +196,17 @@ bool Fleet::stop(absl::Duration timeout) {
   {
     std::lock_guard lock(mutex_);
     stopped_ = true;
-    links = closing_;
-    for (const Place& place : places_) {
+    links = std::exchange(closing_, {});
+    for (const Place& place : std::exchange(places_, {})) {
       if (place.link) links.push_back(place.link);
     }
+    snapshot_ = std::make_shared<const ReplicaSet>();
   }
   for (const auto& link : links) link->stop(absl::UnavailableError("the router shuts down"));
   const absl::Time deadline = absl::Now() + timeout;
   for (const auto& link : links) {
-    while (!link->is_idle()) {
+    // What gRPC's threads hold goes a moment after the sessions; the links' channels must go here.
+    while (link.use_count() > 1 || !link->is_idle()) {
       if (absl::Now() >= deadline) return false;
       absl::SleepFor(absl::Milliseconds(5));
     }

@@ -40,10 +40,15 @@ void SessionLink::tick(absl::Time now) {
   std::vector<Route> orphans;
   std::vector<std::shared_ptr<Session>> beating;
   std::vector<std::shared_ptr<Session>> ended;
+  std::vector<std::shared_ptr<grpc::Channel>> unused;  // goes without the lock
   std::optional<Role> opening;
   {
     std::lock_guard lock(mutex_);
     if (stopped_) return;
+    const auto used = std::partition(retired_.begin(), retired_.end(),
+                                     [](const auto& channel) { return channel.use_count() > 1; });
+    unused.assign(std::move_iterator(used), std::move_iterator(retired_.end()));
+    retired_.erase(used, retired_.end());
     for (const Role role : {kCurrent, kNext, kOld}) {
       const LivePtr live = live_[role];
       if (live == nullptr) continue;
@@ -192,6 +197,7 @@ void SessionLink::drop(Role role, absl::Time now, std::vector<Route>& orphans) {
   const LivePtr dropped = std::exchange(live_[role], nullptr);
   if (dropped == nullptr) return;
   for (auto& [handle, route] : dropped->state.take_all()) orphans.push_back(std::move(route));
+  retired_.push_back(dropped->channel);
   if (role != kCurrent) return;
   live_[kCurrent] = std::exchange(live_[kNext], nullptr);
   if (live_[kCurrent] != nullptr) return;

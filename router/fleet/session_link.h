@@ -80,7 +80,7 @@ class SessionLink : public std::enable_shared_from_this<SessionLink> {
 
   // Ends the sessions for good and all their sequences with `why`.
   void stop(const absl::Status& why);
-  // No session is open any more.
+  // No session is open any more. Who closes the link keeps it until nobody else does.
   bool is_idle();
 
  private:
@@ -116,6 +116,9 @@ class SessionLink : public std::enable_shared_from_this<SessionLink> {
 
   std::mutex mutex_;  // guards what follows
   std::array<LivePtr, kNumRoles> live_;
+  // Of sessions that ended. The last channel of a process may not go on a thread of gRPC's, which
+  // it would wait for: tick() lets those go that nobody else holds.
+  std::vector<std::shared_ptr<grpc::Channel>> retired_;
   int num_open_ = 0;  // sessions and calls that gRPC is not done with
   bool stopped_ = false;
   std::shared_ptr<const ModelInfo> model_;
