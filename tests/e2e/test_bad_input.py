@@ -128,10 +128,11 @@ def test_detokenize_of_an_unknown_id(demo):
     assert caught.value.code() == BAD and "ids" in caught.value.details()
 
 
-def test_drain_is_not_served_yet(demo):
+def test_draining_an_unknown_replica(demo):
     with pytest.raises(grpc.RpcError) as caught:
         demo.client.drain("any")
-    assert caught.value.code() == UNSERVED
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+    assert "replica_id" in caught.value.details()
 
 
 def test_what_the_limits_allow_is_served(demo):
