@@ -91,7 +91,7 @@ SessionState::Route* SessionState::find(uint64_t handle) {
 }
 
 void SessionState::note_load(const internal::v1::Load& load, absl::Time now) {
-  if (load.step() != load_.step()) step_time_ = now;
+  if (load.step() != load_.step() || load.num_layers() != load_.num_layers()) step_time_ = now;
   long_step_ = std::max(absl::Microseconds(load.step_microseconds()), kStepMemory * long_step_);
   load_ = load;
 }

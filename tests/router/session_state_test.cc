@@ -21,6 +21,7 @@ class SessionStateTest : public ::testing::Test {
         static_cast<uint64_t>(absl::ToInt64Microseconds(step_time)));
     frame.mutable_load()->set_credit(2);
     frame.mutable_load()->set_num_taken(num_taken_);
+    frame.mutable_load()->set_num_layers(num_layers_);
     state_.on_frame(frame, now_);
   }
   bool submit(size_t count = 1) {
@@ -38,6 +39,7 @@ class SessionStateTest : public ::testing::Test {
   SessionState state_{now_};
   uint64_t next_handle_ = 1;
   uint64_t num_taken_ = 0;
+  uint64_t num_layers_ = 0;
 };
 
 TEST_F(SessionStateTest, NothingIsSubmittedBeforeHelloOrBeyondCredit) {
@@ -73,6 +75,15 @@ TEST_F(SessionStateTest, OnlyWorkThatCouldRunMakesAStandstill) {
   now_ += absl::Seconds(1);
   EXPECT_EQ(state_.standstill(now_), absl::Seconds(1));
   EXPECT_EQ(state_.silence(now_), absl::Seconds(10));
+}
+
+TEST_F(SessionStateTest, AStepThatRunsLayersDoesNotStandStill) {
+  ready();
+  submit();
+  now_ += absl::Seconds(20);
+  ++num_layers_;
+  frame(1);
+  EXPECT_EQ(state_.standstill(now_), absl::ZeroDuration());
 }
 
 TEST_F(SessionStateTest, ALongStepIsRememberedForAWhileOnly) {

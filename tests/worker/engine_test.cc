@@ -37,6 +37,7 @@ class EngineTest : public testing::Test {
   }
   void take(const StepReport& report) {
     const std::lock_guard lock(mutex_);
+    if (!report.ran_step && report.num_layers > last_.num_layers) ++num_within_steps_;
     last_ = report;
     ++num_reports_;
     for (const SequenceEvent& event : report.events) {
@@ -64,6 +65,7 @@ class EngineTest : public testing::Test {
   std::condition_variable changed_;
   StepReport last_;
   int num_reports_ = 0;
+  int num_within_steps_ = 0;
   int num_finished_ = 0;
   std::map<uint64_t, std::vector<int32_t>> tokens_;
   std::vector<absl::Status> refusals_;
@@ -93,6 +95,15 @@ TEST_F(EngineTest, BeatsWhenIdle) {
   const std::lock_guard lock(mutex_);
   EXPECT_FALSE(last_.ran_step);
   EXPECT_EQ(last_.step, 0U);
+}
+
+TEST_F(EngineTest, BeatsBetweenTheLayersOfAStep) {
+  open({.beat_interval = absl::ZeroDuration()});
+  engine_->start();
+  ASSERT_TRUE(submit(1, 5).ok());
+  ASSERT_TRUE(wait_for([this] { return num_finished_ == 1; }));
+  engine_->stop();
+  EXPECT_GE(num_within_steps_, 5);
 }
 
 TEST_F(EngineTest, RefusesWhatDoesNotFit) {

@@ -16,6 +16,7 @@ Engine::Engine(EngineOptions options, std::unique_ptr<Scheduler> scheduler,
       progress_(options_.progress == nullptr ? unwatched_ : *options_.progress),
       sink_(std::move(sink)) {
   LCKV_CHECK(scheduler_ != nullptr && runner_ != nullptr && sink_ != nullptr);
+  runner_->set_before_layer([this] { before_layer(); });
 }
 
 Engine::~Engine() { stop(); }
@@ -47,20 +48,17 @@ absl::Status Engine::post(EngineCommand command) {
 }
 
 void Engine::loop() {
-  absl::Time beat = absl::Now();
+  beat_ = absl::Now();
   bool idle = false;  // no step was possible in the last turn: only a command can change that
-  uint64_t num_commands = 0;
-  uint64_t last_step = 0;
   std::vector<EngineCommand> commands;
   const auto turn = [&] {
-    progress_.begin(last_step, Operation::kWait);
-    return drain(idle ? beat : absl::InfinitePast(), commands);
+    progress_.begin(last_step_, Operation::kWait);
+    return drain(idle ? beat_ : absl::InfinitePast(), commands);
   };
   while (turn()) {
-    StepReport report{.step = last_step};
+    num_commands_ += commands.size();
+    StepReport report = report_now();
     for (EngineCommand& command : commands) apply(command, absl::Now(), report);
-    num_commands += commands.size();
-    report.num_commands = num_commands;
     const absl::StatusOr<bool> stepped = step(report);
     if (!stepped.ok()) {
       if (options_.failed) options_.failed(stepped.status());
@@ -68,12 +66,13 @@ void Engine::loop() {
     }
     idle = !*stepped;
     const absl::Time now = absl::Now();
-    if (idle && commands.empty() && now < beat) continue;
-    last_step = report.step;
+    if (idle && commands.empty() && now < beat_) continue;
+    last_step_ = report.step;
+    report.num_layers = num_layers_;
     report.load = scheduler_->load();
     progress_.enter(Operation::kReport);
     sink_(report);
-    beat = now + options_.beat_interval;
+    beat_ = now + options_.beat_interval;
   }
   // Other ranks have these plans already and wait for our part.
   for (StepReport unseen; !planned_.empty();) {
@@ -109,13 +108,28 @@ void Engine::apply(EngineCommand& command, absl::Time now, StepReport& report) {
   }
 }
 
+StepReport Engine::report_now() const {
+  return {.step = last_step_,
+          .num_commands = num_commands_,
+          .num_layers = num_layers_,
+          .load = scheduler_->load()};
+}
+
 // Before the step: should it end this process, it is known who was in it.
-void Engine::report_seats(const StepPlan& plan, const StepReport& turn) {
+void Engine::report_seats(const StepPlan& plan) {
   if (plan.opened.empty()) return;
-  StepReport report{.step = turn.step, .num_commands = turn.num_commands};
+  StepReport report = report_now();
   for (const SeatOpening& opening : plan.opened) report.seated.push_back(opening.sequence);
-  report.load = scheduler_->load();
   sink_(report);
+}
+
+void Engine::before_layer() {
+  ++num_layers_;
+  progress_.begin(running_step_, Operation::kRun);
+  const absl::Time now = absl::Now();
+  if (now < beat_) return;
+  sink_(report_now());
+  beat_ = now + options_.beat_interval;
 }
 
 absl::StatusOr<bool> Engine::step(StepReport& report) {
@@ -137,7 +151,8 @@ absl::StatusOr<bool> Engine::step(StepReport& report) {
 absl::Status Engine::run_next(StepReport& report) {
   const StepPlan plan = std::move(planned_.front());
   planned_.pop_front();
-  report_seats(plan, report);
+  running_step_ = plan.step;
+  report_seats(plan);
   progress_.begin(plan.step, Operation::kRun);
   const auto result = runner_->run(plan, report.times);
   if (!result.ok()) return result.status();

@@ -52,6 +52,7 @@ struct StepReport {
   std::vector<SequenceEvent> events;
   std::vector<Refusal> refusals;
   uint64_t num_commands = 0;  // taken from the mailbox since the start
+  uint64_t num_layers = 0;    // run since the start: grows while a long step goes on
   SchedulerLoad load;
   StepTimes times;  // of the runner's phases
   absl::Duration plan_time;
@@ -62,7 +63,8 @@ struct StepReport {
 };
 
 // Called on the engine's thread after every turn that did something and at least every beat
-// interval, also when idle: it is the proof that the loop turns. Must not block.
+// interval, also when idle and between the layers of a long step: it is the proof that the loop
+// turns. Must not block.
 using StepSink = std::function<void(const StepReport&)>;
 
 struct EngineOptions {
@@ -101,7 +103,10 @@ class Engine {
   // Takes all commands; waits for one until `deadline`. False once stop() was called.
   bool drain(absl::Time deadline, std::vector<EngineCommand>& commands);
   void apply(EngineCommand& command, absl::Time now, StepReport& report);
-  void report_seats(const StepPlan& plan, const StepReport& turn);
+  void report_seats(const StepPlan& plan);
+  void before_layer();
+  // A report of what has been so far.
+  StepReport report_now() const;
   // Plans what can be planned, runs and commits one step. False where no sequence can take part.
   absl::StatusOr<bool> step(StepReport& report);
   absl::Status run_next(StepReport& report);
@@ -112,7 +117,13 @@ class Engine {
   RankProgress unwatched_;
   RankProgress& progress_;
   const StepSink sink_;
-  std::deque<StepPlan> planned_;  // and not run yet: the engine's thread's
+  // The engine's thread's:
+  std::deque<StepPlan> planned_;  // and not run yet
+  absl::Time beat_;               // when the next report is due
+  uint64_t num_commands_ = 0;
+  uint64_t num_layers_ = 0;
+  uint64_t last_step_ = 0;     // committed
+  uint64_t running_step_ = 0;  // or run last
 
   // Standard mutexes throughout: ThreadSanitizer sees them, not those of a prebuilt Abseil.
   std::mutex mutex_;  // guards the next three

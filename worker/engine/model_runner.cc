@@ -51,6 +51,7 @@ class ModelRunner::Impl {
   }
 
   absl::Status allocate();
+  void set_before_layer(std::function<void()> hook) { before_layer_ = std::move(hook); }
   absl::StatusOr<StepResult> run(const StepPlan& plan, StepTimes& times);
 
  private:
@@ -80,6 +81,7 @@ class ModelRunner::Impl {
   std::unique_ptr<RangeInputs> inputs_;
   std::unique_ptr<WalkRows> walk_rows_;
 
+  std::function<void()> before_layer_;
   uint64_t last_step_ = 0;
   std::deque<Sampled> sampled_;   // of the last steps, ascending
   std::vector<int32_t> staging_;  // the plan's, as numbers
@@ -183,7 +185,9 @@ absl::Status ModelRunner::Impl::run_ordinary(const StepPlan& plan, int32_t index
     ops_->gather_rows(kv_->output(index - 1), ids_, hidden_size, hidden_->floats());
   }
   if (passes_.ordinary[index].num_layers() > 0) {
-    absl::Status status = model_->run(inputs_->ordinary(index, rows, hidden_->floats()));
+    RangeBatch batch = inputs_->ordinary(index, rows, hidden_->floats());
+    batch.before_layer = before_layer_ ? &before_layer_ : nullptr;
+    absl::Status status = model_->run(batch);
     if (!status.ok()) return status;
   }
   if (index == passes_.num_groups()) return absl::OkStatus();
@@ -205,7 +209,8 @@ absl::StatusOr<std::vector<int32_t>> ModelRunner::Impl::run_walk(const StepPlan&
     ops_->gather_rows(kv_->input(group), warm.staged_rows, hidden_size, warm.hidden);
     model_->guess(warm);
   }
-  const RangeBatch batch = inputs_->walk(group, rows, staging_, hidden_->floats());
+  RangeBatch batch = inputs_->walk(group, rows, staging_, hidden_->floats());
+  batch.before_layer = before_layer_ ? &before_layer_ : nullptr;
   ops_->gather_rows(kv_->input(group), batch.staged_rows, hidden_size, batch.hidden);
   if (absl::Status status = model_->run(batch); !status.ok()) return status;
   ops_->scatter_rows(batch.hidden, batch.staged_rows, hidden_size, kv_->output(group));
@@ -254,6 +259,10 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::create(
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError("not enough memory for a step's buffers");
   }
+}
+
+void ModelRunner::set_before_layer(std::function<void()> hook) {
+  impl_->set_before_layer(std::move(hook));
 }
 
 absl::StatusOr<StepResult> ModelRunner::run(const StepPlan& plan, StepTimes& times) {

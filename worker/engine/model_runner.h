@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -49,6 +50,9 @@ class ModelRunner {
                                                              std::unique_ptr<Ops> ops,
                                                              std::unique_ptr<Collectives> ranks);
   ~ModelRunner();
+
+  // Called before each layer that a step runs, on its thread: a long step's sign of life.
+  void set_before_layer(std::function<void()> hook);
 
   // Runs one step to its end. Plans come in order, each once, and the same to every rank; results
   // are the same on every rank. Errors: what the ranks' collectives give, in one line that names

@@ -6,6 +6,7 @@ namespace lckv {
 
 absl::Status run_rank(FollowerLink& link, ModelRunner& runner, RankProgress& progress) {
   uint64_t step = 0;
+  runner.set_before_layer([&] { progress.begin(step, Operation::kRun); });
   for (;;) {
     progress.enter(Operation::kWait);
     const auto turn = link.next();

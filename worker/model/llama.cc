@@ -154,6 +154,7 @@ absl::Status LlamaModel::run(const RangeBatch& batch) {
   LCKV_CHECK(batch.range % 2 == 0 || batch.staged_rows.size() == batch.positions.size());
   const LayerRange range = layers_of(batch.range);
   for (int32_t layer = range.begin; layer < range.end; ++layer) {
+    if (batch.before_layer != nullptr) (*batch.before_layer)();
     const LlamaLayer& weights = weights_.layers[layer];
     attend(layer, batch);
     absl::Status status = add_share(*weights.o, attended_, batch, weights.o_bias);

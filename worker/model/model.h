@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include "absl/status/status.h"
@@ -37,6 +38,7 @@ struct RangeBatch {
   std::span<const int32_t> staged_rows;  // cyclic groups: each row's staging row
   // Rows whose layers that read upward follow the official code's decode; null for none.
   const uint8_t* official_decode = nullptr;
+  const std::function<void()>* before_layer = nullptr;  // called before each layer; may be null
 
   int64_t num_rows() const { return static_cast<int64_t>(positions.size()); }
 };

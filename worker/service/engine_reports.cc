@@ -14,6 +14,7 @@ using internal::v1::WorkerFrame;
 Load EngineService::load_of(const Link& link) const {
   Load load;
   load.set_step(step_);
+  load.set_num_layers(num_layers_);
   load.set_step_microseconds(static_cast<uint64_t>(absl::ToInt64Microseconds(step_time_)));
   load.set_num_running(load_.num_running);
   load.set_num_waiting(load_.num_waiting);
@@ -96,7 +97,9 @@ void EngineService::report(const StepReport& report) {
     turned_ = now;
     std::unordered_map<uint64_t, StepFrames> frames;
     sort_events(report, now, frames);
-    if (report.ran_step || sequences_.size() == static_cast<size_t>(num_paused_)) moved_ = now;
+    const bool moves = report.ran_step || report.num_layers != num_layers_;
+    num_layers_ = report.num_layers;
+    if (moves || sequences_.size() == static_cast<size_t>(num_paused_)) moved_ = now;
     metrics_->observe(report);
     if (draining_ && !moving_ && now >= move_time_) moving_ = tell_all_ = true;
     for (auto& [id, link] : links_) {

@@ -125,6 +125,7 @@ class EngineService final : public internal::v1::Engine::CallbackService {
   // Of the last report:
   uint64_t step_ = 0;
   uint64_t num_commands_ = 0;
+  uint64_t num_layers_ = 0;
   absl::Duration step_time_;
   SchedulerLoad load_;
   absl::Time turned_ = absl::InfiniteFuture();
