@@ -155,7 +155,7 @@ def test_text_to_a_model_without_tokenizer():
     with serving.System(serving.ROOT / "tests/golden/cases/llama", "--dtype", "float32") as system:
         error = refusal(system.client, api.request(text="hello"))
         assert error.code() == BAD and "tokenizer" in error.details()
-        made = api.request([3], stopping={"max_new_tokens": 2})
+        made = api.request([3], stopping={"max_new_tokens": 2, "ignore_eos": True})
         assert len(system.client.generate(made)[0].ids) == 2
 
 
