@@ -139,7 +139,7 @@ void add_scheduling_flags(CLI::App& app, WorkerConfig& config) {
       ->group(group);
   add_duration(
       app, "--step-timeout", config.step_timeout,
-      "Not ready where work has waited so long without a step; a loop that stands still so "
+      "Not ready where work has waited so long without a layer run; a loop that stands still so "
       "long ends its replica")
       ->group(group);
 }

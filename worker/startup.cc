@@ -175,7 +175,9 @@ internal::v1::Hello make_hello(const LoadedModel& loaded) {
   hello.set_prefill_passes(loaded.passes.num_passes);
   hello.set_weight_dtype(dtype_name(loaded.plan.dtype));
   hello.set_kv_cache_dtype(dtype_name(loaded.plan.dtype));
-  hello.set_kv_bytes_per_token(static_cast<double>(loaded.plan.geometry.bytes_per_token));
+  // Of the model, not of this rank.
+  hello.set_kv_bytes_per_token(static_cast<double>(
+      bytes_per_token(make_pass_plan(loaded.config.layers), loaded.plan.dtype)));
   hello.set_block_tokens(*std::min_element(loaded.plan.geometry.slots_per_block.begin(),
                                            loaded.plan.geometry.slots_per_block.end()));
   hello.set_kv_capacity_tokens(loaded.plan.geometry.capacity_tokens);

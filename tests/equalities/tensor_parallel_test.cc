@@ -151,10 +151,11 @@ TEST_P(TensorParallel, RanksAreOne) {
 
 // What is about exchanges more than about a map needs only some maps.
 class TensorParallelRuns : public TensorParallel {};
+// What does not depend on the format is seen in the one of the smaller tolerance.
+class TensorParallelFloat : public TensorParallel {};
 
 // Random weights from the config are those of one model, however it is cut.
-TEST_P(TensorParallelRuns, DummiesAreOneModel) {
-  if (GetParam().dtype != DType::kFloat32) GTEST_SKIP() << "same weights, larger tolerance";
+TEST_P(TensorParallelFloat, DummiesAreOneModel) {
   LocalOptions options = this->options();
   options.dummy = true;
   expect_ranks_are_one(options);
@@ -194,8 +195,7 @@ TEST_P(TensorParallelRuns, RunsAreEqual) {
 }
 
 // What a token reads is the same, whether heads are one rank's or shared out.
-TEST_P(TensorParallelRuns, RanksHoldTheirHeadsOfTheKv) {
-  if (GetParam().dtype != DType::kFloat32) GTEST_SKIP() << "the heads are the same";
+TEST_P(TensorParallelFloat, RanksHoldTheirHeadsOfTheKv) {
   SequenceSpec spec = greedy_workload(4)[2];
   const auto last = static_cast<int32_t>(spec.prompt.size()) - 1;
   // Every unit's keys and values at the prompt's last token, [kv_heads, head_dim] each.
@@ -281,6 +281,11 @@ std::vector<EqualityCase> some_models() {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, TensorParallel, testing::ValuesIn(all_models()), case_name);
+INSTANTIATE_TEST_SUITE_P(Models, TensorParallelFloat,
+                         testing::Values(EqualityCase{"tests/golden/cases/llama", DType::kFloat32},
+                                         EqualityCase{"tests/golden/cases/lckv-w2-diag",
+                                                      DType::kFloat32}),
+                         case_name);
 INSTANTIATE_TEST_SUITE_P(Models, TensorParallelRuns, testing::ValuesIn(some_models()), case_name);
 
 // A rank whose peer goes in the middle of its work says which step and operation it was in.

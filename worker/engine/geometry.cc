@@ -55,13 +55,18 @@ int64_t MemoryGeometry::blocks_of(int64_t num_tokens) const {
   return blocks;
 }
 
+int64_t bytes_per_token(const PassPlan& passes, DType kv_dtype) {
+  int64_t bytes = 0;
+  for (int32_t u = 0; u < passes.num_units(); ++u) bytes += slot_bytes(passes, u, kv_dtype);
+  return bytes;
+}
+
 absl::StatusOr<MemoryGeometry> plan_memory(const PassPlan& passes, const GeometryOptions& options) {
   LCKV_CHECK(passes.num_units() > 0 && options.hidden_size > 0 && options.max_context > 0);
   if (absl::Status status = check_options(passes, options); !status.ok()) return status;
-  MemoryGeometry geometry;
+  MemoryGeometry geometry{.bytes_per_token = bytes_per_token(passes, options.kv_dtype)};
   for (int32_t u = 0; u < passes.num_units(); ++u) {
     const int64_t bytes = slot_bytes(passes, u, options.kv_dtype);
-    geometry.bytes_per_token += bytes;
     geometry.block_bytes = std::max(geometry.block_bytes, options.block_size * bytes);
   }
   int32_t slots_max = 0;

@@ -41,6 +41,9 @@ struct MemoryGeometry {
   int64_t blocks_of(int64_t num_tokens) const;
 };
 
+// Of committed KV, over all units of `passes`: one rank's, or the whole model's.
+int64_t bytes_per_token(const PassPlan& passes, DType kv_dtype);
+
 // `passes` are those of one rank, which has all the memory to itself. Errors: InvalidArgument, one
 // line that names the flag.
 absl::StatusOr<MemoryGeometry> plan_memory(const PassPlan& passes, const GeometryOptions& options);

@@ -81,7 +81,7 @@ class ModelRunner::Impl {
   std::unique_ptr<RangeInputs> inputs_;
   std::unique_ptr<WalkRows> walk_rows_;
 
-  std::function<void()> before_layer_;
+  std::function<void()> before_layer_ = [] {};
   uint64_t last_step_ = 0;
   std::deque<Sampled> sampled_;   // of the last steps, ascending
   std::vector<int32_t> staging_;  // the plan's, as numbers
@@ -186,7 +186,7 @@ absl::Status ModelRunner::Impl::run_ordinary(const StepPlan& plan, int32_t index
   }
   if (passes_.ordinary[index].num_layers() > 0) {
     RangeBatch batch = inputs_->ordinary(index, rows, hidden_->floats());
-    batch.before_layer = before_layer_ ? &before_layer_ : nullptr;
+    batch.before_layer = &before_layer_;
     absl::Status status = model_->run(batch);
     if (!status.ok()) return status;
   }
@@ -210,7 +210,7 @@ absl::StatusOr<std::vector<int32_t>> ModelRunner::Impl::run_walk(const StepPlan&
     model_->guess(warm);
   }
   RangeBatch batch = inputs_->walk(group, rows, staging_, hidden_->floats());
-  batch.before_layer = before_layer_ ? &before_layer_ : nullptr;
+  batch.before_layer = &before_layer_;
   ops_->gather_rows(kv_->input(group), batch.staged_rows, hidden_size, batch.hidden);
   if (absl::Status status = model_->run(batch); !status.ok()) return status;
   ops_->scatter_rows(batch.hidden, batch.staged_rows, hidden_size, kv_->output(group));

@@ -37,14 +37,14 @@ class RankProgress {
   struct View {
     uint64_t step = 0;  // the one in progress, or the last one
     Operation operation = Operation::kStart;
-    uint64_t num_turns = 0;  // of the loop; 0: still starting
+    uint64_t num_turns = 0;  // of the loop, and layers; 0: still starting
     absl::Duration turn_age;
     absl::Duration waiting;      // in kWait, since the start
     absl::Duration collectives;  // in collectives, since the start
     uint64_t num_collectives = 0;
   };
 
-  // A new turn of the loop: the proof that it turns.
+  // A new turn of the loop, or the next layer of its step: the proof that it goes on.
   void begin(uint64_t step, Operation operation);
   // The next operation of the turn; the one before it.
   Operation enter(Operation operation);
