@@ -1,11 +1,11 @@
-// Collectives: what the ranks of one replica do together. Each call has a deadline.
+// Collectives: what the ranks of one replica do together. What opens them says how long a call
+// waits for a peer: never for ever.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 
 #include "absl/status/status.h"
-#include "absl/time/time.h"
 
 namespace lckv {
 
@@ -17,12 +17,11 @@ class Collectives {
   virtual int rank() const = 0;
   virtual int size() const = 0;
   // data[count] becomes the sum over all ranks.
-  virtual absl::Status all_reduce(float* data, int64_t count, absl::Duration timeout) = 0;
+  virtual absl::Status all_reduce(float* data, int64_t count) = 0;
   // out[size * count]: rank r's data at r * count.
-  virtual absl::Status all_gather(const float* data, int64_t count, float* out,
-                                  absl::Duration timeout) = 0;
-  virtual absl::Status broadcast(void* data, int64_t bytes, int root, absl::Duration timeout) = 0;
-  virtual absl::Status barrier(absl::Duration timeout) = 0;
+  virtual absl::Status all_gather(const float* data, int64_t count, float* out) = 0;
+  virtual absl::Status broadcast(void* data, int64_t bytes, int root) = 0;
+  virtual absl::Status barrier() = 0;
 };
 
 // The only rank of its replica.

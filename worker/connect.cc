@@ -54,7 +54,8 @@ absl::StatusOr<std::unique_ptr<Collectives>> connect_ranks(const WorkerConfig& c
                              .address = *address,
                              .life = std::move(place.life),
                              .store = std::move(place.store),
-                             .timeout = config.start_timeout});
+                             .timeout = config.start_timeout,
+                             .call_timeout = config.step_timeout});
   if (!ranks.ok()) return ranks.status();
   return timed_collectives(*std::move(ranks), progress);
 }

@@ -94,7 +94,6 @@ absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config, TensorShard s
   if (!plan.ok()) return plan.status();
   loaded.plan = *std::move(plan);
   loaded.plan.runner.counts_kv_heads = is_first_with_kv_heads(loaded.config.num_kv_heads, shard);
-  loaded.plan.runner.collective_timeout = config.step_timeout;
   return loaded;
 }
 
@@ -139,8 +138,7 @@ absl::Status load_weights(const WorkerConfig& config, std::unique_ptr<Collective
   auto model = load_llama({.max_rows = config.max_num_batched_tokens,
                            .max_positions = loaded.plan.max_context,
                            .progress = [&progress](uint64_t done) { progress.update(done); },
-                           .ranks = loaded.ranks.get(),
-                           .collective_timeout = config.step_timeout},
+                           .ranks = loaded.ranks.get()},
                           loaded.config, loaded.passes, std::move(loaded.weights), *loaded.ops);
   if (!model.ok()) return model.status();
   loaded.model = *std::move(model);

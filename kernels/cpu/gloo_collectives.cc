@@ -1,15 +1,16 @@
 #include "kernels/cpu/gloo_collectives.h"
 
+#include <gloo/transport/buffer.h>
 #include <gloo/transport/context.h>
 #include <gloo/transport/pair.h>
 #include <gloo/transport/tcp/device.h>
-#include <gloo/transport/unbound_buffer.h>
 
 #include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstring>
 #include <exception>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -21,17 +22,15 @@ namespace lckv {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using Milliseconds = std::chrono::milliseconds;
 
 // Up to here all ranks send all they have to all others, which takes one way; beyond, each sums a
 // part and sends it on, which takes two and less traffic.
 constexpr int64_t kOneWayBytes = int64_t{64} << 10;
-// A broadcast goes in pieces, so that no socket buffers a whole tensor.
-constexpr int64_t kBroadcastBytes = int64_t{4} << 20;
-// Once all addresses are known, connecting takes as long as the slowest rank takes to fetch them.
-constexpr absl::Duration kConnectTimeout = absl::Seconds(10);
-// Gloo waits five times a pair's timeout for its connection.
-constexpr int64_t kGlooConnectFactor = 5;
+// What is longer goes in pieces. A rank writes a piece to every peer before it reads one from any:
+// a piece must fit into what the two sockets buffer (tcp_wmem and tcp_rmem: 128 KiB and more).
+constexpr int64_t kPieceBytes = int64_t{64} << 10;
+// For ever, but for Gloo's sums.
+constexpr absl::Duration kLongest = absl::Hours(24 * 365);
 
 // What lies in this rank's memory goes to, or comes from, one peer.
 struct Transfer {
@@ -40,15 +39,7 @@ struct Transfer {
   int64_t bytes = 0;
 };
 
-Clock::time_point deadline_of(absl::Duration timeout) {
-  // Far enough for ever, near enough to be added to any clock.
-  return Clock::now() + absl::ToChronoMilliseconds(std::min(timeout, absl::Hours(24 * 365)));
-}
-
-// At least one: to Gloo, none is no deadline.
-Milliseconds left_until(Clock::time_point deadline) {
-  return std::max(Milliseconds(1), std::chrono::ceil<Milliseconds>(deadline - Clock::now()));
-}
+size_t size_of(const Transfer& transfer) { return static_cast<size_t>(transfer.bytes); }
 
 std::string key_of(const std::string& life, int from, int to) {
   return absl::StrCat("gloo/", life, "/", from, "/", to);
@@ -63,29 +54,29 @@ uint64_t hash_of(const std::string& text) {
 
 class GlooCollectives final : public Collectives {
  public:
-  GlooCollectives(int rank, int size) : rank_(rank), size_(size) {}
+  explicit GlooCollectives(const GlooOptions& options)
+      : rank_(options.rank), size_(options.size), call_timeout_(options.call_timeout) {}
 
   absl::Status connect(const GlooOptions& options);
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
-  absl::Status all_reduce(float* data, int64_t count, absl::Duration timeout) override;
-  absl::Status all_gather(const float* data, int64_t count, float* out,
-                          absl::Duration timeout) override;
-  absl::Status broadcast(void* data, int64_t bytes, int root, absl::Duration timeout) override;
-  absl::Status barrier(absl::Duration timeout) override;
+  absl::Status all_reduce(float* data, int64_t count) override;
+  absl::Status all_gather(const float* data, int64_t count, float* out) override;
+  absl::Status broadcast(void* data, int64_t bytes, int root) override;
+  absl::Status barrier() override;
 
  private:
-  absl::Status open_pairs(const GlooOptions& options, Clock::time_point deadline);
+  absl::Status open_pairs(const GlooOptions& options);
   absl::Status connect_pairs(const std::vector<std::string>& addresses);
-  absl::Status compare_lives(const GlooOptions& options, Clock::time_point deadline);
-  // Receives and sends, all at once, to the end or to the first error.
-  absl::Status exchange(const std::vector<Transfer>& receives, const std::vector<Transfer>& sends,
-                        Clock::time_point deadline);
-  absl::Status post_and_wait(const std::vector<Transfer>& receives,
-                             const std::vector<Transfer>& sends, Clock::time_point deadline);
-  absl::Status reduce_one_way(float* data, int64_t count, Clock::time_point deadline);
-  absl::Status reduce_by_parts(float* data, int64_t count, Clock::time_point deadline);
+  absl::Status compare_lives(const GlooOptions& options);
+  // Sends and receives to the end or to the first error, on this thread alone. The rank that is
+  // furthest behind never waits for room, as its peers have read all it sent before: so none waits
+  // for ever.
+  absl::Status exchange(const std::vector<Transfer>& receives, const std::vector<Transfer>& sends);
+  absl::Status transfer(const std::vector<Transfer>& receives, const std::vector<Transfer>& sends);
+  absl::Status reduce_one_way(float* data, int64_t count);
+  absl::Status reduce_by_parts(float* data, int64_t count);
   // `sum` = own + what peers sent, by rank; peer p's part lies in incoming_ at its turn.
   void sum_in_order(float* sum, int64_t count);
   float* incoming(int peer, int64_t count) {
@@ -94,22 +85,22 @@ class GlooCollectives final : public Collectives {
 
   const int rank_;
   const int size_;
+  const absl::Duration call_timeout_;
   std::shared_ptr<gloo::transport::Device> device_;
   std::shared_ptr<gloo::transport::Context> context_;  // null after an error
   absl::Status failure_;
-  // Of the next exchange: what comes late can never be taken for what comes next.
-  uint64_t slot_ = 0;
+  // Of the last exchange: ranks whose calls differ are found out, not mixed up.
+  int slot_ = 0;
   std::vector<float> incoming_;  // [size - 1, count]: what peers sent
 };
 
 absl::Status GlooCollectives::connect(const GlooOptions& options) {
-  const Clock::time_point deadline = deadline_of(options.timeout);
-  if (absl::Status status = open_pairs(options, deadline); !status.ok()) return status;
+  const absl::Time deadline = absl::Now() + options.timeout;
+  if (absl::Status status = open_pairs(options); !status.ok()) return status;
   std::vector<std::string> addresses(size_);
   for (int peer = 0; peer < size_; ++peer) {
     if (peer == rank_) continue;
-    const absl::Time until = absl::Now() + absl::FromChrono(deadline - Clock::now());
-    auto address = options.store.get(key_of(options.life, peer, rank_), until);
+    auto address = options.store.get(key_of(options.life, peer, rank_), deadline);
     if (!address.ok()) {
       return absl::Status(
           address.status().code(),
@@ -119,18 +110,18 @@ absl::Status GlooCollectives::connect(const GlooOptions& options) {
     addresses[peer] = *std::move(address);
   }
   if (absl::Status status = connect_pairs(addresses); !status.ok()) return status;
-  return compare_lives(options, deadline);
+  return compare_lives(options);
 }
 
-absl::Status GlooCollectives::open_pairs(const GlooOptions& options, Clock::time_point deadline) {
+absl::Status GlooCollectives::open_pairs(const GlooOptions& options) {
   try {
     gloo::transport::tcp::attr attributes;
     attributes.hostname = options.address;
     device_ = gloo::transport::tcp::CreateDevice(attributes);
     context_ = device_->createContext(rank_, size_);
-    const Milliseconds timeout =
-        std::min(left_until(deadline), absl::ToChronoMilliseconds(kConnectTimeout));
-    context_->setTimeout(std::max(Milliseconds(1), timeout / kGlooConnectFactor));
+    // Of every wait for a peer from here on, the one for its connection five times as long.
+    context_->setTimeout(std::max(std::chrono::milliseconds(1),
+                                  absl::ToChronoMilliseconds(std::min(call_timeout_, kLongest))));
     for (int peer = 0; peer < size_; ++peer) {
       if (peer == rank_) continue;
       const std::vector<char> address = context_->createPair(peer)->address().bytes();
@@ -150,7 +141,9 @@ absl::Status GlooCollectives::connect_pairs(const std::vector<std::string>& addr
     if (peer == rank_) continue;
     try {
       const std::string& address = addresses[peer];
-      context_->getPair(peer)->connect({address.begin(), address.end()});
+      const auto& pair = context_->getPair(peer);
+      pair->connect({address.begin(), address.end()});
+      pair->setSync(true, /*busyPoll=*/false);
     } catch (const std::exception& error) {
       return absl::UnavailableError(
           absl::StrCat("cannot connect with rank ", peer, ": ", error.what()));
@@ -160,8 +153,7 @@ absl::Status GlooCollectives::connect_pairs(const std::vector<std::string>& addr
 }
 
 // A port may have passed from one life to the next between a look-up and its use.
-absl::Status GlooCollectives::compare_lives(const GlooOptions& options,
-                                            Clock::time_point deadline) {
+absl::Status GlooCollectives::compare_lives(const GlooOptions& options) {
   uint64_t own = hash_of(absl::StrCat(options.life, "/", size_));
   std::vector<uint64_t> lives(size_, own);
   std::vector<Transfer> receives;
@@ -171,7 +163,7 @@ absl::Status GlooCollectives::compare_lives(const GlooOptions& options,
     receives.push_back({peer, &lives[peer], sizeof(uint64_t)});
     sends.push_back({peer, &own, sizeof(uint64_t)});
   }
-  if (absl::Status status = exchange(receives, sends, deadline); !status.ok()) return status;
+  if (absl::Status status = exchange(receives, sends); !status.ok()) return status;
   for (int peer = 0; peer < size_; ++peer) {
     if (lives[peer] != own) {
       return absl::FailedPreconditionError(
@@ -182,44 +174,46 @@ absl::Status GlooCollectives::compare_lives(const GlooOptions& options,
 }
 
 absl::Status GlooCollectives::exchange(const std::vector<Transfer>& receives,
-                                       const std::vector<Transfer>& sends,
-                                       Clock::time_point deadline) {
+                                       const std::vector<Transfer>& sends) {
   if (!failure_.ok()) return failure_;
-  failure_ = post_and_wait(receives, sends, deadline);
+  failure_ = transfer(receives, sends);
   if (!failure_.ok()) context_.reset();
   return failure_;
 }
 
-absl::Status GlooCollectives::post_and_wait(const std::vector<Transfer>& receives,
-                                            const std::vector<Transfer>& sends,
-                                            Clock::time_point deadline) {
-  using Buffer = std::unique_ptr<gloo::transport::UnboundBuffer>;
-  const uint64_t slot = slot_++;
-  std::vector<Buffer> incoming;
-  std::vector<Buffer> outgoing;
+absl::Status GlooCollectives::transfer(const std::vector<Transfer>& receives,
+                                       const std::vector<Transfer>& sends) {
+  slot_ = slot_ == std::numeric_limits<int>::max() ? 0 : slot_ + 1;
+  std::vector<std::unique_ptr<gloo::transport::Buffer>> incoming;
+  std::vector<std::unique_ptr<gloo::transport::Buffer>> outgoing;
+  int64_t longest = 0;
   int peer = rank_;
+  const Clock::time_point began = Clock::now();
   try {
     for (const Transfer& receive : receives) {
-      peer = receive.peer;
       incoming.push_back(
-          context_->createUnboundBuffer(receive.data, static_cast<size_t>(receive.bytes)));
-      incoming.back()->recv(peer, slot);
+          context_->getPair(receive.peer)->createRecvBuffer(slot_, receive.data, size_of(receive)));
+      longest = std::max(longest, receive.bytes);
     }
     for (const Transfer& send : sends) {
-      peer = send.peer;
-      outgoing.push_back(context_->createUnboundBuffer(send.data, static_cast<size_t>(send.bytes)));
-      outgoing.back()->send(peer, slot);
+      outgoing.push_back(
+          context_->getPair(send.peer)->createSendBuffer(slot_, send.data, size_of(send)));
+      longest = std::max(longest, send.bytes);
     }
-    for (size_t i = 0; i < receives.size(); ++i) {
-      peer = receives[i].peer;
-      incoming[i]->waitRecv(left_until(deadline));
-    }
-    for (size_t i = 0; i < sends.size(); ++i) {
-      peer = sends[i].peer;
-      outgoing[i]->waitSend(left_until(deadline));
+    for (int64_t at = 0; at < longest; at += kPieceBytes) {
+      for (size_t i = 0; i < sends.size(); ++i) {
+        if (at >= sends[i].bytes) continue;
+        peer = sends[i].peer;
+        outgoing[i]->send(at, std::min(kPieceBytes, sends[i].bytes - at), at);
+      }
+      for (size_t i = 0; i < receives.size(); ++i) {
+        if (at >= receives[i].bytes) continue;
+        peer = receives[i].peer;
+        incoming[i]->waitRecv();
+      }
     }
   } catch (const std::exception& error) {
-    if (Clock::now() >= deadline) {
+    if (absl::FromChrono(Clock::now() - began) >= call_timeout_) {
       return absl::DeadlineExceededError(absl::StrCat("rank ", peer, " did not come in time"));
     }
     return absl::UnavailableError(absl::StrCat("rank ", peer, " is gone: ", error.what()));
@@ -227,14 +221,12 @@ absl::Status GlooCollectives::post_and_wait(const std::vector<Transfer>& receive
   return absl::OkStatus();
 }
 
-absl::Status GlooCollectives::all_reduce(float* data, int64_t count, absl::Duration timeout) {
-  const Clock::time_point deadline = deadline_of(timeout);
+absl::Status GlooCollectives::all_reduce(float* data, int64_t count) {
   const bool one_way = size_ == 2 || count * static_cast<int64_t>(sizeof(float)) <= kOneWayBytes;
-  return one_way ? reduce_one_way(data, count, deadline) : reduce_by_parts(data, count, deadline);
+  return one_way ? reduce_one_way(data, count) : reduce_by_parts(data, count);
 }
 
-absl::Status GlooCollectives::reduce_one_way(float* data, int64_t count,
-                                             Clock::time_point deadline) {
+absl::Status GlooCollectives::reduce_one_way(float* data, int64_t count) {
   const int64_t bytes = count * static_cast<int64_t>(sizeof(float));
   incoming_.resize(std::max(incoming_.size(), static_cast<size_t>((size_ - 1) * count)));
   std::vector<Transfer> receives;
@@ -244,13 +236,12 @@ absl::Status GlooCollectives::reduce_one_way(float* data, int64_t count,
     receives.push_back({peer, incoming(peer, count), bytes});
     sends.push_back({peer, data, bytes});
   }
-  if (absl::Status status = exchange(receives, sends, deadline); !status.ok()) return status;
+  if (absl::Status status = exchange(receives, sends); !status.ok()) return status;
   sum_in_order(data, count);
   return absl::OkStatus();
 }
 
-absl::Status GlooCollectives::reduce_by_parts(float* data, int64_t count,
-                                              Clock::time_point deadline) {
+absl::Status GlooCollectives::reduce_by_parts(float* data, int64_t count) {
   const auto begin = [&](int rank) { return count * rank / size_; };
   const auto bytes = [&](int rank) {
     return (begin(rank + 1) - begin(rank)) * static_cast<int64_t>(sizeof(float));
@@ -264,7 +255,7 @@ absl::Status GlooCollectives::reduce_by_parts(float* data, int64_t count,
     receives.push_back({peer, incoming(peer, own_count), bytes(rank_)});
     sends.push_back({peer, data + begin(peer), bytes(peer)});
   }
-  if (absl::Status status = exchange(receives, sends, deadline); !status.ok()) return status;
+  if (absl::Status status = exchange(receives, sends); !status.ok()) return status;
   sum_in_order(data + begin(rank_), own_count);
   receives.clear();
   sends.clear();
@@ -273,7 +264,7 @@ absl::Status GlooCollectives::reduce_by_parts(float* data, int64_t count,
     receives.push_back({peer, data + begin(peer), bytes(peer)});
     sends.push_back({peer, data + begin(rank_), bytes(rank_)});
   }
-  return exchange(receives, sends, deadline);
+  return exchange(receives, sends);
 }
 
 void GlooCollectives::sum_in_order(float* sum, int64_t count) {
@@ -293,8 +284,7 @@ void GlooCollectives::sum_in_order(float* sum, int64_t count) {
   }
 }
 
-absl::Status GlooCollectives::all_gather(const float* data, int64_t count, float* out,
-                                         absl::Duration timeout) {
+absl::Status GlooCollectives::all_gather(const float* data, int64_t count, float* out) {
   const int64_t bytes = count * static_cast<int64_t>(sizeof(float));
   float* const own = out + rank_ * count;
   if (own != data) std::memcpy(own, data, static_cast<size_t>(bytes));
@@ -305,31 +295,20 @@ absl::Status GlooCollectives::all_gather(const float* data, int64_t count, float
     receives.push_back({peer, out + peer * count, bytes});
     sends.push_back({peer, own, bytes});
   }
-  return exchange(receives, sends, deadline_of(timeout));
+  return exchange(receives, sends);
 }
 
-absl::Status GlooCollectives::broadcast(void* data, int64_t bytes, int root,
-                                        absl::Duration timeout) {
+absl::Status GlooCollectives::broadcast(void* data, int64_t bytes, int root) {
   LCKV_CHECK(root >= 0 && root < size_);
-  const Clock::time_point deadline = deadline_of(timeout);
-  for (int64_t at = 0; at < bytes; at += kBroadcastBytes) {
-    char* const from = static_cast<char*>(data) + at;
-    const int64_t some = std::min(kBroadcastBytes, bytes - at);
-    std::vector<Transfer> receives;
-    std::vector<Transfer> sends;
-    if (rank_ != root) {
-      receives.push_back({root, from, some});
-    } else {
-      for (int peer = 0; peer < size_; ++peer) {
-        if (peer != root) sends.push_back({peer, from, some});
-      }
-    }
-    if (absl::Status status = exchange(receives, sends, deadline); !status.ok()) return status;
+  if (rank_ != root) return exchange({{root, data, bytes}}, {});
+  std::vector<Transfer> sends;
+  for (int peer = 0; peer < size_; ++peer) {
+    if (peer != root) sends.push_back({peer, data, bytes});
   }
-  return absl::OkStatus();
+  return exchange({}, sends);
 }
 
-absl::Status GlooCollectives::barrier(absl::Duration timeout) {
+absl::Status GlooCollectives::barrier() {
   uint8_t here = 1;
   std::vector<uint8_t> there(size_);
   std::vector<Transfer> receives;
@@ -339,7 +318,7 @@ absl::Status GlooCollectives::barrier(absl::Duration timeout) {
     receives.push_back({peer, &there[peer], 1});
     sends.push_back({peer, &here, 1});
   }
-  return exchange(receives, sends, deadline_of(timeout));
+  return exchange(receives, sends);
 }
 
 }  // namespace
@@ -350,7 +329,7 @@ absl::StatusOr<std::unique_ptr<Collectives>> connect_gloo(const GlooOptions& opt
         absl::StrCat("rank ", options.rank, " of ", options.size, " ranks"));
   }
   std::signal(SIGPIPE, SIG_IGN);
-  auto ranks = std::make_unique<GlooCollectives>(options.rank, options.size);
+  auto ranks = std::make_unique<GlooCollectives>(options);
   if (absl::Status status = ranks->connect(options); !status.ok()) return status;
   return ranks;
 }

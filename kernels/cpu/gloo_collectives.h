@@ -18,11 +18,12 @@ struct GlooOptions {
   std::string address;    // of the interface that peers reach this rank at: "127.0.0.1"
   std::string life;       // of the replica; ranks of another life never meet this one
   RendezvousStore store;  // the same for all ranks; not used after connect_gloo()
-  absl::Duration timeout = absl::Seconds(60);  // until all ranks are connected
+  absl::Duration timeout = absl::Seconds(60);       // until all ranks are found
+  absl::Duration call_timeout = absl::Seconds(60);  // how long a call waits for a peer
 };
 
 // Blocks until every rank of the life is connected with every other; all call it at about the same
-// time. A thread per rank serves the sockets as long as the result lives.
+// time. Calls read and write the sockets themselves, on the thread that makes them.
 //
 // Results. A sum is taken in the order of ranks, element by element: the same bytes on every rank
 // and in every run. After the first error of a call the connections are closed, so that peers hear

@@ -11,10 +11,12 @@ if [[ "${1:-}" == "--smoke" ]]; then
 fi
 if [[ -z "$smoke" || "$programs" == "build/release/bin" ]]; then
   cmake --preset release >/dev/null
-  cmake --build --preset release --target lckv lckv-router lckv-worker lckv_serving_bench lckv_start_bench
+  cmake --build --preset release --target lckv lckv-router lckv-worker lckv_serving_bench lckv_start_bench \
+    lckv_collectives_bench
 fi
 # As lckv-worker sets it for itself.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 "$programs/lckv_start_bench" "$programs/lckv-worker" $smoke
 "$programs/lckv_serving_bench" $smoke
+"$programs/lckv_collectives_bench" $smoke
 LCKV_BIN="$(realpath "$programs")" /usr/bin/python3 tests/bench/idle_readers.py $smoke

@@ -24,12 +24,17 @@ inline void run_ranks(int size, const std::function<void(int rank)>& body) {
 }
 
 // `size` ranks that are connected with each other over the loopback interface.
-inline std::vector<std::unique_ptr<Collectives>> connect_threads(int size) {
+inline std::vector<std::unique_ptr<Collectives>> connect_threads(
+    int size, absl::Duration call_timeout = absl::Seconds(60)) {
   const RendezvousStore store = rendezvous_in_memory();
   std::vector<std::unique_ptr<Collectives>> ranks(size);
   run_ranks(size, [&](int rank) {
-    auto connected = connect_gloo(
-        {.rank = rank, .size = size, .address = "127.0.0.1", .life = "test", .store = store});
+    auto connected = connect_gloo({.rank = rank,
+                                   .size = size,
+                                   .address = "127.0.0.1",
+                                   .life = "test",
+                                   .store = store,
+                                   .call_timeout = call_timeout});
     LCKV_CHECK(connected.ok());
     ranks[rank] = *std::move(connected);
   });

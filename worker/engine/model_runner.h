@@ -30,7 +30,6 @@ struct RunnerOptions {
   int32_t staging_rows = 0;              // per cyclic group
   // Several ranks: of those that hold the same KV heads the first counts them.
   bool counts_kv_heads = true;
-  absl::Duration collective_timeout = absl::Seconds(60);
 };
 
 // Wall time of a step's phases.

@@ -23,12 +23,7 @@ bool came_out_as_read(const KvDistance& distance, float tolerance) {
 
 WalkRows::WalkRows(const RunnerOptions& options, const PassPlan& passes, Ops& ops,
                    const DeviceKv& kv, Collectives& ranks)
-    : passes_(passes),
-      ops_(ops),
-      kv_(kv),
-      ranks_(ranks),
-      collective_timeout_(options.collective_timeout),
-      counts_heads_(options.counts_kv_heads) {
+    : passes_(passes), ops_(ops), kv_(kv), ranks_(ranks), counts_heads_(options.counts_kv_heads) {
   const int32_t rows = std::max(options.max_batched_rows, options.staging_rows);
   ids_.reserve(rows);
   tolerances_.reserve(rows);
@@ -100,8 +95,7 @@ absl::Status WalkRows::add_ranks() {
     sums_.push_back(counts_heads_ ? distance.norm_squared : 0.0F);
     sums_.push_back(distance.identical ? 0.0F : 1.0F);
   }
-  absl::Status status =
-      ranks_.all_reduce(sums_.data(), static_cast<int64_t>(sums_.size()), collective_timeout_);
+  absl::Status status = ranks_.all_reduce(sums_.data(), static_cast<int64_t>(sums_.size()));
   if (!status.ok()) {
     return absl::Status(status.code(),
                         absl::StrCat("all_reduce of KV distances: ", status.message()));

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
 #include "kernels/collectives.h"
 #include "kernels/ops.h"
 #include "worker/engine/device_kv.h"
@@ -51,7 +50,6 @@ class WalkRows {
   Ops& ops_;
   const DeviceKv& kv_;
   Collectives& ranks_;
-  const absl::Duration collective_timeout_;
   const bool counts_heads_;            // of those ranks that hold the same KV heads the first does
   std::vector<int32_t> ids_;           // staging rows that the next call is about
   std::vector<float> tolerances_;      // of each

@@ -12,20 +12,17 @@ class TimedCollectives final : public Collectives {
 
   int rank() const override { return ranks_->rank(); }
   int size() const override { return ranks_->size(); }
-  absl::Status all_reduce(float* data, int64_t count, absl::Duration timeout) override {
-    return timed(Operation::kAllReduce, [&] { return ranks_->all_reduce(data, count, timeout); });
+  absl::Status all_reduce(float* data, int64_t count) override {
+    return timed(Operation::kAllReduce, [&] { return ranks_->all_reduce(data, count); });
   }
-  absl::Status all_gather(const float* data, int64_t count, float* out,
-                          absl::Duration timeout) override {
-    return timed(Operation::kAllGather,
-                 [&] { return ranks_->all_gather(data, count, out, timeout); });
+  absl::Status all_gather(const float* data, int64_t count, float* out) override {
+    return timed(Operation::kAllGather, [&] { return ranks_->all_gather(data, count, out); });
   }
-  absl::Status broadcast(void* data, int64_t bytes, int root, absl::Duration timeout) override {
-    return timed(Operation::kBroadcast,
-                 [&] { return ranks_->broadcast(data, bytes, root, timeout); });
+  absl::Status broadcast(void* data, int64_t bytes, int root) override {
+    return timed(Operation::kBroadcast, [&] { return ranks_->broadcast(data, bytes, root); });
   }
-  absl::Status barrier(absl::Duration timeout) override {
-    return timed(Operation::kBarrier, [&] { return ranks_->barrier(timeout); });
+  absl::Status barrier() override {
+    return timed(Operation::kBarrier, [&] { return ranks_->barrier(); });
   }
 
  private:

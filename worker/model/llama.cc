@@ -28,7 +28,6 @@ class LlamaModel : public Model {
              std::unique_ptr<WeightStore> weights, Ops& ops)
       : max_rows_(options.max_rows),
         ranks_(options.ranks),
-        collective_timeout_(options.collective_timeout),
         shard_(weights->shard()),
         config_(config),
         passes_(std::move(passes)),
@@ -72,7 +71,6 @@ class LlamaModel : public Model {
 
   const int32_t max_rows_;
   Collectives* const ranks_;  // null: alone
-  const absl::Duration collective_timeout_;
   const TensorShard shard_;
   const ModelConfig config_;
   const PassPlan passes_;
@@ -146,7 +144,7 @@ absl::Status LlamaModel::embed(std::span<const int32_t> ids, float* hidden) {
               sizeof(float) * no_embedding_.size());
   }
   const auto count = static_cast<int64_t>(ids.size()) * hidden_size();
-  return within(ranks_->all_reduce(hidden, count, collective_timeout_), "all_reduce of embeddings");
+  return within(ranks_->all_reduce(hidden, count), "all_reduce of embeddings");
 }
 
 absl::Status LlamaModel::run(const RangeBatch& batch) {
@@ -177,7 +175,7 @@ absl::Status LlamaModel::add_share(const PackedWeight& weight,
   ops_.matmul(weight, x->floats(), batch.num_rows(), batch.hidden,
               is_first ? floats(bias) : nullptr, /*accumulate=*/is_first);
   if (shard_.size == 1) return absl::OkStatus();
-  return ranks_->all_reduce(batch.hidden, batch.num_rows() * hidden_size(), collective_timeout_);
+  return ranks_->all_reduce(batch.hidden, batch.num_rows() * hidden_size());
 }
 
 // kv_ = keys, rotated, and values of normed_.
@@ -277,8 +275,8 @@ absl::Status LlamaModel::logits(const float* hidden, int64_t rows, float* logits
 // exchange.
 absl::Status LlamaModel::gather_logits(int64_t rows, float* logits) {
   const int64_t share = vocabulary_share_;
-  absl::Status status = ranks_->all_gather(own_logits_->floats(), rows * share,
-                                           all_logits_->floats(), collective_timeout_);
+  absl::Status status =
+      ranks_->all_gather(own_logits_->floats(), rows * share, all_logits_->floats());
   if (!status.ok()) return status;
   for (int rank = 0; rank < shard_.size; ++rank) {
     const int64_t begin = rank * share;

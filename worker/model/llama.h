@@ -9,7 +9,6 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
 #include "kernels/collectives.h"
 #include "kernels/ops.h"
 #include "worker/kv/pass_plan.h"
@@ -26,7 +25,6 @@ struct LlamaOptions {
   // The ranks that share the model, each with its shard of the weights; null: this one is alone.
   // They outlive the model.
   Collectives* ranks = nullptr;
-  absl::Duration collective_timeout = absl::Seconds(60);
 };
 
 // Packs the weights for the device; mapped ones leave memory as they are packed, but for the
