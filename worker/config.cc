@@ -45,7 +45,8 @@ void add_model_flags(CLI::App& app, WorkerConfig& config) {
            {{"auto", LoadFormat::kAuto}, {"dummy", LoadFormat::kDummy}},
            "dummy: random weights from config.json alone")
       ->group(group);
-  add_enum(app, "--device", config.device, {{"cpu", Device::kCpu}}, "What runs the model")
+  add_enum(app, "--device", config.device, {{"cpu", Device::kCpu}, {"sim", Device::kSim}},
+           "What runs the model; sim: nothing, but it takes as long as --sim-device would")
       ->group(group);
   add_enum(app, "--dtype", config.dtype, number_formats(),
            "Of weights and of what products take in; auto: the checkpoint's")
@@ -70,9 +71,28 @@ void add_model_flags(CLI::App& app, WorkerConfig& config) {
       ->group(group);
 }
 
+void add_simulation_flags(CLI::App& app, WorkerConfig& config) {
+  const char* group = "Simulation";
+  app.add_option("--sim-device", config.sim_device,
+                 "Of --device sim: h200, h100, a100, l40s, l4, or the path of a .json file")
+      ->type_name("NAME|FILE")
+      ->capture_default_str()
+      ->group(group);
+  add_number(app, "--sim-replicas", config.sim_replicas, 1, 1000,
+             "Replicas in this process; each has the ports of the one before it plus 1")
+      ->group(group);
+}
+
 void add_memory_flags(CLI::App& app, WorkerConfig& config) {
   const char* group = "Memory";
-  add_byte_size(app, "--kv-cache-memory", config.kv_cache_bytes, "For keys and values")
+  add_byte_size(app, "--kv-cache-memory", config.kv_cache_bytes,
+                "For keys and values; not given: on a device with memory of its own, what is left")
+      ->group(group);
+  app.add_option("--gpu-memory-utilization", config.gpu_memory_utilization,
+                 "Share of such a device's memory for weights, keys and values")
+      ->check(CLI::Range(0.01, 1.0))
+      ->type_name("SHARE")
+      ->capture_default_str()
       ->group(group);
   add_enum(app, "--kv-cache-dtype", config.kv_cache_dtype, number_formats(),
            "Of keys and values; auto: as --dtype")
@@ -198,12 +218,15 @@ std::optional<int> parse_worker_config(int argc, const char* const* argv, Worker
   CLI::App app("Serves one model to LCKV routers.", "lckv-worker");
   app.set_version_flag("--version", LCKV_VERSION);
   add_model_flags(app, config);
+  add_simulation_flags(app, config);
   add_memory_flags(app, config);
   add_scheduling_flags(app, config);
   add_rank_flags(app, config);
   add_network_flags(app, config);
   add_logging_flags(app, config.logging);
-  return parse_flags(app, argc, argv);
+  const std::optional<int> code = parse_flags(app, argc, argv);
+  config.kv_cache_given = app.get_option("--kv-cache-memory")->count() > 0;
+  return code;
 }
 
 absl::StatusOr<std::pair<std::string, uint16_t>> split_leader(const std::string& leader) {
@@ -218,6 +241,24 @@ absl::StatusOr<std::pair<std::string, uint16_t>> split_leader(const std::string&
 }
 
 namespace {
+
+absl::Status check_simulation(const WorkerConfig& config) {
+  if (config.device != Device::kSim) {
+    if (config.sim_replicas == 1) return absl::OkStatus();
+    return absl::InvalidArgumentError("--sim-replicas needs --device sim");
+  }
+  if (config.rank >= 0 || !config.leader.empty()) {
+    return absl::InvalidArgumentError(
+        "--device sim has all ranks of a replica in one process: no --rank, no --leader");
+  }
+  for (const uint16_t port : {config.port, config.metrics_port, config.health_port}) {
+    if (port + config.sim_replicas - 1 > 0xffff) {
+      return absl::InvalidArgumentError(absl::StrCat("port ", port, " plus --sim-replicas ",
+                                                     config.sim_replicas, " goes beyond 65535"));
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::Status check_ranks(const WorkerConfig& config) {
   const int32_t size = config.tensor_parallel_size;
@@ -253,6 +294,7 @@ absl::Status check_worker_config(const WorkerConfig& config) {
         absl::StrCat("--staging-rows ", config.staging_rows, " must exceed --max-num-seqs ",
                      config.max_num_seqs, ": every running sequence holds a row"));
   }
+  if (absl::Status status = check_simulation(config); !status.ok()) return status;
   if (absl::Status status = check_ranks(config); !status.ok()) return status;
   return check_plaintext(config.host, config.tls, config.allow_plaintext);
 }

@@ -17,7 +17,7 @@
 namespace lckv {
 
 enum class LoadFormat : uint8_t { kAuto, kDummy };
-enum class Device : uint8_t { kCpu };
+enum class Device : uint8_t { kCpu, kSim };
 enum class NumberFormat : uint8_t { kAuto, kFloat32, kBFloat16 };
 enum class Choice : uint8_t { kAuto, kOn, kOff };
 enum class Compatibility : uint8_t { kNone, kOfficialDecode };
@@ -27,6 +27,8 @@ struct WorkerConfig {
   std::string served_model_name;  // empty: the folder's name
   LoadFormat load_format = LoadFormat::kAuto;
   Device device = Device::kCpu;
+  std::string sim_device = "h200";  // of --device sim: a name, or the path of a .json file
+  int32_t sim_replicas = 1;         // in this process
   NumberFormat dtype = NumberFormat::kAuto;
   NumberFormat kv_cache_dtype = NumberFormat::kAuto;
   int32_t threads = 0;        // 0: one per core
@@ -36,6 +38,8 @@ struct WorkerConfig {
   Compatibility compatibility = Compatibility::kNone;
 
   uint64_t kv_cache_bytes = uint64_t{4} << 30;
+  bool kv_cache_given = false;          // else a device with memory of its own gives what is left
+  double gpu_memory_utilization = 0.9;  // of that, for weights and KV
   uint64_t swap_bytes = uint64_t{1} << 30;
   int32_t block_size = 16;  // tokens per block of the largest slot
   bool enable_prefix_caching = true;

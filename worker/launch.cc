@@ -53,7 +53,7 @@ absl::Status place_ranks(const WorkerConfig& config, LaunchOptions& options) {
 }  // namespace
 
 bool is_launcher(const WorkerConfig& config) {
-  return config.tensor_parallel_size > 1 && config.rank < 0;
+  return config.tensor_parallel_size > 1 && config.rank < 0 && config.device != Device::kSim;
 }
 
 absl::StatusOr<LaunchOptions> plan_launch(const WorkerConfig& config,

@@ -2,7 +2,6 @@
 // ranks, which a launcher starts. This file is the launcher, the leader and the only rank.
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -16,10 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
-#include "rpc/health_server.h"
 #include "rpc/logging.h"
-#include "rpc/metrics_server.h"
-#include "rpc/server_options.h"
 #include "rpc/shutdown.h"
 #include "worker/config.h"
 #include "worker/connect.h"
@@ -32,20 +28,14 @@
 #include "worker/group/rank_watch.h"
 #include "worker/launch.h"
 #include "worker/scheduler/scheduler.h"
-#include "worker/service/engine_service.h"
-#include "worker/service/service_port.h"
-#include "worker/service/worker_metrics.h"
+#include "worker/simulate.h"
 #include "worker/startup.h"
+#include "worker/worker_server.h"
 
 namespace lckv {
 namespace {
 
-constexpr char kServiceName[] = "lckv.internal.v1.Engine";
-// How often main looks after readiness and the step's age.
-// Before the drain ends, streams are asked to go on elsewhere.
-constexpr absl::Duration kMoveTime = absl::Seconds(5);
-constexpr absl::Duration kWatchInterval = absl::Milliseconds(200);
-// What open streams get to hear that the worker ends.
+// What the other ranks get to hear that the replica ends.
 constexpr absl::Duration kCloseTimeout = absl::Seconds(2);
 // No step takes so long; one that does is not waited for.
 constexpr std::chrono::seconds kStopTimeout(10);
@@ -63,36 +53,6 @@ void quiet_openmp(const WorkerConfig& config, char** argv) {
   if (!threads.empty()) setenv("OMP_NUM_THREADS", threads.c_str(), 1);
   execv("/proc/self/exe", argv);
   // Without /proc the worker still runs, only less quietly.
-}
-
-// What listens from before the model is loaded until the very end.
-struct Ports {
-  std::unique_ptr<HealthServer> health;
-  std::unique_ptr<MetricsServer> metrics;
-  std::unique_ptr<ServicePort> routers;
-};
-
-absl::StatusOr<Ports> open_ports(const WorkerConfig& config, WorkerMetrics& metrics,
-                                 EngineService& service) {
-  Ports ports;
-  auto health = HealthServer::start(
-      {.host = config.host, .port = config.health_port, .services = {kServiceName}});
-  if (!health.ok()) return health.status();
-  ports.health = *std::move(health);
-  auto metrics_server =
-      MetricsServer::start({.host = config.host, .port = config.metrics_port}, metrics.registry());
-  if (!metrics_server.ok()) return metrics_server.status();
-  ports.metrics = *std::move(metrics_server);
-
-  enable_reflection();
-  auto routers = ServicePort::open(config.host, config.port, service, config.tls);
-  if (!routers.ok()) return routers.status();
-  ports.routers = *std::move(routers);
-  log_fields(spdlog::level::info, "listening",
-             {{"routers", host_port(config.host, ports.routers->port())},
-              {"metrics", host_port(config.host, ports.metrics->port())},
-              {"health", host_port(config.host, ports.health->port())}});
-  return ports;
 }
 
 // The other ranks of the replica; null where there are none.
@@ -134,9 +94,8 @@ EngineOptions engine_options(LeaderGroup* group, RankProgress& progress, RankWat
 
 // Loads the model and starts its engine.
 absl::StatusOr<std::unique_ptr<Engine>> start_engine(const WorkerConfig& config,
-                                                     WorkerMetrics& metrics, EngineService& service,
-                                                     LeaderGroup* group, RankProgress& progress,
-                                                     RankWatch& watch) {
+                                                     WorkerServer& server, LeaderGroup* group,
+                                                     RankProgress& progress, RankWatch& watch) {
   const absl::Time deadline = absl::Now() + config.start_timeout;
   auto loaded = read_model(config, shard_of(config));
   if (!loaded.ok()) return loaded.status();
@@ -151,8 +110,8 @@ absl::StatusOr<std::unique_ptr<Engine>> start_engine(const WorkerConfig& config,
     return status;
   }
   log_geometry(config, *loaded);
-  metrics.set_weights_load(loaded->load_time);
-  metrics.set_geometry(metrics_geometry(config, *loaded));
+  server.metrics().set_weights_load(loaded->load_time);
+  server.metrics().set_geometry(metrics_geometry(config, *loaded));
   internal::v1::Hello hello = make_hello(*loaded);
   auto runner = make_runner(*loaded);
   if (!runner.ok()) return runner.status();
@@ -166,54 +125,16 @@ absl::StatusOr<std::unique_ptr<Engine>> start_engine(const WorkerConfig& config,
   auto scheduler = std::make_unique<Scheduler>(loaded->plan.scheduler, loaded->passes);
   auto engine =
       std::make_unique<Engine>(engine_options(group, progress, watch), std::move(scheduler),
-                               *std::move(runner), [&service, group](const StepReport& report) {
-                                 service.report(report);
+                               *std::move(runner), [&server, group](const StepReport& report) {
+                                 server.service().report(report);
                                  if (group != nullptr && !report.ran_step) group->idle();
                                });
-  service.serve(std::move(hello), make_limits(config, *loaded),
-                [post_to = engine.get()](EngineCommand command) {
-                  return post_to->post(std::move(command));
-                });
+  server.service().serve(std::move(hello), make_limits(config, *loaded),
+                         [post_to = engine.get()](EngineCommand command) {
+                           return post_to->post(std::move(command));
+                         });
   engine->start();
   return engine;
-}
-
-// Follows the engine until SIGTERM: ready as long as steps follow one another.
-void follow_engine(const WorkerConfig& config, ShutdownSignal& signal, EngineService& service,
-                   WorkerMetrics& metrics, const std::function<void()>& look,
-                   HealthServer& health) {
-  bool ready = true;
-  while (!signal.wait(kWatchInterval)) {
-    const absl::Duration age = service.step_age(absl::Now());
-    metrics.set_step_age(age);
-    look();
-    const bool moves = age <= config.step_timeout;
-    if (moves == ready) continue;
-    ready = moves;
-    health.set_ready(ready);
-    if (ready) {
-      spdlog::info("steps go on: ready again");
-    } else {
-      spdlog::error("work has waited {} without a step: not ready", absl::FormatDuration(age));
-    }
-  }
-}
-
-// Lets what runs finish, then closes.
-void shut_down(const WorkerConfig& config, EngineService& service, Ports& ports) {
-  ports.health->set_ready(false);
-  const absl::Time deadline = absl::Now() + config.drain_timeout;
-  service.drain(deadline - std::min(kMoveTime, config.drain_timeout / 2));
-  spdlog::info("draining: {} sequences", service.num_sequences());
-  while (service.num_sequences() > 0 && absl::Now() < deadline) {
-    absl::SleepFor(absl::Milliseconds(20));
-  }
-  if (const size_t left = service.num_sequences(); left > 0) {
-    spdlog::warn("{} sequences are cut off after {}", left,
-                 absl::FormatDuration(config.drain_timeout));
-  }
-  service.close();
-  ports.routers->close(kCloseTimeout);
 }
 
 // What cannot go on ends a replica of several ranks as a whole.
@@ -233,19 +154,14 @@ int run(const WorkerConfig& config) {
        .start_timeout = config.tensor_parallel_size > 1 ? config.start_timeout + kStartSlack
                                                         : absl::InfiniteDuration()},
       progress);
-  WorkerMetrics metrics(std::make_shared<prometheus::Registry>(), served_name(config),
-                        LCKV_VERSION);
-  RankMetrics rank_metrics(*metrics.registry(), served_name(config), /*rank=*/0);
-  EngineService service({.session = {.silence_limit = config.session_lease},
-                         .drain_grace = config.drain_timeout,
-                         .max_waiting = config.max_waiting},
-                        &metrics);
-  auto ports = open_ports(config, metrics, service);
-  if (!ports.ok()) return give_up(config, ports.status(), watch);
+  auto opened = WorkerServer::open(config);
+  if (!opened.ok()) return give_up(config, opened.status(), watch);
+  WorkerServer& server = **opened;
+  RankMetrics rank_metrics(*server.metrics().registry(), served_name(config), /*rank=*/0);
   auto group = open_group(config, watch);
   if (!group.ok()) return give_up(config, group.status(), watch);
   auto loading = std::async(std::launch::async, [&] {
-    return start_engine(config, metrics, service, group->get(), progress, watch);
+    return start_engine(config, server, group->get(), progress, watch);
   });
   while (loading.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
     // Nothing is being served that would have to end in order.
@@ -255,26 +171,23 @@ int run(const WorkerConfig& config) {
   }
   auto engine = loading.get();
   if (!engine.ok()) {
-    service.close();
-    ports->routers->close(kCloseTimeout);
+    server.close();
     // The metrics port alone would take two seconds to close.
     std::_Exit(give_up(config, engine.status(), watch));
   }
-  ports->health->set_ready(true);
-  metrics.set_ready(absl::Now() - began);
+  server.set_ready(absl::Now() - began);
   log_fields(spdlog::level::info, "ready",
              {{"seconds", absl::StrFormat("%.2f", absl::ToDoubleSeconds(absl::Now() - began))}});
-  follow_engine(
-      config, signal, service, metrics, [&] { rank_metrics.observe(progress.look()); },
-      *ports->health);
-  shut_down(config, service, *ports);
+  WorkerServer* const servers[] = {&server};
+  look_after(signal, servers, [&] { rank_metrics.observe(progress.look()); });
+  shut_down(servers, config.drain_timeout);
   auto stopping = std::async(std::launch::async, [&] { (*engine)->stop(); });
   if (stopping.wait_for(kStopTimeout) != std::future_status::ready) {
     spdlog::error("the step in progress does not end: ending without it");
     std::_Exit(1);
   }
   if (*group != nullptr) (*group)->end(absl::Now() + kCloseTimeout);
-  ports->health->stop();
+  server.stop();
   spdlog::info("ended");
   return 0;
 }
@@ -298,6 +211,7 @@ int main(int argc, char** argv) {
   }
   lckv::set_up_logging(config.logging);
   if (lckv::is_launcher(config)) return lckv::run_launcher(config, argc, argv);
+  if (config.device == lckv::Device::kSim) return lckv::simulate(config);
   lckv::quiet_openmp(config, argv);
   return config.rank > 0 ? lckv::follow(config) : lckv::run(config);
 }

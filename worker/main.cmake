@@ -1,8 +1,10 @@
 # The wiring, apart from main itself so that measurements can use it without a network.
 lckv_library(lckv_worker_startup
-  SOURCES config.cc connect.cc follow.cc launch.cc serving_plan.cc startup.cc
+  SOURCES config.cc connect.cc follow.cc launch.cc serving_plan.cc simulate.cc startup.cc
+    worker_server.cc
   DEPS
     lckv_group lckv_service lckv_engine lckv_scheduler lckv_model lckv_kernels_cpu lckv_rpc
+    lckv_sim absl::memory
     absl::status absl::statusor absl::strings absl::str_format absl::time)
 target_compile_definitions(lckv_worker_startup PUBLIC LCKV_VERSION="${PROJECT_VERSION}")
 lckv_binary(lckv-worker SOURCES main.cc DEPS lckv_worker_startup)

@@ -25,6 +25,7 @@ ARROWS = [
     ("worker/service/", ["rpc/", "proto/", "worker/engine/", "worker/scheduler/", "worker/kv/"]),
     ("worker/group/", ["rpc/", "proto/", "worker/engine/", "worker/scheduler/", "kernels/"]),
     ("worker/engine/", ["worker/scheduler/", "worker/kv/", "worker/model/", "kernels/"]),
+    ("worker/sim/", ["worker/scheduler/", "worker/kv/", "worker/model/", "worker/engine/", "kernels/"]),
     ("worker/scheduler/", ["worker/kv/"]),
     ("worker/model/", PLANS + ["worker/kv/ids", "kernels/"]),
     ("worker/kv/", []),

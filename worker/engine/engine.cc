@@ -9,7 +9,7 @@
 namespace lckv {
 
 Engine::Engine(EngineOptions options, std::unique_ptr<Scheduler> scheduler,
-               std::unique_ptr<ModelRunner> runner, StepSink sink)
+               std::unique_ptr<StepRunner> runner, StepSink sink)
     : options_(std::move(options)),
       scheduler_(std::move(scheduler)),
       runner_(std::move(runner)),

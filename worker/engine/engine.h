@@ -1,6 +1,6 @@
 // Engine: the loop. Drain the mailbox, plan a step, run it, commit it, report it.
 //
-// One thread, started by start() and joined by stop(), owns the Scheduler and the ModelRunner.
+// One thread, started by start() and joined by stop(), owns the Scheduler and the StepRunner.
 // post() may be called from any thread; everything else from the owner's.
 #pragma once
 
@@ -17,8 +17,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "worker/engine/model_runner.h"
 #include "worker/engine/rank_progress.h"
+#include "worker/engine/step_runner.h"
 #include "worker/scheduler/scheduler.h"
 
 namespace lckv {
@@ -85,7 +85,7 @@ struct EngineOptions {
 class Engine {
  public:
   Engine(EngineOptions options, std::unique_ptr<Scheduler> scheduler,
-         std::unique_ptr<ModelRunner> runner, StepSink sink);
+         std::unique_ptr<StepRunner> runner, StepSink sink);
   // Stops if start() was called and stop() was not.
   ~Engine();
   Engine(const Engine&) = delete;
@@ -113,7 +113,7 @@ class Engine {
 
   const EngineOptions options_;
   const std::unique_ptr<Scheduler> scheduler_;
-  const std::unique_ptr<ModelRunner> runner_;
+  const std::unique_ptr<StepRunner> runner_;
   RankProgress unwatched_;
   RankProgress& progress_;
   const StepSink sink_;

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "kernels/check.h"
 #include "worker/engine/device_kv.h"
 #include "worker/engine/range_inputs.h"

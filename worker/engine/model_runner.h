@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
 #include "kernels/collectives.h"
 #include "kernels/ops.h"
+#include "worker/engine/step_runner.h"
 #include "worker/kv/pass_plan.h"
 #include "worker/model/model.h"
 #include "worker/scheduler/step_plan.h"
@@ -32,31 +32,17 @@ struct RunnerOptions {
   bool counts_kv_heads = true;
 };
 
-// Wall time of a step's phases.
-struct StepTimes {
-  absl::Duration copies;
-  absl::Duration ordinary;
-  absl::Duration walks;
-  absl::Duration logits;
-  absl::Duration sample;
-};
-
-class ModelRunner {
+class ModelRunner final : public StepRunner {
  public:
   // Errors: ResourceExhausted where the memory cannot be had.
   static absl::StatusOr<std::unique_ptr<ModelRunner>> create(RunnerOptions options, PassPlan passes,
                                                              std::unique_ptr<Model> model,
                                                              std::unique_ptr<Ops> ops,
                                                              std::unique_ptr<Collectives> ranks);
-  ~ModelRunner();
+  ~ModelRunner() override;
 
-  // Called before each layer that a step runs, on its thread: a long step's sign of life.
-  void set_before_layer(std::function<void()> hook);
-
-  // Runs one step to its end. Plans come in order, each once, and the same to every rank; results
-  // are the same on every rank. Errors: what the ranks' collectives give, in one line that names
-  // rank, step and operation; the runner cannot be used after that.
-  absl::StatusOr<StepResult> run(const StepPlan& plan, StepTimes& times);
+  void set_before_layer(std::function<void()> hook) override;
+  absl::StatusOr<StepResult> run(const StepPlan& plan, StepTimes& times) override;
 
  private:
   ModelRunner();

@@ -4,7 +4,7 @@
 
 namespace lckv {
 
-absl::Status run_rank(FollowerLink& link, ModelRunner& runner, RankProgress& progress) {
+absl::Status run_rank(FollowerLink& link, StepRunner& runner, RankProgress& progress) {
   uint64_t step = 0;
   runner.set_before_layer([&] { progress.begin(step, Operation::kRun); });
   for (;;) {

@@ -5,14 +5,14 @@
 #include <functional>
 
 #include "absl/status/status.h"
-#include "worker/engine/model_runner.h"
 #include "worker/engine/rank_progress.h"
+#include "worker/engine/step_runner.h"
 #include "worker/group/follower_link.h"
 
 namespace lckv {
 
 // On one thread, until the leader ends the replica in order. Errors: Unavailable where the leader
 // is lost, and what a step failed with.
-absl::Status run_rank(FollowerLink& link, ModelRunner& runner, RankProgress& progress);
+absl::Status run_rank(FollowerLink& link, StepRunner& runner, RankProgress& progress);
 
 }  // namespace lckv
