@@ -1,5 +1,7 @@
 #include "client/bench_report.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/connection.h"
@@ -26,15 +28,22 @@ nlohmann::json summary_json(const Summary& summary) {
 
 }  // namespace
 
-void BenchTally::add(const StreamTimes& times, int64_t num_prompt_tokens,
+void BenchTally::add(const StreamTimes& times, int64_t num_prompt_tokens, int num_resumes,
                      const absl::Status& status) {
   const std::lock_guard lock(mutex_);
+  for (const StreamTimes::Delivery& delivery : times.deliveries()) {
+    const absl::Duration since = std::max(delivery.time - begin_, absl::ZeroDuration());
+    const auto second = static_cast<size_t>(absl::ToInt64Seconds(since));
+    if (counts_.tokens_by_second.size() <= second) counts_.tokens_by_second.resize(second + 1);
+    counts_.tokens_by_second[second] += delivery.num_tokens;
+  }
   if (!status.ok()) {
     ++counts_.num_failed;
     ++counts_.errors[describe_error(status)];
     return;
   }
   ++counts_.num_completed;
+  if (num_resumes > 0) ++counts_.num_resumed;
   counts_.num_prompt_tokens += num_prompt_tokens;
   counts_.num_output_tokens += times.num_tokens();
   if (times.num_tokens() == 0) return;
@@ -44,10 +53,10 @@ void BenchTally::add(const StreamTimes& times, int64_t num_prompt_tokens,
   itl_.insert(itl_.end(), times.inter_token().begin(), times.inter_token().end());
 }
 
-BenchReport BenchTally::report(absl::Duration duration) const {
+BenchReport BenchTally::report(absl::Time end) const {
   const std::lock_guard lock(mutex_);
   BenchReport report = counts_;
-  report.duration_seconds = absl::ToDoubleSeconds(duration);
+  report.duration_seconds = absl::ToDoubleSeconds(end - begin_);
   report.ttft = summarize(ttft_);
   report.tpot = summarize(tpot_);
   report.itl = summarize(itl_);
@@ -57,9 +66,9 @@ BenchReport BenchTally::report(absl::Duration duration) const {
 
 std::string bench_text(const BenchReport& report) {
   std::string text = absl::StrFormat(
-      "%d requests completed, %d failed, in %.2f s\n"
+      "%d requests completed, %d of them after a loss, %d failed, in %.2f s\n"
       "%.2f requests/s, %.1f output tokens/s, %.1f tokens/s in all\n\n",
-      report.num_completed, report.num_failed, report.duration_seconds,
+      report.num_completed, report.num_resumed, report.num_failed, report.duration_seconds,
       report.per_second(report.num_completed), report.per_second(report.num_output_tokens),
       report.per_second(report.num_prompt_tokens + report.num_output_tokens));
   absl::StrAppend(&text, format_table({{"ms", "mean", "p50", "p90", "p99"},
@@ -76,6 +85,7 @@ std::string bench_text(const BenchReport& report) {
 std::string bench_json(const BenchReport& report) {
   const nlohmann::json json = {
       {"completed", report.num_completed},
+      {"resumed", report.num_resumed},
       {"failed", report.num_failed},
       {"errors", report.errors},
       {"duration_s", report.duration_seconds},
@@ -88,7 +98,8 @@ std::string bench_json(const BenchReport& report) {
       {"ttft_ms", summary_json(report.ttft)},
       {"tpot_ms", summary_json(report.tpot)},
       {"itl_ms", summary_json(report.itl)},
-      {"e2el_ms", summary_json(report.end_to_end)}};
+      {"e2el_ms", summary_json(report.end_to_end)},
+      {"tokens_by_second", report.tokens_by_second}};
   return json.dump() + "\n";
 }
 

@@ -19,11 +19,13 @@ struct BenchReport {
   std::map<std::string, int64_t> errors;  // by the line that describes them
   int64_t num_prompt_tokens = 0;          // of completed requests, as the next
   int64_t num_output_tokens = 0;
+  int64_t num_resumed = 0;      // of completed requests, those that went on after a loss
   double duration_seconds = 0;  // from the first request sent to the last one ended
   Summary ttft;
   Summary tpot;
   Summary itl;
   Summary end_to_end;
+  std::vector<int64_t> tokens_by_second;  // that arrived, of all requests
 
   double per_second(int64_t count) const {
     return duration_seconds > 0 ? static_cast<double>(count) / duration_seconds : 0;
@@ -33,11 +35,16 @@ struct BenchReport {
 // Collects streams as they end. Thread-safe.
 class BenchTally {
  public:
-  void add(const StreamTimes& times, int64_t num_prompt_tokens, const absl::Status& status);
-  BenchReport report(absl::Duration duration) const;
+  explicit BenchTally(absl::Time begin) : begin_(begin) {}
+
+  // `num_resumes`: how often the client had to call again.
+  void add(const StreamTimes& times, int64_t num_prompt_tokens, int num_resumes,
+           const absl::Status& status);
+  BenchReport report(absl::Time end) const;
 
  private:
-  mutable std::mutex mutex_;
+  const absl::Time begin_;
+  mutable std::mutex mutex_;  // guards everything below
   BenchReport counts_;
   std::vector<double> ttft_, tpot_, itl_, end_to_end_;
 };

@@ -17,6 +17,7 @@ void StreamTimes::add(absl::Time now, int64_t num_tokens) {
   }
   last_ = now;
   num_tokens_ += num_tokens;
+  deliveries_.push_back({now, num_tokens});
 }
 
 double percentile(const std::vector<double>& sorted, double fraction) {
@@ -31,10 +32,12 @@ Summary summarize(std::vector<double> values) {
   if (values.empty()) return {};
   std::sort(values.begin(), values.end());
   const double total = std::accumulate(values.begin(), values.end(), 0.0);
-  return {.mean = total / static_cast<double>(values.size()),
-          .p50 = percentile(values, 0.5),
-          .p90 = percentile(values, 0.9),
-          .p99 = percentile(values, 0.99)};
+  Summary summary{.mean = total / static_cast<double>(values.size()),
+                  .p50 = percentile(values, 0.5),
+                  .p90 = percentile(values, 0.9),
+                  .p99 = percentile(values, 0.99)};
+  for (int i = 0; i <= 100; ++i) summary.percentiles.push_back(percentile(values, i / 100.0));
+  return summary;
 }
 
 }  // namespace lckv

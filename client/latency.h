@@ -26,6 +26,11 @@ class StreamTimes {
   // Valid from two tokens on.
   double tpot() const { return (end_to_end() - ttft()) / static_cast<double>(num_tokens_ - 1); }
   const std::vector<double>& inter_token() const { return inter_token_; }
+  struct Delivery {
+    absl::Time time;
+    int64_t num_tokens = 0;
+  };
+  const std::vector<Delivery>& deliveries() const { return deliveries_; }
 
  private:
   absl::Time sent_;
@@ -33,6 +38,7 @@ class StreamTimes {
   absl::Time last_;
   int64_t num_tokens_ = 0;
   std::vector<double> inter_token_;
+  std::vector<Delivery> deliveries_;
 };
 
 // All zero where nothing was measured.
@@ -41,6 +47,7 @@ struct Summary {
   double p50 = 0;
   double p90 = 0;
   double p99 = 0;
+  std::vector<double> percentiles;  // 0 to 100; empty where nothing was measured
 };
 
 // Linear between the two nearest ranks; `sorted` ascends and is not empty; `fraction` in [0, 1].

@@ -1,7 +1,8 @@
-// The requests of one `lckv bench` run, all drawn from one seed. Pure functions.
+// The requests of one `lckv bench` run: drawn from one seed, or read from a trace. Pure functions.
 #pragma once
 
 #include <cstdint>
+#include <istream>
 #include <string>
 #include <vector>
 
@@ -18,11 +19,20 @@ struct LengthRange {
 };
 absl::StatusOr<LengthRange> parse_length_range(absl::string_view text);
 
+// When requests start, at a rate.
+enum class Arrivals : uint8_t {
+  kPoisson,
+  kConstant,
+  kBurst,  // so many at once, and then a pause
+};
+
 struct WorkloadOptions {
   int num_requests = 0;
   LengthRange prompt_tokens;
   LengthRange output_tokens;
   double requests_per_second = 0;  // 0: all at once
+  Arrivals arrivals = Arrivals::kPoisson;
+  int burst_size = 1;
   uint32_t vocabulary = 0;
   uint64_t seed = 0;
 };
@@ -33,7 +43,21 @@ struct PlannedRequest {
   uint32_t output_tokens = 0;
 };
 
-// Ids and lengths are uniform; arrivals are a Poisson process.
+// Ids and lengths are uniform.
 std::vector<PlannedRequest> draw_workload(const WorkloadOptions& options);
+
+struct TraceOptions {
+  std::string name;  // of the file, for errors
+  uint32_t vocabulary = 0;
+  uint64_t seed = 0;
+  int max_requests = 0;  // 0: all
+};
+
+// One JSON object a line, in the form of Mooncake's traces (Qin et al., 2024): `timestamp` in
+// milliseconds, `input_length` and `output_length` in tokens and, where prompts share their
+// beginnings, `hash_ids`: one number per block of 512 prompt tokens, equal for equal content.
+// Errors: InvalidArgument naming line and key.
+absl::StatusOr<std::vector<PlannedRequest>> parse_trace(std::istream& lines,
+                                                        const TraceOptions& options);
 
 }  // namespace lckv

@@ -1,11 +1,5 @@
 // From nothing to the first token, and what a worker's memory holds: `start_bench WORKER
 // [--smoke]`, from the source root. Starts the real program and speaks to it as a router does.
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <signal.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -20,6 +14,7 @@
 #include "grpcpp/create_channel.h"
 #include "lckv/internal/v1/engine.grpc.pb.h"
 #include "rpc/server_options.h"
+#include "tests/bench/child_process.h"
 #include "tests/bench/lines.h"
 
 namespace lckv {
@@ -31,47 +26,14 @@ using internal::v1::WorkerFrame;
 
 constexpr double kMemoryBytes = 4.0 * (1ULL << 30);
 
-int free_port() {
-  const int socket_fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  const bool bound = bind(socket_fd, reinterpret_cast<sockaddr*>(&address), size) == 0 &&
-                     getsockname(socket_fd, reinterpret_cast<sockaddr*>(&address), &size) == 0;
-  close(socket_fd);
-  return bound ? ntohs(address.sin_port) : 0;
+// A worker of dummy weights.
+std::vector<std::string> worker_command(const std::string& program, const std::string& folder,
+                                        int port) {
+  return {program,       "--model",       folder,   "--load-format",     "dummy",
+          "--dtype",     "bfloat16",      "--port", absl::StrCat(port),  "--metrics-port",
+          "0",           "--health-port", "0",      "--kv-cache-memory", "4GiB",
+          "--log-level", "warning"};
 }
-
-// A worker of dummy weights, ended with this.
-class WorkerProcess {
- public:
-  WorkerProcess(const std::string& program, const std::string& folder, int port) {
-    const std::vector<std::string> arguments = {
-        program,       "--model",       folder,   "--load-format",     "dummy",
-        "--dtype",     "bfloat16",      "--port", absl::StrCat(port),  "--metrics-port",
-        "0",           "--health-port", "0",      "--kv-cache-memory", "4GiB",
-        "--log-level", "warning"};
-    std::vector<char*> argv;
-    for (const std::string& argument : arguments) {
-      argv.push_back(const_cast<char*>(argument.c_str()));
-    }
-    argv.push_back(nullptr);
-    pid_ = fork();
-    if (pid_ == 0) {
-      execv(argv[0], argv.data());
-      _exit(127);
-    }
-  }
-  ~WorkerProcess() {
-    if (pid_ <= 0) return;
-    kill(pid_, SIGTERM);
-    waitpid(pid_, nullptr, 0);
-  }
-
- private:
-  pid_t pid_ = -1;
-};
 
 struct Start {
   absl::Duration first_token;
@@ -79,9 +41,9 @@ struct Start {
 };
 
 Start start_worker(const std::string& program, const std::string& folder) {
-  const int port = free_port();
+  const int port = bench::free_port();
   const absl::Time began = absl::Now();
-  const WorkerProcess process(program, folder, port);
+  const bench::ChildProcess process(worker_command(program, folder, port));
   const auto channel =
       grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", port),
                                 grpc::InsecureChannelCredentials(), internal_channel_arguments());

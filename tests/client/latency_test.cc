@@ -1,5 +1,6 @@
 #include "client/latency.h"
 
+#include "client/bench_plot.h"
 #include "client/bench_report.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
@@ -41,23 +42,44 @@ TEST(Latency, StreamFollowsTheDefinitions) {
 }
 
 TEST(Latency, ReportCountsFailuresApart) {
-  BenchTally tally;
+  BenchTally tally(at(0));
   StreamTimes good(at(0));
   good.add(at(10), 1);
   good.add(at(30), 1);
-  tally.add(good, 7, absl::OkStatus());
+  tally.add(good, 7, /*num_resumes=*/1, absl::OkStatus());
   StreamTimes cut(at(0));
   cut.add(at(900), 5);
-  tally.add(cut, 7, absl::UnavailableError("gone"));
-  const auto json = nlohmann::json::parse(bench_json(tally.report(absl::Seconds(2))));
+  tally.add(cut, 7, /*num_resumes=*/3, absl::UnavailableError("gone"));
+  const auto json = nlohmann::json::parse(bench_json(tally.report(at(2000))));
   EXPECT_EQ(json["completed"], 1);
   EXPECT_EQ(json["failed"], 1);
+  EXPECT_EQ(json["resumed"], 1);
   EXPECT_EQ(json["errors"]["UNAVAILABLE: gone"], 1);
   EXPECT_EQ(json["total_input_tokens"], 7);
   EXPECT_DOUBLE_EQ(json["output_throughput"], 1.0);
   EXPECT_DOUBLE_EQ(json["total_token_throughput"], 4.5);
   EXPECT_NEAR(json["ttft_ms"]["p99"], 10, 1e-9);
   EXPECT_NEAR(json["tpot_ms"]["mean"], 20, 1e-9);
+}
+
+TEST(Latency, APlotShowsEveryMetricAndSecond) {
+  BenchTally tally(at(0));
+  for (int i = 1; i <= 50; ++i) {
+    StreamTimes times(at(i * 10));
+    times.add(at(i * 10 + i), 1);
+    times.add(at(i * 60), 3);
+    tally.add(times, 1, 0, absl::OkStatus());
+  }
+  const BenchReport report = tally.report(at(4000));
+  EXPECT_EQ(report.tokens_by_second.size(), 4u);
+  const std::string svg = bench_svg(report);
+  for (const char* part : {"<svg", "</svg>", "TTFT", "ITL", "end-to-end", "4 s", "<polyline"}) {
+    EXPECT_NE(svg.find(part), std::string::npos) << part;
+  }
+  EXPECT_EQ(svg.find("nan"), std::string::npos);
+  EXPECT_EQ(svg.find("inf"), std::string::npos);
+  // Nothing came at all.
+  EXPECT_EQ(bench_svg(BenchTally(at(0)).report(at(1))).find("nan"), std::string::npos);
 }
 
 }  // namespace

@@ -1,8 +1,10 @@
 #include "client/workload.h"
 
 #include <algorithm>
+#include <sstream>
 
 #include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
 
 namespace lckv {
 namespace {
@@ -45,6 +47,61 @@ TEST(Workload, OneSeedOneWorkloadWithinItsBounds) {
 TEST(Workload, WithoutARateEverythingStartsAtOnce) {
   const auto requests = draw_workload({.num_requests = 3, .vocabulary = 2});
   EXPECT_EQ(requests.back().start, absl::ZeroDuration());
+}
+
+TEST(Workload, ArrivalsFollowTheirProcess) {
+  WorkloadOptions options{.num_requests = 9,
+                          .requests_per_second = 2,
+                          .arrivals = Arrivals::kConstant,
+                          .vocabulary = 2};
+  EXPECT_EQ(draw_workload(options)[4].start, absl::Seconds(2));
+  options.arrivals = Arrivals::kBurst;
+  options.burst_size = 3;
+  const auto bursts = draw_workload(options);
+  for (int i = 0; i < 9; ++i) EXPECT_EQ(bursts[i].start, absl::Milliseconds(1500 * (i / 3))) << i;
+}
+
+TEST(Workload, ATraceSharesWhatItsBlocksShare) {
+  std::istringstream lines(
+      R"({"timestamp": 200, "input_length": 1100, "output_length": 7, "hash_ids": [1, 2, 3]}
+
+{"timestamp": 0, "input_length": 600, "output_length": 1, "hash_ids": [1, 9]}
+{"timestamp": 300.5, "input_length": 5, "output_length": 2}
+)");
+  const auto requests = parse_trace(lines, {.name = "t", .vocabulary = 1000, .seed = 1});
+  ASSERT_TRUE(requests.ok()) << requests.status();
+  ASSERT_EQ(requests->size(), 3u);
+  const std::vector<uint32_t>& second = (*requests)[0].prompt;  // sorted by time
+  const std::vector<uint32_t>& first = (*requests)[1].prompt;
+  EXPECT_EQ((*requests)[1].start, absl::Milliseconds(200));
+  EXPECT_EQ((*requests)[1].output_tokens, 7u);
+  EXPECT_EQ(first.size(), 1100u);
+  EXPECT_EQ(second.size(), 600u);
+  EXPECT_TRUE(std::equal(second.begin(), second.begin() + 512, first.begin()));
+  EXPECT_FALSE(std::equal(second.begin() + 512, second.end(), first.begin() + 512));
+  EXPECT_EQ((*requests)[2].prompt.size(), 5u);
+}
+
+TEST(Workload, ABrokenTraceIsNamedByLineAndKey) {
+  const std::string good = R"({"timestamp": 1, "input_length": 2, "output_length": 3})";
+  const auto error_of = [](const std::string& text) {
+    std::istringstream lines(text);
+    return std::string(parse_trace(lines, {.name = "t", .vocabulary = 9}).status().message());
+  };
+  EXPECT_EQ(error_of(good), "");
+  EXPECT_EQ(error_of(""), "t: no request in it");
+  EXPECT_EQ(error_of(good + "\n[]"), "t:2: the line must be a JSON object");
+  for (const char* key : {"timestamp", "input_length", "output_length"}) {
+    for (const char* wrong : {"-1", "\"x\"", "null", "1e300"}) {
+      auto line = nlohmann::json::parse(good);
+      line[key] = nlohmann::json::parse(wrong);
+      const std::string error = error_of(line.dump());
+      EXPECT_EQ(error.find(std::string("t:1: ") + key), 0u) << wrong << ": " << error;
+    }
+  }
+  EXPECT_NE(
+      error_of(R"({"timestamp": 1, "input_length": 2, "output_length": 3, "hash_ids": [1.5]})"),
+      "");
 }
 
 }  // namespace

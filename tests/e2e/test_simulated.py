@@ -1,10 +1,12 @@
 """Simulated replicas: many in one process, behind a real router, as real ones from the outside."""
 
 import concurrent.futures
+import json
 
 import pytest
 
 import api
+import ranks
 import serving
 
 NUM_REPLICAS = 5
@@ -14,6 +16,11 @@ FLAGS = ["--device", "sim", "--sim-device", "l4"]
 def ports_of(worker):
     """Of the routers' ports, by the log."""
     return [line.split("routers=")[1].split()[0] for line in worker.log().splitlines() if "routers=" in line]
+
+
+def running(worker):
+    addresses = [line.split("metrics=")[1].split()[0] for line in worker.log().splitlines() if "metrics=" in line]
+    return sum(serving.metric(address, "vllm:num_requests_running") for address in addresses)
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +93,37 @@ def test_memory_is_what_the_device_has_left():
 def test_wrong_flags(flags, code, text):
     result = serving.run("lckv-worker", "--model", serving.DEMO, *flags)
     assert result.returncode == code and text in result.stderr, result.stderr
+
+
+def test_bench_goes_on_when_its_router_is_killed(fleet, tmp_path):
+    worker, _ = fleet
+    port = ranks.free_port()
+
+    def start():
+        router = serving.Process(
+            "lckv-router",
+            ["--workers", ",".join(ports_of(worker)), "--port", port, "--metrics-port", 0, "--health-port", 0],
+        )
+        router.find("gRPC")
+        return router
+
+    router = start()
+    output = tmp_path / "run.json"
+    bench = serving.Process(
+        "lckv",
+        ["bench", "--router", f"127.0.0.1:{port}", "--num-requests", 40, "--request-rate", 40, "--arrivals", "constant",
+         "--prompt-tokens", 8, "--output-tokens", 400, "--max-resumes", 8, "--output", output],
+    )
+    try:
+        serving.wait_until(lambda: running(worker) >= 10, "sequences run")
+        router.kill()
+        router.close()
+        router = start()
+        assert bench.wait() == 0, bench.log()
+    finally:
+        bench.close()
+        router.close()
+    result = json.loads(output.read_text())
+    assert result["completed"] == 40 and result["failed"] == 0
+    assert result["total_output_tokens"] == 40 * 400
+    assert result["resumed"] >= 5

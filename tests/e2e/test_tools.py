@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import xml.etree.ElementTree
 
 import pytest
 
@@ -112,6 +113,21 @@ def test_client_bench_counts_every_token(demo):
     assert result["completed"] == 6 and result["failed"] == 0
     assert result["total_output_tokens"] == 30
     assert result["ttft_ms"]["p50"] <= result["e2el_ms"]["p99"]
+
+
+def test_client_bench_writes_a_plot_beside_its_figures(demo, tmp_path):
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text("".join(
+        json.dumps({"timestamp": 20 * i, "input_length": 6, "output_length": 4, "hash_ids": [1]}) + "\n"
+        for i in range(5)
+    ))
+    output = tmp_path / "run.json"
+    ran = serving.run("lckv", "bench", "--trace", trace, "--output", output, "--router", demo.router.address)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(output.read_text())["completed"] == 5
+    assert xml.etree.ElementTree.parse(tmp_path / "run.svg").getroot().tag.endswith("svg")
+    ran = serving.run("lckv", "bench", "--trace", tmp_path / "none", "--router", demo.router.address)
+    assert ran.returncode == 1 and "--trace: cannot read" in ran.stderr
 
 
 def test_tools_are_there():
