@@ -85,8 +85,7 @@ absl::StatusOr<Replica> start_replica(const WorkerConfig& config, const DevicePr
   auto runner = std::make_unique<SimulatedRunner>(
       SimulatedRunnerOptions{.max_num_seqs = loaded.plan.runner.max_num_seqs,
                              .vocabulary = loaded.config.vocabulary_size,
-                             .num_groups = loaded.passes.num_groups(),
-                             .num_passes = loaded.passes.num_passes},
+                             .num_groups = loaded.passes.num_groups()},
       cost_of(device, loaded));
   replica.engine = std::make_unique<Engine>(
       EngineOptions{}, std::make_unique<Scheduler>(loaded.plan.scheduler, loaded.passes),

@@ -42,8 +42,7 @@ class SimulatedFleet::Replica {
     auto runner = std::make_unique<SimulatedRunner>(
         SimulatedRunnerOptions{.max_num_seqs = config.max_num_seqs,
                                .vocabulary = loaded.config.vocabulary_size,
-                               .num_groups = loaded.passes.num_groups(),
-                               .num_passes = loaded.passes.num_passes},
+                               .num_groups = loaded.passes.num_groups()},
         StepCost(device_of(step), loaded.config, loaded.passes, {}));
     engine_ = std::make_unique<Engine>(
         EngineOptions{}, std::make_unique<Scheduler>(loaded.plan.scheduler, loaded.passes),

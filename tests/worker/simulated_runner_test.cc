@@ -47,8 +47,7 @@ class SimulatedReplica {
     runner_ = std::make_unique<SimulatedRunner>(
         SimulatedRunnerOptions{.max_num_seqs = config.max_num_seqs,
                                .vocabulary = loaded_->config.vocabulary_size,
-                               .num_groups = loaded_->passes.num_groups(),
-                               .num_passes = loaded_->passes.num_passes},
+                               .num_groups = loaded_->passes.num_groups()},
         StepCost(device, loaded_->config, loaded_->passes, {}));
   }
 
@@ -128,6 +127,15 @@ TEST_P(SimulatedRunnerTest, AResumedRequestGoesOnWithTheSameTokens) {
   spec.resumed.assign(whole.begin(), whole.begin() + 13);
   const std::vector<int32_t> rest = SimulatedReplica(GetParam(), instant_device()).run_alone(spec);
   EXPECT_EQ(rest, std::vector<int32_t>(whole.begin() + 13, whole.end()));
+}
+
+TEST_P(SimulatedRunnerTest, APromptTakesStepsAsTheRealModelDoes) {
+  SequenceSpec spec = random_spec(3);
+  spec.prompt = random_tokens(3, 60, 1000);
+  spec.max_new_tokens = 1;
+  SimulatedReplica replica(GetParam(), instant_device());
+  replica.run_alone(spec);
+  EXPECT_LE(replica.num_steps(), 4);
 }
 
 TEST_P(SimulatedRunnerTest, SeedsMatterWhereTheyWould) {

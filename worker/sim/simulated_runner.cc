@@ -10,6 +10,9 @@
 namespace lckv {
 namespace {
 
+// Row-walks of a row that settles within a tolerance; rows that a bitwise walk settles.
+constexpr int32_t kWalksToSettle = 2;
+constexpr int32_t kBitwiseRows = 2;
 // Of a long step: how often it shows that it goes on.
 constexpr absl::Duration kSignOfLife = absl::Milliseconds(100);
 // The likelihood of a token, and by how much the next one is less likely.
@@ -111,7 +114,8 @@ int32_t SimulatedRunner::settle(const WalkSegment& segment, Seat::Walked& walked
   int32_t settled = 0;
   for (int32_t row = 0; row < segment.num_rows; ++row) {
     ++walked.walks[row];
-    const bool is_settled = row == 0 || walked.walks[row] >= options_.num_passes;
+    const bool is_settled = row == 0 || (segment.tolerance > 0 ? walked.walks[row] >= kWalksToSettle
+                                                               : row < kBitwiseRows);
     if (settled == row && is_settled) ++settled;
   }
   return settled;

@@ -2,8 +2,9 @@
 // and gives tokens that depend on the request alone: on prompt, sampling and position, never on the
 // device, on what else runs or on where the request was resumed.
 //
-// It ends no sequence: every one runs to its limit of tokens. Rows of a walk settle after as many
-// walks as the checkpoint was trained with passes. Bias and penalties change nothing; logprobs have
+// It ends no sequence: every one runs to its limit of tokens. A walk's rows settle as the
+// demo model's were measured to (worker/scheduler/lookahead_cost.cc): within a tolerance after two
+// walks each, bitwise two rows a walk. Bias and penalties change nothing; logprobs have
 // the right form and no meaning.
 //
 // Owner and only thread: the engine's.
@@ -24,7 +25,6 @@ struct SimulatedRunnerOptions {
   int32_t max_num_seqs = 0;
   int32_t vocabulary = 0;
   int32_t num_groups = 0;
-  int32_t num_passes = 1;
 };
 
 class SimulatedRunner final : public StepRunner {
