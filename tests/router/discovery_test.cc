@@ -46,7 +46,8 @@ class DiscoveryTest : public RouterTest {
   }
   std::vector<std::string> addresses() {
     std::vector<std::string> found;
-    for (const ReplicaView& view : router_->fleet().snapshot()->replicas) {
+    const auto snapshot = router_->fleet().snapshot();
+    for (const ReplicaView& view : snapshot->replicas) {
       found.push_back(view.address);
     }
     return found;
