@@ -7,8 +7,7 @@ import socket
 import serving
 
 FLAGS = ["--dtype", "float32", "--tensor-parallel-size", "2"]
-# Far below the default, and far above what a step of the demo model takes.
-# However slow the build: connections that are silent for 4 s are given up, and that is another reason.
+# However slow the build, below the 4 s after which silent connections are given up: another reason to end.
 RANK_SECONDS = 2 if serving.SLOWNESS == 1 else 3
 TIMEOUTS = ["--rank-timeout", f"{RANK_SECONDS}s", "--step-timeout", f"{10 * serving.SLOWNESS}s"]
 # From a failure to the end of the last process, beyond the timeouts of the test.
