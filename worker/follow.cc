@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "rpc/byte_size.h"
 #include "rpc/logging.h"
 #include "rpc/metrics_server.h"
 #include "rpc/server_options.h"
@@ -63,7 +64,10 @@ absl::Status serve_leader(const WorkerConfig& config, RankProgress& progress, Ra
   auto runner = make_runner(*loaded);
   if (!runner.ok()) return runner.status();
   if (absl::Status status = link->ready(); !status.ok()) return status;
-  spdlog::info("rank {} of {} is ready", config.rank, config.tensor_parallel_size);
+  log_fields(spdlog::level::info, "ready",
+             {{"rank", absl::StrCat(config.rank, " of ", config.tensor_parallel_size)},
+              {"weights", format_byte_size(loaded->weight_bytes)},
+              {"replicated_weights", format_byte_size(loaded->replicated_bytes)}});
   absl::Status status = run_rank(*link, **runner, progress);
   if (status.ok()) watch.set_last_words(nullptr);
   return status;

@@ -51,6 +51,8 @@ ChildProcess::~ChildProcess() {
   waitpid(pid_, nullptr, 0);
 }
 
+void ChildProcess::send(int signal) const { kill(pid_, signal); }
+
 double ChildProcess::cpu_seconds() const {
   std::ifstream file(absl::StrCat("/proc/", pid_, "/stat"));
   std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());

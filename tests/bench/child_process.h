@@ -20,6 +20,7 @@ class ChildProcess {
   ChildProcess(const ChildProcess&) = delete;
   ChildProcess& operator=(const ChildProcess&) = delete;
 
+  void send(int signal) const;
   // User and system time so far.
   double cpu_seconds() const;
   double resident_bytes() const;

@@ -1,5 +1,5 @@
 // Random fleets against undisturbed runs. On a failure the seed is printed; LCKV_SIMULATION_SEED
-// runs it alone.
+// runs it alone, LCKV_SIMULATION_COUNT says how many are run.
 #include "tests/simulation/fleet_simulation.h"
 
 #include <cstdlib>
@@ -16,6 +16,9 @@ TEST(FleetSimulation, NoStreamIsLostUnderAnyOfTheSeeds) {
   int num_crashes = 0;
   uint64_t first = 1;
   uint64_t last = LCKV_FLEET_SIMULATION_COUNT;
+  if (const char* given = std::getenv("LCKV_SIMULATION_COUNT")) {
+    last = std::strtoull(given, nullptr, 10);
+  }
   if (const char* given = std::getenv("LCKV_SIMULATION_SEED")) {
     first = last = std::strtoull(given, nullptr, 10);
   }

@@ -1,0 +1,225 @@
+// A router under more than its replicas can serve, and beside one that stands still:
+// `lckv_overload_bench ROUTER [--smoke]`, from the source root. Replicas are simulated.
+#include <signal.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "kernels/check.h"
+#include "tests/bench/child_process.h"
+#include "tests/bench/emissions.h"
+#include "tests/bench/lines.h"
+#include "tests/bench/open_load.h"
+#include "tests/bench/simulated_fleet.h"
+#include "tests/bench/stream_number.h"
+
+namespace lckv::bench {
+namespace {
+
+constexpr int kNumReplicas = 4;
+constexpr int kSeats = 16;  // of each
+constexpr uint32_t kTokens = 50;
+constexpr absl::Duration kStep = absl::Milliseconds(10);
+constexpr absl::Duration kDeadline = absl::Seconds(3);
+constexpr int kNumNumbers = 1000;
+
+enum Kind { kOrdinary, kUrgent };
+
+struct Durations {
+  absl::Duration unloaded = absl::Seconds(10);
+  absl::Duration capacity = absl::Seconds(10);
+  absl::Duration overload = absl::Seconds(60);
+  absl::Duration stopped = absl::Seconds(30);
+};
+
+v1::GenerateRequest request_of(int number, Kind kind) {
+  v1::GenerateRequest request;
+  for (const uint32_t id : prompt_of(static_cast<size_t>(number) % kNumNumbers)) {
+    request.mutable_token_ids()->add_ids(id);
+  }
+  request.mutable_sampling()->set_temperature(0);
+  request.mutable_stopping()->set_max_new_tokens(kTokens);
+  request.set_priority(kind == kUrgent ? 5 : 0);
+  return request;
+}
+
+double milliseconds(std::vector<absl::Duration> values, double share) {
+  if (values.empty()) return 0;
+  const auto at =
+      values.begin() + static_cast<int64_t>(share * static_cast<double>(values.size() - 1));
+  std::nth_element(values.begin(), at, values.end());
+  return absl::ToDoubleMilliseconds(*at);
+}
+
+std::vector<absl::Duration> first_tokens(const std::vector<CallOutcome>& outcomes, Kind kind) {
+  std::vector<absl::Duration> found;
+  for (const CallOutcome& outcome : outcomes) {
+    if (outcome.kind == kind && outcome.code == grpc::StatusCode::OK) {
+      found.push_back(outcome.first_token);
+    }
+  }
+  return found;
+}
+
+int64_t num_ok(const std::vector<CallOutcome>& outcomes) {
+  return std::count_if(outcomes.begin(), outcomes.end(), [](const CallOutcome& outcome) {
+    return outcome.code == grpc::StatusCode::OK;
+  });
+}
+
+// A router of its own for the fleet.
+struct RoutedFleet {
+  explicit RoutedFleet(const std::string& program, const SimulatedFleet& fleet)
+      : port(free_port()),
+        process({program, "--workers", fleet.addresses(), "--port", absl::StrCat(port),
+                 "--metrics-port", "0", "--health-port", "0", "--log-level", "error"}) {}
+  std::string address() const { return absl::StrCat("127.0.0.1:", port); }
+
+  const uint16_t port;
+  const ChildProcess process;
+};
+
+// Calls per second of a fleet whose seats are all taken: as many calls as seats, each followed by
+// the next.
+double measure_capacity(OpenLoad& load, absl::Duration duration) {
+  const double exact = kNumReplicas * kSeats / (kTokens * absl::ToDoubleSeconds(kStep));
+  // Somewhat more than it can take, with time enough to wait.
+  OpenLoad::pace(exact * 1.1, duration,
+                 [&](int i) { load.start(kOrdinary, request_of(i, kOrdinary), duration * 4); });
+  const absl::Time began = absl::Now() - duration;
+  const auto outcomes = load.finish();
+  return static_cast<double>(num_ok(outcomes)) / absl::ToDoubleSeconds(absl::Now() - began);
+}
+
+void overload(const std::string& router, const Durations& durations) {
+  print_heading("5 times what 4 simulated replicas can serve, 1 % of it urgent");
+  Emissions emissions(kNumNumbers);
+  const SimulatedFleet fleet({.model = "deploy/models/demo",
+                              .num_replicas = kNumReplicas,
+                              .max_num_seqs = kSeats,
+                              .step = kStep},
+                             emissions);
+  const RoutedFleet routed(router, fleet);
+  OpenLoad load(routed.address());
+  absl::SleepFor(absl::Seconds(2));
+  OpenLoad::pace(10, durations.unloaded,
+                 [&](int i) { load.start(kUrgent, request_of(i, kUrgent), kDeadline); });
+  const double unloaded = milliseconds(first_tokens(load.finish(), kUrgent), 0.99);
+  const double capacity = measure_capacity(load, durations.capacity);
+  const double before = routed.process.resident_bytes();
+  OpenLoad::pace(5 * capacity, durations.overload, [&](int i) {
+    const Kind kind = i % 100 == 0 ? kUrgent : kOrdinary;
+    load.start(kind, request_of(i, kind), kDeadline);
+  });
+  const double after = routed.process.resident_bytes();
+  const std::vector<CallOutcome> outcomes = load.finish();
+  std::vector<absl::Duration> rejections;
+  int64_t num_silent = 0;
+  int64_t num_late = 0;
+  for (const CallOutcome& outcome : outcomes) {
+    if (outcome.code == grpc::StatusCode::DEADLINE_EXCEEDED) ++num_late;
+    if (outcome.code != grpc::StatusCode::RESOURCE_EXHAUSTED) continue;
+    rejections.push_back(outcome.total);
+    num_silent += outcome.says_when_to_retry ? 0 : 1;
+  }
+  print({"capacity", capacity, "calls/s", "", 0, {}});
+  print({"goodput",
+         static_cast<double>(num_ok(outcomes)) / absl::ToDoubleSeconds(durations.overload),
+         "calls/s", "capacity", capacity, at_least(0.95)});
+  print({"rejected",
+         static_cast<double>(rejections.size()),
+         "calls",
+         "all",
+         static_cast<double>(outcomes.size()),
+         {}});
+  print({"past their deadline",
+         static_cast<double>(num_late),
+         "calls",
+         "all",
+         static_cast<double>(outcomes.size()),
+         {}});
+  print({"rejected without RetryInfo and pushback", static_cast<double>(num_silent), "calls", "", 0,
+         at_most(0)});
+  print(
+      {"time to a rejection, p99", milliseconds(rejections, 0.99), "ms", "10 ms", 10, at_most(1)});
+  print({"urgent calls: TTFT p99", milliseconds(first_tokens(outcomes, kUrgent), 0.99), "ms",
+         "1.2 x unloaded + a step", 1.2 * unloaded + absl::ToDoubleMilliseconds(kStep),
+         at_most(1)});
+  print({"router's memory", after / 1e6, "MB", "before the overload", before / 1e6, {}});
+}
+
+// p99 of the gaps between tokens of streams at one router, while `beside` happens.
+double gaps_beside(OpenLoad& load, absl::Duration duration,
+                   const std::function<void(int)>& beside) {
+  const double rate = 0.5 * kNumReplicas * kSeats / (kTokens * absl::ToDoubleSeconds(kStep));
+  OpenLoad::pace(rate, duration, [&](int i) {
+    load.start(kOrdinary, request_of(i, kOrdinary), absl::Seconds(60));
+    beside(i);
+  });
+  std::vector<absl::Duration> gaps;
+  for (const CallOutcome& outcome : load.finish()) {
+    LCKV_CHECK(outcome.code == grpc::StatusCode::OK);
+    gaps.insert(gaps.end(), outcome.gaps.begin(), outcome.gaps.end());
+  }
+  return milliseconds(std::move(gaps), 0.99);
+}
+
+void isolation(const std::string& router, const Durations& durations) {
+  print_heading("one of two routers of a fleet is stopped; the other's streams");
+  Emissions emissions(kNumNumbers);
+  const SimulatedFleet fleet({.model = "deploy/models/demo",
+                              .num_replicas = kNumReplicas,
+                              .max_num_seqs = kSeats,
+                              .step = kStep},
+                             emissions);
+  const RoutedFleet well(router, fleet);
+  const RoutedFleet stopped(router, fleet);
+  OpenLoad load(well.address());
+  OpenLoad others(stopped.address());
+  absl::SleepFor(absl::Seconds(2));
+  const auto other = [&](int i) {
+    if (i % 4 == 0) others.start(kOrdinary, request_of(i, kOrdinary), absl::Seconds(60));
+  };
+  const double undisturbed = gaps_beside(load, durations.stopped, other);
+  others.finish();
+  const double before = well.process.resident_bytes();
+  OpenLoad::pace(10, absl::Seconds(1), other);
+  stopped.process.send(SIGSTOP);
+  const double disturbed = gaps_beside(load, durations.stopped, [](int) {});
+  stopped.process.send(SIGCONT);
+  others.finish();
+  print({"ITL p99", disturbed, "ms", "undisturbed", undisturbed, at_most(1.2)});
+  print({"router's memory", well.process.resident_bytes() / 1e6, "MB", "before", before / 1e6, {}});
+}
+
+int run(int argc, char** argv) {
+  if (argc < 2) {
+    std::fprintf(stderr, "usage: lckv_overload_bench ROUTER [--smoke]\n");
+    return 2;
+  }
+  Durations durations;
+  if (argc > 2 && std::strcmp(argv[2], "--smoke") == 0) {
+    leave_goals_out();
+    durations = {.unloaded = absl::Seconds(1),
+                 .capacity = absl::Seconds(2),
+                 .overload = absl::Seconds(3),
+                 .stopped = absl::Seconds(2)};
+  }
+  overload(argv[1], durations);
+  isolation(argv[1], durations);
+  print_summary();
+  return 0;
+}
+
+}  // namespace
+}  // namespace lckv::bench
+
+int main(int argc, char** argv) { return lckv::bench::run(argc, argv); }

@@ -1,0 +1,46 @@
+"""deploy/rolling-restart.sh with a test in the place of whatever restarts processes."""
+
+import subprocess
+
+import serving
+
+
+class RollingRestart:
+    """Runs the script beside the test, which restarts what `orders` names and says so with `done`."""
+
+    def __init__(self, router, folder):
+        self.folder = folder
+        wait = 'touch "$0/$1.stop"; until [[ -e "$0/$1.done" ]]; do sleep 0.1; done; rm "$0/$1.done"'
+        self.script = subprocess.Popen(
+            [str(serving.ROOT / "deploy/rolling-restart.sh"), "--router", router.address]
+            + ["--lckv", str(serving.BIN / "lckv"), "--timeout", str(60 * serving.SLOWNESS)]
+            + ["--restart", f"bash -c '{wait}' {folder} \"$1\""],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.script.kill()
+        self.script.wait()
+
+    def running(self):
+        return self.script.poll() is None
+
+    def orders(self):
+        """Addresses whose replica is to be restarted now; each is named once."""
+        found = []
+        for order in self.folder.glob("*.stop"):
+            order.unlink()
+            found.append(order.stem)
+        return found
+
+    def done(self, address):
+        (self.folder / f"{address}.done").touch()
+
+    def expect_success(self):
+        assert self.script.returncode == 0, self.script.stdout.read()
