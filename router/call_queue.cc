@@ -100,6 +100,11 @@ void CallQueue::dispatch() {
 
 // Offers the first entry of some line that is not stuck to a replica; false where there is none.
 bool CallQueue::place_next(std::set<LineName>& stuck) {
+  {
+    // Most of the time nobody waits.
+    std::lock_guard lock(mutex_);
+    if (lines_.size() == stuck.size()) return false;
+  }
   const auto set = source_.snapshot();
   std::optional<Entry> entry;
   Position position;

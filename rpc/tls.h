@@ -35,4 +35,14 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> make_server_credentials
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> make_channel_credentials(
     const TlsClientFiles& files, const std::string& flag_prefix);
 
+// Of peers that are equals: each shows its certificate and wants one that the other's CA signed.
+struct TlsPeerFiles {
+  TlsClientFiles files;
+  std::string server_name;  // that the certificate must have; empty: the one connected to
+
+  TlsServerFiles as_server() const {
+    return {.certificate = files.certificate, .key = files.key, .client_ca = files.ca};
+  }
+};
+
 }  // namespace lckv

@@ -5,6 +5,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "rpc/flags.h"
 #include "rpc/tls_flags.h"
 
@@ -191,6 +192,8 @@ void add_rank_flags(CLI::App& app, WorkerConfig& config) {
   add_duration(app, "--rank-timeout", config.rank_timeout,
                "A rank that is silent so long is stopped or dead, and its replica ends")
       ->group(group);
+  add_tls_client_flags(app, "--rank-tls", config.rank_tls.files, config.rank_tls.server_name,
+                       group);
   add_port(app, "--rank-metrics-port", config.rank_metrics_port,
            "Rank r above 0 serves /metrics there plus r; 0: not at all")
       ->group(group);
@@ -263,7 +266,20 @@ absl::Status check_simulation(const WorkerConfig& config) {
 absl::Status check_ranks(const WorkerConfig& config) {
   const int32_t size = config.tensor_parallel_size;
   if (!config.leader.empty()) {
-    if (const auto leader = split_leader(config.leader); !leader.ok()) return leader.status();
+    const auto leader = split_leader(config.leader);
+    if (!leader.ok()) return leader.status();
+    const absl::string_view host = absl::StripSuffix(absl::StripPrefix(leader->first, "["), "]");
+    if (!is_loopback(std::string(host)) && !config.allow_plaintext) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--leader ", config.leader,
+          " is beyond this machine: what ranks exchange within a step is never encrypted; "
+          "--allow-plaintext says that nobody else is on their network"));
+    }
+  }
+  const TlsClientFiles& tls = config.rank_tls.files;
+  if (tls.ca.empty() != tls.certificate.empty() || tls.ca.empty() != tls.key.empty()) {
+    return absl::InvalidArgumentError(
+        "--rank-tls-ca, --rank-tls-cert and --rank-tls-key belong together: all ranks give all");
   }
   if (config.rank >= size) {
     return absl::InvalidArgumentError(absl::StrCat("--rank ", config.rank,

@@ -61,6 +61,7 @@ struct WorkerConfig {
   int32_t launcher_pipe = -1;
   absl::Duration start_timeout = absl::Minutes(10);
   absl::Duration rank_timeout = absl::Seconds(3);
+  TlsPeerFiles rank_tls;
   uint16_t rank_metrics_port = 0;  // rank r > 0 serves metrics there plus r; 0: not at all
 
   std::string host = "127.0.0.1";

@@ -50,7 +50,8 @@ absl::Status serve_leader(const WorkerConfig& config, RankProgress& progress, Ra
     return status;
   }
   progress.enter(Operation::kJoin);
-  auto joined = FollowerLink::join(config.leader, make_identity(config, *loaded), deadline);
+  auto joined =
+      FollowerLink::join(config.leader, config.rank_tls, make_identity(config, *loaded), deadline);
   if (!joined.ok()) return joined.status();
   const std::shared_ptr<FollowerLink> link = *std::move(joined);
   watch.set_last_words([link](const RankFailure& failure) { link->say_failed(failure); });

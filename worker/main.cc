@@ -59,7 +59,7 @@ void quiet_openmp(const WorkerConfig& config, char** argv) {
 absl::StatusOr<std::unique_ptr<LeaderGroup>> open_group(const WorkerConfig& config,
                                                         RankWatch& watch) {
   if (config.tensor_parallel_size == 1) return nullptr;
-  auto group = LeaderGroup::open(config.leader,
+  auto group = LeaderGroup::open(config.leader, config.rank_tls,
                                  [&watch](const RankFailure& failure) { watch.fail(failure); });
   if (group.ok()) watch.listening((*group)->port());
   return group;

@@ -82,12 +82,13 @@ void Fleet::set_candidates(Candidates candidates) {
 
 std::shared_ptr<const ReplicaSet> Fleet::snapshot() {
   std::lock_guard lock(mutex_);
+  renew();
   return snapshot_;
 }
 
-void Fleet::refresh() {
-  // Built under the lock, so that a set never replaces a newer one.
-  std::lock_guard lock(mutex_);
+// Built under the lock, so that a set never replaces a newer one.
+void Fleet::renew() {
+  if (stopped_ || !stale_.exchange(false)) return;
   std::vector<ReplicaView> views;
   views.reserve(places_.size());
   for (const Place& place : places_) {
@@ -159,6 +160,7 @@ void Fleet::tick(absl::Time now) {
   {
     std::lock_guard lock(mutex_);
     if (stopped_) return;
+    renew();
     closed = close_superfluous();
     const auto used = std::partition(closing_.begin(), closing_.end(), [](const auto& link) {
       return link.use_count() > 1 || !link->is_idle();

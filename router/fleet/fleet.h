@@ -1,6 +1,7 @@
 // All replicas of this router: owns their links, publishes the set.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -28,7 +29,7 @@ struct FleetOptions {
 // Owner: the router, whose pulse thread calls tick() and stop(); the rest from any thread.
 class Fleet {
  public:
-  // `on_change` is called after every publication, from any thread, with no lock held.
+  // `on_change` is called after every change, from any thread, with no lock held.
   // `on_frame_moved` counts.
   Fleet(const FleetOptions& options, std::function<void()> on_change,
         std::function<void(bool received)> on_frame_moved);
@@ -36,9 +37,10 @@ class Fleet {
   // From now on these are the addresses where replicas may be.
   void set_candidates(Candidates candidates);
 
+  // As it is now. Built when it is asked for: every frame of every replica changes it.
   std::shared_ptr<const ReplicaSet> snapshot();
-  // Publishes a new set now.
-  void refresh();
+  // The next snapshot is built anew.
+  void refresh() { stale_ = true; }
   void tick(absl::Time now);
   // Ends all sessions; true once gRPC is done with them, false where that took longer than
   // `timeout`.
@@ -58,6 +60,8 @@ class Fleet {
   std::shared_ptr<SessionLink> make_link(const Candidate& candidate);
   absl::StatusOr<std::shared_ptr<const ModelInfo>> model_of(const internal::v1::Hello& hello,
                                                             const std::string& expected_model);
+  // With the lock held:
+  void renew();
   void settle(const std::vector<ReplicaView>& views);
   std::vector<std::shared_ptr<SessionLink>> close_superfluous();
 
@@ -72,6 +76,7 @@ class Fleet {
   std::map<std::string, const SessionLink*> chosen_;
   bool stopped_ = false;
   std::shared_ptr<const ReplicaSet> snapshot_;
+  std::atomic<bool> stale_ = false;
 };
 
 }  // namespace lckv

@@ -41,6 +41,7 @@ class Relayed final : public grpc::ServerGenericBidiReactor {
     stub_.PrepareBidiStreamingCall(&context_, method_, {}, &upstream_);
     upstream_.StartWriteLast(&request_, {});
     upstream_.StartRead(&answer_);
+    upstream_.AddHold();  // reads are begun from the other half
     upstream_.StartCall();
   }
   void OnWriteDone(bool ok) override {
@@ -48,6 +49,7 @@ class Relayed final : public grpc::ServerGenericBidiReactor {
       upstream_.StartRead(&answer_);
     } else {
       context_.TryCancel();
+      upstream_.RemoveHold();
     }
   }
   void OnCancel() override { context_.TryCancel(); }
@@ -74,7 +76,11 @@ class Relayed final : public grpc::ServerGenericBidiReactor {
 };
 
 void Upstream::OnReadDone(bool ok) {
-  if (ok) call_.answered();
+  if (ok) {
+    call_.answered();
+  } else {
+    RemoveHold();
+  }
 }
 
 void Upstream::OnDone(const grpc::Status& status) { call_.upstream_done(status); }

@@ -38,7 +38,7 @@ class PacedStream final : public grpc::ServerWriteReactor<v1::GenerateEvent> {
   void OnWriteDone(bool ok) override {
     const std::lock_guard lock(mutex_);
     writing_ = false;
-    if (!ok) return;
+    if (!ok || ended_) return;
     if (written_ < emitted_) {
       write();
     } else if (written_ == num_tokens_) {

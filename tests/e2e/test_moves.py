@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 import api
+import proxy
 import ranks
 import restarts
 import serving
@@ -157,6 +158,33 @@ def test_a_stopped_replica_is_left():
         serving.wait_until(
             lambda: serving.metric(stopped.metrics_address, "vllm:num_requests_running") == 0, "empty"
         )
+
+
+@pytest.mark.parametrize("how", ["cut", "stalled"])
+def test_a_broken_connection_moves_its_streams(how):
+    workers = [serving.Worker(serving.DEMO, *FLAGS).wait_ready() for _ in range(2)]
+    line = proxy.Proxy(workers[0].address)
+    router = serving.Router([line.address, workers[1]])
+    try:
+        router.wait_ready(2)
+        expected = results(start_all(router.client, 8, max_new_tokens=400))
+        streams = start_all(router.client, 8, max_new_tokens=400)
+        serving.wait_until(lambda: all(stream.num_ids() > 20 for stream in streams), "all run")
+        if how == "cut":
+            line.cut()
+        else:
+            line.stall()
+        assert results(streams) == expected
+        assert any(stream.num_resumes() for stream in streams)
+        print(f"{how}: longest gap {max(stream.longest_gap() for stream in streams):.2f} s")
+        # What the worker could not pass on it does not keep.
+        serving.wait_until(
+            lambda: serving.metric(workers[0].metrics_address, "vllm:num_requests_running") == 0, "empty"
+        )
+    finally:
+        line.close()
+        for process in (router, *workers):
+            process.close()
 
 
 def test_choices_logprobs_and_stop_strings_survive_a_kill():

@@ -139,6 +139,8 @@ def test_model_that_cannot_be_cut_so_is_one_line():
         (["--tensor-parallel-size", 2, "--leader", "127.0.0.1:70000"], "is not HOST:PORT"),
         (["--tensor-parallel-size", 4, "--local-ranks", 2], "--leader HOST:PORT is needed"),
         (["--tensor-parallel-size", 2, "--first-rank", 1], "do not exist"),
+        (["--tensor-parallel-size", 2, "--leader", "10.0.0.1:1", "--rank", 1], "--allow-plaintext"),
+        (["--tensor-parallel-size", 2, "--rank-tls-ca", "ca.crt"], "--rank-tls-cert"),
     ],
 )
 def test_wrong_flags(flags, text):

@@ -35,7 +35,7 @@ RankIdentity identity(int32_t rank) {
 class GroupTest : public testing::Test {
  protected:
   void SetUp() override {
-    group_ = LeaderGroup::open("127.0.0.1:0", [this](const RankFailure& failure) {
+    group_ = LeaderGroup::open("127.0.0.1:0", {}, [this](const RankFailure& failure) {
                const std::lock_guard lock(mutex_);
                failures_.push_back(failure);
                changed_.notify_all();
@@ -43,7 +43,7 @@ class GroupTest : public testing::Test {
     address_ = absl::StrCat("127.0.0.1:", group_->port());
   }
   absl::StatusOr<std::unique_ptr<FollowerLink>> join(const RankIdentity& rank) {
-    return FollowerLink::join(address_, rank, absl::Now() + kDeadline);
+    return FollowerLink::join(address_, {}, rank, absl::Now() + kDeadline);
   }
   std::future<absl::Status> admit() {
     return std::async(std::launch::async,
@@ -131,7 +131,7 @@ TEST_F(GroupTest, RankOfAnotherLifeNeitherJoinsNorEndsTheLeader) {
 }
 
 TEST_F(GroupTest, SecondLeaderFindsTheAddressTaken) {
-  const auto second = LeaderGroup::open(address_, [](const RankFailure&) {});
+  const auto second = LeaderGroup::open(address_, {}, [](const RankFailure&) {});
   EXPECT_TRUE(absl::IsUnavailable(second.status())) << second.status();
   EXPECT_THAT(std::string(second.status().message()), HasSubstr(address_));
 }
@@ -144,7 +144,7 @@ TEST_F(GroupTest, MissingRanksAreNamed) {
 TEST_F(GroupTest, NoLeader) {
   group_.reset();
   const auto link =
-      FollowerLink::join(address_, identity(1), absl::Now() + absl::Milliseconds(300));
+      FollowerLink::join(address_, {}, identity(1), absl::Now() + absl::Milliseconds(300));
   EXPECT_EQ(link.status(), absl::DeadlineExceededError(
                                absl::StrCat("there is no leader at ", address_, " (--leader)")));
 }

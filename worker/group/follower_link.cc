@@ -24,14 +24,21 @@ absl::Status unexpected() { return absl::InternalError("the leader sent an unexp
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<FollowerLink>> FollowerLink::join(const std::string& leader,
+                                                                 const TlsPeerFiles& tls,
                                                                  const RankIdentity& identity,
                                                                  absl::Time deadline) {
+  auto credentials = make_channel_credentials(tls.files, "--rank-tls");
+  if (!credentials.ok()) return credentials.status();
   std::unique_ptr<FollowerLink> link(new FollowerLink);
-  const auto channel = grpc::CreateCustomChannel(leader, grpc::InsecureChannelCredentials(),
-                                                 internal_channel_arguments());
+  grpc::ChannelArguments arguments = internal_channel_arguments();
+  if (!tls.server_name.empty()) arguments.SetSslTargetNameOverride(tls.server_name);
+  const auto channel = grpc::CreateCustomChannel(
+      leader, *credentials == nullptr ? grpc::InsecureChannelCredentials() : *credentials,
+      arguments);
   if (!channel->WaitForConnected(absl::ToChronoTime(deadline))) {
     return absl::DeadlineExceededError(
-        absl::StrCat("there is no leader at ", leader, " (--leader)"));
+        absl::StrCat("there is no leader at ", leader,
+                     tls.files.ca.empty() ? " (--leader)" : " (--leader) that TLS lets speak"));
   }
   link->stub_ = internal::v1::Ranks::NewStub(channel);
   link->stream_ = link->stub_->Join(&link->call_);

@@ -16,6 +16,7 @@
 #include "grpcpp/client_context.h"
 #include "kernels/rendezvous.h"
 #include "lckv/internal/v1/rank.grpc.pb.h"
+#include "rpc/tls.h"
 #include "worker/group/rank_identity.h"
 #include "worker/group/rank_watch.h"
 #include "worker/scheduler/step_plan.h"
@@ -32,8 +33,10 @@ class FollowerLink {
  public:
   // Connects and joins. Waits for a leader that is not there yet until the deadline, and for one
   // that loads its model as long as it lives. Errors: DeadlineExceeded where there is no leader,
-  // the leader's own where it refuses, Unavailable where it is lost.
+  // the leader's own where it refuses, Unavailable where it is lost, InvalidArgument where a file
+  // of `tls` cannot be used.
   static absl::StatusOr<std::unique_ptr<FollowerLink>> join(const std::string& leader,
+                                                            const TlsPeerFiles& tls,
                                                             const RankIdentity& identity,
                                                             absl::Time deadline);
   ~FollowerLink();

@@ -39,12 +39,15 @@ LeaderGroup::LeaderGroup(OnFailure on_failure)
     : on_failure_(std::move(on_failure)), life_(random_life()) {}
 
 absl::StatusOr<std::unique_ptr<LeaderGroup>> LeaderGroup::open(const std::string& address,
+                                                               const TlsPeerFiles& tls,
                                                                OnFailure on_failure) {
+  auto credentials = make_server_credentials(tls.as_server());
+  if (!credentials.ok()) return credentials.status();
   std::unique_ptr<LeaderGroup> group(new LeaderGroup(std::move(on_failure)));
   grpc::ServerBuilder builder;
   configure_internal_server(builder);
   int bound_port = 0;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &bound_port);
+  builder.AddListeningPort(address, *credentials, &bound_port);
   builder.RegisterService(group.get());
   group->server_ = builder.BuildAndStart();
   if (group->server_ == nullptr || bound_port == 0) {

@@ -19,6 +19,7 @@
 #include "absl/time/time.h"
 #include "kernels/rendezvous.h"
 #include "lckv/internal/v1/rank.grpc.pb.h"
+#include "rpc/tls.h"
 #include "worker/group/rank_identity.h"
 #include "worker/group/rank_stream.h"
 #include "worker/group/rank_watch.h"
@@ -37,8 +38,9 @@ class LeaderGroup final : public internal::v1::Ranks::CallbackService {
   using OnFailure = std::function<void(const RankFailure&)>;
 
   // Serves ranks on `address` (host:port; port 0: any free one). Unavailable where the address
-  // cannot be had.
+  // cannot be had, InvalidArgument where a file of `tls` cannot be used.
   static absl::StatusOr<std::unique_ptr<LeaderGroup>> open(const std::string& address,
+                                                           const TlsPeerFiles& tls,
                                                            OnFailure on_failure);
   ~LeaderGroup() override;
   LeaderGroup(const LeaderGroup&) = delete;
