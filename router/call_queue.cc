@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "router/admission.h"
 #include "rpc/status_mapping.h"
 
 namespace lckv {
@@ -33,6 +34,10 @@ CallQueue::LineName CallQueue::line_of(const Entry& entry) {
 
 void CallQueue::add(Entry entry) {
   const std::shared_ptr<WaitingCall> call = entry.call;
+  if (absl::Status why = refusal(entry); !why.ok()) {
+    call->expire(why);
+    return;
+  }
   const LineName name = line_of(entry);
   const RoutingKey key = entry.key;
   Position position;
@@ -65,6 +70,23 @@ void CallQueue::add(Entry entry) {
     if (!why.ok()) take(line, it);
   }
   if (!why.ok()) call->expire(why);
+}
+
+absl::Status CallQueue::refusal(const Entry& entry) {
+  if (entry.kind != Kind::kNew || entry.deadline == absl::InfiniteFuture()) return absl::OkStatus();
+  size_t num_queued = 0;
+  {
+    std::lock_guard lock(mutex_);
+    num_queued = num_new_;
+  }
+  const Outlook outlook = outlook_of(*source_.snapshot(), entry.key, entry.priority, num_queued);
+  const absl::Duration late = lateness(outlook, entry.since, entry.deadline);
+  if (late <= absl::ZeroDuration()) return absl::OkStatus();
+  return with_retry(
+      absl::DeadlineExceededError(absl::StrCat(
+          "the deadline is too near for what waits before it: ",
+          absl::FormatDuration(absl::Trunc(outlook.wait + outlook.run, absl::Milliseconds(1))))),
+      std::clamp(late, absl::Seconds(1), absl::Seconds(60)));
 }
 
 void CallQueue::remove(const WaitingCall* call) {

@@ -66,13 +66,15 @@ class CallQueue {
     absl::Time arrival;                            // of the call
     absl::Time since;                              // in this queue
     absl::Time not_before = absl::InfinitePast();  // delayed until then
+    absl::Time deadline = absl::InfiniteFuture();  // of the call
   };
 
   CallQueue(CallQueueOptions options, ReplicaSource source, const RoutingPolicy& policy,
             std::function<void(const std::string& model, int change)> on_depth);
 
   // Places the entry at once, lets it wait, or expires it: ResourceExhausted where the queue is
-  // full, Unavailable where no replica is ready for a new call.
+  // full, DeadlineExceeded where a new call is not likely to end in time, Unavailable where no
+  // replica is ready for it.
   void add(Entry entry);
   // All entries of a call that has ended; no effect where none is here.
   void remove(const WaitingCall* call);
@@ -91,6 +93,8 @@ class CallQueue {
   static LineName line_of(const Entry& entry);
   bool place_next(std::set<LineName>& stuck);
   bool is_served(const RoutingKey& key);
+  // Why a new call is not to wait, or to be placed, at all; OK where it is.
+  absl::Status refusal(const Entry& entry);
   // Why the entry may not wait on; OK where it may.
   absl::Status overdue(const Entry& entry, bool served, absl::Time now) const;
   Entry take(Lines::iterator line, Line::iterator entry);

@@ -24,6 +24,7 @@ CallQueue::Entry GenerateCall::entry_for(std::vector<uint32_t> choices) const {
   entry.priority = spec.priority;
   entry.arrival = arrival_;
   entry.since = absl::Now();
+  entry.deadline = absl::FromChrono(context_.deadline());
   return entry;
 }
 

@@ -125,8 +125,11 @@ void overload(const std::string& router, const Durations& durations) {
   int64_t num_silent = 0;
   int64_t num_late = 0;
   for (const CallOutcome& outcome : outcomes) {
-    if (outcome.code == grpc::StatusCode::DEADLINE_EXCEEDED) ++num_late;
-    if (outcome.code != grpc::StatusCode::RESOURCE_EXHAUSTED) continue;
+    const bool out_of_time = outcome.code == grpc::StatusCode::DEADLINE_EXCEEDED;
+    if (out_of_time && !outcome.says_when_to_retry) ++num_late;
+    const bool rejected = outcome.code == grpc::StatusCode::RESOURCE_EXHAUSTED ||
+                          (out_of_time && outcome.says_when_to_retry);
+    if (!rejected) continue;
     rejections.push_back(outcome.total);
     num_silent += outcome.says_when_to_retry ? 0 : 1;
   }

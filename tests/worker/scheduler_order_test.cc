@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <utility>
 #include <vector>
 
 #include "tests/worker/scheduler_harness.h"
@@ -134,6 +135,43 @@ TEST_F(SchedulerOrder, RefusesWhereTheQueueIsFull) {
   harness.step();
   harness.submit(4, spec_of(4, 1));
   harness.run();
+}
+
+TEST_F(SchedulerOrder, AHigherPriorityTakesTheSeatOfALowerOne) {
+  SchedulerHarness harness(one_seat(), passes_of("0_1"));
+  SequenceSpec long_one = spec_for("a", 0, 4);
+  long_one.max_new_tokens = 20;
+  harness.submit(1, long_one);
+  harness.step();
+  harness.submit(2, spec_for("a", 1, 4));
+  harness.run();
+  EXPECT_THAT(order_of_starts(harness), ElementsAre(1, 2));
+  EXPECT_EQ(harness.finish_of(1).num_preemptions, 1);
+  EXPECT_EQ(harness.finish_of(2).num_preemptions, 0);
+  EXPECT_EQ(harness.num_tokens(1), 20);
+}
+
+TEST_F(SchedulerOrder, EqualPrioritiesKeepTheirSeats) {
+  SchedulerHarness harness(one_seat(), passes_of("0_1"));
+  harness.submit(1, spec_for("a", 3, 4));
+  harness.step();
+  harness.submit(2, spec_for("a", 3, 4));
+  harness.submit(3, spec_for("a", 2, 4));
+  harness.run();
+  EXPECT_THAT(order_of_starts(harness), ElementsAre(1, 2, 3));
+  for (const uint64_t id : {1, 2, 3}) EXPECT_EQ(harness.finish_of(id).num_preemptions, 0);
+}
+
+TEST_F(SchedulerOrder, WhatWaitsIsCountedByPriority) {
+  SchedulerHarness harness(one_seat(), passes_of("0_1"));
+  for (uint64_t id = 1; id <= 5; ++id) {
+    harness.submit(id, spec_for("a", id % 2 == 0 ? 0 : 7, 4));
+  }
+  EXPECT_THAT(harness.scheduler.load().waiting, ElementsAre(std::pair(7, 3), std::pair(0, 2)));
+  harness.step();
+  EXPECT_THAT(harness.scheduler.load().waiting, ElementsAre(std::pair(7, 2), std::pair(0, 2)));
+  harness.run();
+  EXPECT_TRUE(harness.scheduler.load().waiting.empty());
 }
 
 }  // namespace

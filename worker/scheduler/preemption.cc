@@ -65,6 +65,21 @@ bool Scheduler::Impl::evict_paused(Planning& planning) {
   return true;
 }
 
+void Scheduler::Impl::vacate_seat(Planning& planning) {
+  const Sequence* const head = queue_.head();
+  if (head == nullptr || !free_seats_.empty() || seated_.empty()) return;
+  Sequence& last = *seated_.back();
+  // A paused one gives way to anybody, when it comes to that.
+  const bool any_paused = std::any_of(seated_.begin(), seated_.end(),
+                                      [](const Sequence* held) { return held->paused; });
+  if (any_paused || last.spec->priority >= head->spec->priority) return;
+  if (in_flight(last)) {
+    planning.blocked = true;
+  } else {
+    preempt(planning, last);
+  }
+}
+
 // One may hold the staging rows that another waits for, which holds the blocks that the first
 // lacks. The first in rank is served first in the next plan, so that giving way was of use.
 void Scheduler::Impl::break_deadlock(Planning& planning) {

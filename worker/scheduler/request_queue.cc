@@ -51,6 +51,7 @@ void RequestQueue::push(Sequence& sequence) {
   ByArrival& queue = waiting_[sequence.spec->priority][sequence.spec->tenant];
   const bool is_new = queue.emplace(arrival_of(sequence), &sequence).second;
   LCKV_CHECK(is_new);
+  ++sizes_[sequence.spec->priority];
   ++size_;
 }
 
@@ -63,6 +64,7 @@ void RequestQueue::remove(const Sequence& sequence) {
   LCKV_CHECK(num_erased == 1);
   if (tenant->second.empty()) priority->second.erase(tenant);
   if (priority->second.empty()) waiting_.erase(priority);
+  if (--sizes_.at(sequence.spec->priority) == 0) sizes_.erase(sequence.spec->priority);
   --size_;
 }
 

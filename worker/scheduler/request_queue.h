@@ -30,6 +30,8 @@ class RequestQueue {
   Sequence* head() const;
 
   int32_t size() const { return size_; }
+  // How many wait at each priority, highest first.
+  const std::map<int32_t, int32_t, std::greater<>>& sizes() const { return sizes_; }
 
  private:
   struct Tenant {
@@ -48,6 +50,7 @@ class RequestQueue {
 
   std::map<std::string, Tenant> tenants_;
   std::map<int32_t, ByTenant, std::greater<>> waiting_;  // by priority
+  std::map<int32_t, int32_t, std::greater<>> sizes_;
   int32_t size_ = 0;
 };
 

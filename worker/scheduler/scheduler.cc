@@ -154,6 +154,7 @@ SchedulerLoad Scheduler::Impl::load() const {
   SchedulerLoad load = totals_;
   load.num_running = static_cast<int32_t>(seated_.size());
   load.num_waiting = queue_.size();
+  load.waiting.assign(queue_.sizes().begin(), queue_.sizes().end());
   load.num_free_blocks = memory_.blocks.num_free();
   load.num_idle_blocks = memory_.blocks.num_idle();
   load.num_blocks = memory_.blocks.num_blocks();

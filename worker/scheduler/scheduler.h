@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -64,7 +65,8 @@ struct SequenceEvent {
 struct SchedulerLoad {
   int32_t num_running = 0;
   int32_t num_waiting = 0;
-  int32_t num_free_blocks = 0;  // idle ones included
+  std::vector<std::pair<int32_t, int32_t>> waiting;  // priority and how many, highest first
+  int32_t num_free_blocks = 0;                       // idle ones included
   int32_t num_idle_blocks = 0;  // free ones that hold the beginning of some text
   int32_t num_blocks = 0;
   int32_t num_free_host_blocks = 0;

@@ -11,13 +11,20 @@ namespace lckv {
 using internal::v1::Load;
 using internal::v1::WorkerFrame;
 
-Load EngineService::load_of(const Link& link) const {
+Load EngineService::load_of(const Link& link, absl::Time now) const {
   Load load;
   load.set_step(step_);
   load.set_num_layers(num_layers_);
   load.set_step_microseconds(static_cast<uint64_t>(absl::ToInt64Microseconds(step_time_)));
   load.set_num_running(load_.num_running);
   load.set_num_waiting(load_.num_waiting);
+  for (const auto& [priority, count] : load_.waiting) {
+    internal::v1::PriorityCount& waiting = *load.add_waiting();
+    waiting.set_priority(priority);
+    waiting.set_count(static_cast<uint32_t>(count));
+  }
+  load.set_seats_per_second(seats_.per_second(now));
+  load.set_seat_seconds(absl::ToDoubleSeconds(seats_.held()));
   load.set_num_free_blocks(load_.num_free_blocks);
   load.set_num_blocks(load_.num_blocks);
   load.set_num_sessions(static_cast<uint32_t>(links_.size()));
@@ -53,6 +60,7 @@ void EngineService::sort_event(const SequenceEvent& event, absl::Time now, StepF
       break;
     case SequenceEvent::Kind::kFinished:
       metrics_->finished(sequence.times, *sequence.spec, event, now);
+      if (sequence.times.started <= now) seats_.ended(now - sequence.times.started);
       frames.finished(sequence.handle, event);
       erase(event.sequence);
       break;
@@ -67,6 +75,7 @@ void EngineService::sort_events(const StepReport& report, absl::Time now,
     return &frames.try_emplace(it->second.session, report.step).first->second;
   };
   for (const SequenceId id : report.seated) {
+    seats_.seated(now);
     if (StepFrames* of_session = frames_of(id)) of_session->seated(sequences_.at(id).handle);
   }
   for (const SequenceEvent& event : report.events) {
@@ -105,7 +114,7 @@ void EngineService::report(const StepReport& report) {
     for (auto& [id, link] : links_) {
       sessions.push_back(link.session);
       if (!link.greeted) continue;
-      const Load load = load_of(link);
+      const Load load = load_of(link, now);
       std::vector<WorkerFrame> to_send;
       if (const auto it = frames.find(id); it != frames.end()) to_send = it->second.take();
       const bool due = tell_all_ || (load.credit() > 0 && !link.had_credit) ||

@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "lckv/internal/v1/engine.grpc.pb.h"
 #include "worker/engine/engine.h"
+#include "worker/service/seat_rate.h"
 #include "worker/service/session.h"
 #include "worker/service/step_frames.h"
 #include "worker/service/submit_check.h"
@@ -100,7 +101,7 @@ class EngineService final : public internal::v1::Engine::CallbackService {
   void sort_events(const StepReport& report, absl::Time now,
                    std::unordered_map<uint64_t, StepFrames>& frames);
   void sort_event(const SequenceEvent& event, absl::Time now, StepFrames& frames);
-  internal::v1::Load load_of(const Link& link) const;
+  internal::v1::Load load_of(const Link& link, absl::Time now) const;
 
   const ServiceOptions options_;
   WorkerMetrics* const metrics_;
@@ -128,6 +129,7 @@ class EngineService final : public internal::v1::Engine::CallbackService {
   uint64_t num_layers_ = 0;
   absl::Duration step_time_;
   SchedulerLoad load_;
+  SeatRate seats_;
   absl::Time turned_ = absl::InfiniteFuture();
   absl::Time moved_ = absl::InfiniteFuture();  // when a step ran last, or no work could go on
 };
