@@ -16,7 +16,7 @@ class Server;
 namespace lckv::bench {
 
 // Generate calls answered with a token per `step`, streams of a group all at once, as the sequences
-// of a replica.
+// of a replica; at once where they ask for none.
 class PacedSource {
  public:
   PacedSource(int num_groups, absl::Duration step, Emissions& emissions);

@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -14,6 +14,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "kernels/check.h"
+#include "tests/bench/bare_relay.h"
 #include "tests/bench/child_process.h"
 #include "tests/bench/emissions.h"
 #include "tests/bench/lines.h"
@@ -87,6 +88,22 @@ struct RoutedFleet {
   const ChildProcess process;
 };
 
+// p99 of calls that a bare relay's source answers at once, at that rate.
+double measure_relay(const std::string& self, double rate, absl::Duration duration) {
+  Emissions emissions(kNumNumbers);
+  const PacedSource source(1, absl::Seconds(1), emissions);
+  const uint16_t port = free_port();
+  const ChildProcess relay({self, "--relay", absl::StrCat(port), source.address()});
+  OpenLoad load(absl::StrCat("127.0.0.1:", port));
+  absl::SleepFor(absl::Seconds(1));
+  v1::GenerateRequest request = request_of(0, kOrdinary);
+  request.mutable_stopping()->set_max_new_tokens(0);
+  OpenLoad::pace(rate, duration, [&](int) { load.start(kOrdinary, request, kDeadline); });
+  std::vector<absl::Duration> totals;
+  for (const CallOutcome& outcome : load.finish()) totals.push_back(outcome.total);
+  return milliseconds(std::move(totals), 0.99);
+}
+
 // Calls per second of a fleet whose seats are all taken: as many calls as seats, each followed by
 // the next.
 double measure_capacity(OpenLoad& load, absl::Duration duration) {
@@ -99,7 +116,7 @@ double measure_capacity(OpenLoad& load, absl::Duration duration) {
   return static_cast<double>(num_ok(outcomes)) / absl::ToDoubleSeconds(absl::Now() - began);
 }
 
-void overload(const std::string& router, const Durations& durations) {
+void overload(const std::string& router, const std::string& self, const Durations& durations) {
   print_heading("5 times what 4 simulated replicas can serve, 1 % of it urgent");
   Emissions emissions(kNumNumbers);
   const SimulatedFleet fleet({.model = "deploy/models/demo",
@@ -133,6 +150,8 @@ void overload(const std::string& router, const Durations& durations) {
     rejections.push_back(outcome.total);
     num_silent += outcome.says_when_to_retry ? 0 : 1;
   }
+  const double relay = measure_relay(self, 5 * capacity, durations.capacity);
+  print({"bare relay: time to an answer, p99", relay, "ms", "", 0, {}});
   print({"capacity", capacity, "calls/s", "", 0, {}});
   print({"goodput",
          static_cast<double>(num_ok(outcomes)) / absl::ToDoubleSeconds(durations.overload),
@@ -151,8 +170,14 @@ void overload(const std::string& router, const Durations& durations) {
          {}});
   print({"rejected without RetryInfo and pushback", static_cast<double>(num_silent), "calls", "", 0,
          at_most(0)});
-  print(
-      {"time to a rejection, p99", milliseconds(rejections, 0.99), "ms", "10 ms", 10, at_most(1)});
+  print({"time to a rejection, p99", milliseconds(rejections, 0.99), "ms",
+         "max(10 ms, 3 bare relays)", std::max(10.0, 3 * relay), at_most(1)});
+  print({"urgent calls: TTFT p50",
+         milliseconds(first_tokens(outcomes, kUrgent), 0.5),
+         "ms",
+         "",
+         0,
+         {}});
   print({"urgent calls: TTFT p99", milliseconds(first_tokens(outcomes, kUrgent), 0.99), "ms",
          "1.2 x unloaded + a step", 1.2 * unloaded + absl::ToDoubleMilliseconds(kStep),
          at_most(1)});
@@ -204,6 +229,10 @@ void isolation(const std::string& router, const Durations& durations) {
 }
 
 int run(int argc, char** argv) {
+  if (argc == 4 && std::strcmp(argv[1], "--relay") == 0) {
+    run_bare_relay(static_cast<uint16_t>(std::atoi(argv[2])), argv[3]);
+    return 0;
+  }
   if (argc < 2) {
     std::fprintf(stderr, "usage: lckv_overload_bench ROUTER [--smoke]\n");
     return 2;
@@ -216,7 +245,7 @@ int run(int argc, char** argv) {
                  .overload = absl::Seconds(3),
                  .stopped = absl::Seconds(2)};
   }
-  overload(argv[1], durations);
+  overload(argv[1], argv[0], durations);
   isolation(argv[1], durations);
   print_summary();
   return 0;

@@ -22,7 +22,11 @@ class PacedStream final : public grpc::ServerWriteReactor<v1::GenerateEvent> {
  public:
   PacedStream(size_t number, uint32_t num_tokens, Emissions& emissions,
               std::function<void(PacedStream*)> done)
-      : number_(number), num_tokens_(num_tokens), emissions_(emissions), done_(std::move(done)) {}
+      : number_(number), num_tokens_(num_tokens), emissions_(emissions), done_(std::move(done)) {
+    if (num_tokens > 0) return;
+    ended_ = true;
+    Finish(grpc::Status::OK);
+  }
 
   size_t number() const { return number_; }
 
@@ -93,13 +97,13 @@ class PacedSource::Service final : public v1::Inference::CallbackService {
 
   grpc::ServerWriteReactor<v1::GenerateEvent>* Generate(
       grpc::CallbackServerContext*, const v1::GenerateRequest* request) override {
+    const std::lock_guard lock(mutex_);
     auto* const stream =
         new PacedStream(stream_of(request->token_ids().ids()), request->stopping().max_new_tokens(),
                         emissions_, [this](PacedStream* ended) {
                           const std::lock_guard lock(mutex_);
                           group_of(*ended).erase(ended);
                         });
-    const std::lock_guard lock(mutex_);
     group_of(*stream).insert(stream);
     return stream;
   }
