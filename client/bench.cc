@@ -136,6 +136,8 @@ absl::Status run_bench(const BenchOptions& options) {
   const auto stub = v1::Inference::NewStub(channel);
   const auto workload = plan_workload(options, model->vocabulary_size());
   if (!workload.ok()) return workload.status();
+  // Before the run: what cannot be written is to be known then.
+  if (absl::Status status = write_files(options.output, {}); !status.ok()) return status;
   const BenchReport report = run_load(*stub, options, *workload);
   std::cout << (options.json ? bench_json(report) : bench_text(report)) << std::flush;
   if (absl::Status status = write_files(options.output, report); !status.ok()) return status;

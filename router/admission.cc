@@ -10,7 +10,7 @@ constexpr double kShare = 0.8;
 }  // namespace
 
 Outlook outlook_of(const ReplicaSet& set, const RoutingKey& key, int32_t priority,
-                   uint64_t num_queued) {
+                   int64_t num_queued) {
   double num_ahead = 0;
   double seats_per_second = 0;
   absl::Duration run;

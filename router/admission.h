@@ -22,7 +22,7 @@ struct Outlook {
 // Of a call that `num_queued` others wait before at this router. All zero where nobody waits before
 // it, or where too little is known.
 Outlook outlook_of(const ReplicaSet& set, const RoutingKey& key, int32_t priority,
-                   uint64_t num_queued);
+                   int64_t num_queued);
 
 // How long after now it is worth asking again; zero or less where the call is likely to end by
 // `deadline`.

@@ -74,10 +74,15 @@ void CallQueue::add(Entry entry) {
 
 absl::Status CallQueue::refusal(const Entry& entry) {
   if (entry.kind != Kind::kNew || entry.deadline == absl::InfiniteFuture()) return absl::OkStatus();
-  size_t num_queued = 0;
+  // Of those with the same needs, whoever comes before it.
+  int64_t num_queued = 0;
   {
     std::lock_guard lock(mutex_);
-    num_queued = num_new_;
+    if (const auto line = lines_.find(line_of(entry)); line != lines_.end()) {
+      num_queued = std::count_if(line->second.begin(), line->second.end(), [&](const auto& other) {
+        return other.second.priority >= entry.priority;
+      });
+    }
   }
   const Outlook outlook = outlook_of(*source_.snapshot(), entry.key, entry.priority, num_queued);
   const absl::Duration late = lateness(outlook, entry.since, entry.deadline);
@@ -125,7 +130,7 @@ bool CallQueue::place_next(std::set<LineName>& stuck) {
   {
     // Most of the time nobody waits.
     std::lock_guard lock(mutex_);
-    if (lines_.size() == stuck.size()) return false;
+    if (lines_.empty()) return false;
   }
   const auto set = source_.snapshot();
   std::optional<Entry> entry;

@@ -147,8 +147,8 @@ RendezvousStore store_in(const std::string& folder) {
 }
 
 double all_reduce(int size, int num_calls) {
-  char folder[] = "/tmp/lckv-collectives-XXXXXX";
-  LCKV_CHECK(mkdtemp(folder) != nullptr);
+  std::string folder = std::filesystem::temp_directory_path() / "lckv-collectives-XXXXXX";
+  LCKV_CHECK(mkdtemp(folder.data()) != nullptr);
   double seconds = 0;
   in_processes(size, [&](int rank) {
     auto ranks = connect_gloo({.rank = rank,

@@ -41,6 +41,13 @@ struct Durations {
   absl::Duration stopped = absl::Seconds(30);
 };
 
+SimulatedFleetOptions fleet_options() {
+  return {.model = "deploy/models/demo",
+          .num_replicas = kNumReplicas,
+          .max_num_seqs = kSeats,
+          .step = kStep};
+}
+
 v1::GenerateRequest request_of(int number, Kind kind) {
   v1::GenerateRequest request;
   for (const uint32_t id : prompt_of(static_cast<size_t>(number) % kNumNumbers)) {
@@ -119,11 +126,7 @@ double measure_capacity(OpenLoad& load, absl::Duration duration) {
 void overload(const std::string& router, const std::string& self, const Durations& durations) {
   print_heading("5 times what 4 simulated replicas can serve, 1 % of it urgent");
   Emissions emissions(kNumNumbers);
-  const SimulatedFleet fleet({.model = "deploy/models/demo",
-                              .num_replicas = kNumReplicas,
-                              .max_num_seqs = kSeats,
-                              .step = kStep},
-                             emissions);
+  const SimulatedFleet fleet(fleet_options(), emissions);
   const RoutedFleet routed(router, fleet);
   OpenLoad load(routed.address());
   absl::SleepFor(absl::Seconds(2));
@@ -203,11 +206,7 @@ double gaps_beside(OpenLoad& load, absl::Duration duration,
 void isolation(const std::string& router, const Durations& durations) {
   print_heading("one of two routers of a fleet is stopped; the other's streams");
   Emissions emissions(kNumNumbers);
-  const SimulatedFleet fleet({.model = "deploy/models/demo",
-                              .num_replicas = kNumReplicas,
-                              .max_num_seqs = kSeats,
-                              .step = kStep},
-                             emissions);
+  const SimulatedFleet fleet(fleet_options(), emissions);
   const RoutedFleet well(router, fleet);
   const RoutedFleet stopped(router, fleet);
   OpenLoad load(well.address());

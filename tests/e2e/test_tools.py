@@ -128,6 +128,8 @@ def test_client_bench_writes_a_plot_beside_its_figures(demo, tmp_path):
     assert xml.etree.ElementTree.parse(tmp_path / "run.svg").getroot().tag.endswith("svg")
     ran = serving.run("lckv", "bench", "--trace", tmp_path / "none", "--router", demo.router.address)
     assert ran.returncode == 1 and "--trace: cannot read" in ran.stderr
+    ran = serving.run("lckv", "bench", "--output", tmp_path / "no" / "x.json", "--router", demo.router.address)
+    assert ran.returncode == 1 and "--output: cannot write" in ran.stderr and not ran.stdout
 
 
 def test_tools_are_there():

@@ -29,7 +29,7 @@ class AdmissionTest : public ::testing::Test {
     }
     return view;
   }
-  Outlook outlook(const ReplicaSet& set, int32_t priority, uint64_t num_queued = 0) const {
+  Outlook outlook(const ReplicaSet& set, int32_t priority, int64_t num_queued = 0) const {
     return outlook_of(set, {.model = model_}, priority, num_queued);
   }
 

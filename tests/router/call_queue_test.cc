@@ -47,6 +47,8 @@ class CallQueueTest : public ::testing::Test {
     view.state = ready_ ? ReplicaState::kReady : ReplicaState::kLost;
     view.model = model_;
     view.load.set_credit(credit_);
+    view.load.set_seats_per_second(1);
+    view.load.set_seat_seconds(1);
     return set;
   }
 
@@ -57,6 +59,20 @@ class CallQueueTest : public ::testing::Test {
           [this](const std::string&, int change) { depth_ += change; });
     }
     return *queue_;
+  }
+
+  // A new call that is to end within `time`.
+  absl::Status add_due(absl::Duration time, int32_t priority = 0,
+                       const std::string& fingerprint = "") {
+    auto call = std::make_shared<Call>(*this, "due");
+    queue().add({.call = call,
+                 .key = {.model = model_, .fingerprint = fingerprint},
+                 .choices = {0},
+                 .priority = priority,
+                 .arrival = now_,
+                 .since = now_,
+                 .deadline = now_ + time});
+    return call->expired;
   }
 
   std::shared_ptr<Call> add(const std::string& name, CallQueue::Kind kind, int32_t priority = 0,
@@ -97,6 +113,25 @@ TEST_F(CallQueueTest, StreamsThatGoOnComeBeforeAnyNewCallPacedByCredit) {
   queue().dispatch();
   EXPECT_THAT(placed_, ElementsAre("resume@a", "urgent@a", "new@a", "retry@a"));
   EXPECT_EQ(depth_, 0);
+}
+
+TEST_F(CallQueueTest, WhatCannotEndBeforeItsDeadlineIsRefusedWithATimeToComeBack) {
+  // One seat a second, kept for a second; 80 % of the time may be used up.
+  for (int i = 0; i < 5; ++i) add("waiting", CallQueue::Kind::kNew);
+  const absl::Status refused = add_due(absl::Seconds(6));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(refused)) << refused;
+  EXPECT_TRUE(refused.GetPayload("type.googleapis.com/google.rpc.RetryInfo").has_value());
+  EXPECT_EQ(depth_, 5);
+  EXPECT_TRUE(add_due(absl::Seconds(8)).ok());
+  EXPECT_EQ(depth_, 6);
+}
+
+TEST_F(CallQueueTest, OnlyThoseBeforeItStandInACallsWay) {
+  for (int i = 0; i < 5; ++i) add("waiting", CallQueue::Kind::kNew);
+  EXPECT_TRUE(add_due(absl::Seconds(2), /*priority=*/1).ok());
+  // In a row of its own: other needs.
+  EXPECT_TRUE(add_due(absl::Seconds(2), 0, model_->hello.fingerprint()).ok());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(add_due(absl::Seconds(2))));
 }
 
 TEST_F(CallQueueTest, ARetryKeepsItsArrival) {
