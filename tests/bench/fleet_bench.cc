@@ -57,11 +57,6 @@ double percentile_us(std::vector<int64_t>& nanoseconds, double share) {
   return static_cast<double>(*at) * 1e-3;
 }
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 template <typename Field>
 double median_of(const std::vector<Latency>& runs, Field field) {
   std::vector<double> values;

@@ -1,5 +1,6 @@
 #include "tests/bench/lines.h"
 
+#include <algorithm>
 #include <cstdio>
 
 #include "absl/strings/str_format.h"
@@ -41,6 +42,12 @@ void print(const Measurement& m) {
 
 void print_summary() {
   if (judging) absl::PrintF("\n%d goals met, %d missed\n", num_met, num_missed);
+}
+
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<int64_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
 }
 
 }  // namespace lckv

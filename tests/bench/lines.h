@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 
@@ -31,5 +32,7 @@ void print_heading(absl::string_view text);
 void print(const Measurement& measurement);
 // "12 goals met, 1 missed"
 void print_summary();
+// The upper one of an even number; there is one at least.
+double median(std::vector<double> values);
 
 }  // namespace lckv

@@ -151,6 +151,29 @@ TEST_F(SchedulerOrder, AHigherPriorityTakesTheSeatOfALowerOne) {
   EXPECT_EQ(harness.num_tokens(1), 20);
 }
 
+TEST_F(SchedulerOrder, AsManySeatsAsHigherPrioritiesNeedAreTakenAtOnce) {
+  SchedulerOptions options = one_seat();
+  options.max_num_seqs = 3;
+  SchedulerHarness harness(options, passes_of("0_1"));
+  SequenceSpec long_one = spec_for("a", 0, 4);
+  long_one.max_new_tokens = 20;
+  for (const uint64_t id : {1, 2, 3}) harness.submit(id, long_one);
+  harness.step();
+  harness.submit(4, spec_for("a", 1, 4));
+  harness.submit(5, spec_for("a", 2, 4));
+  harness.submit(6, spec_for("a", 3, 4));
+  harness.scheduler.pause(SequenceId{6});
+  const StepPlan plan = harness.step();
+  std::vector<uint64_t> opened;
+  for (const SeatOpening& opening : plan.opened) opened.push_back(raw(opening.sequence));
+  EXPECT_THAT(opened, ElementsAre(5, 4));
+  harness.scheduler.unpause(SequenceId{6});
+  harness.run();
+  const auto num_preemptions = [&](uint64_t id) { return harness.finish_of(id).num_preemptions; };
+  EXPECT_EQ(num_preemptions(1) + num_preemptions(2) + num_preemptions(3), 3);
+  for (const uint64_t id : {1, 2, 3}) EXPECT_EQ(harness.num_tokens(id), 20);
+}
+
 TEST_F(SchedulerOrder, EqualPrioritiesKeepTheirSeats) {
   SchedulerHarness harness(one_seat(), passes_of("0_1"));
   harness.submit(1, spec_for("a", 3, 4));

@@ -20,7 +20,7 @@ std::optional<StepPlan> Scheduler::Impl::plan() {
     return std::nullopt;
   }
   Planning planning = begin_plan();
-  vacate_seat(planning);
+  vacate_seats(planning);
   for (Sequence* sequence : running_order()) {
     if (planning.blocked) break;
     if (takes_part(*sequence)) extend(planning, *sequence);

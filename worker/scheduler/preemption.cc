@@ -65,17 +65,19 @@ bool Scheduler::Impl::evict_paused(Planning& planning) {
   return true;
 }
 
-void Scheduler::Impl::vacate_seat(Planning& planning) {
-  const Sequence* const head = queue_.head();
-  if (head == nullptr || !free_seats_.empty() || seated_.empty()) return;
-  Sequence& last = *seated_.back();
+void Scheduler::Impl::vacate_seats(Planning& planning) {
   // A paused one gives way to anybody, when it comes to that.
   const bool any_paused = std::any_of(seated_.begin(), seated_.end(),
                                       [](const Sequence* held) { return held->paused; });
-  if (any_paused || last.spec->priority >= head->spec->priority) return;
-  if (in_flight(last)) {
-    planning.blocked = true;
-  } else {
+  if (any_paused) return;
+  while (!seated_.empty()) {
+    Sequence& last = *seated_.back();
+    const auto num_free = static_cast<int32_t>(free_seats_.size());
+    if (queue_.num_above(last.spec->priority, num_free + 1) <= num_free) return;
+    if (in_flight(last)) {
+      planning.blocked = true;
+      return;
+    }
     preempt(planning, last);
   }
 }

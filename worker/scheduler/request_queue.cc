@@ -88,4 +88,17 @@ Sequence* RequestQueue::head() const {
   return nullptr;
 }
 
+int32_t RequestQueue::num_above(int32_t priority, int32_t most) const {
+  int32_t num_found = 0;
+  for (auto at = waiting_.begin(); at != waiting_.end() && at->first > priority; ++at) {
+    for (const auto& [name, by_arrival] : at->second) {
+      for (const auto& [arrival, sequence] : by_arrival) {
+        if (num_found == most) return most;
+        if (!sequence->paused) ++num_found;
+      }
+    }
+  }
+  return num_found;
+}
+
 }  // namespace lckv

@@ -28,6 +28,8 @@ class RequestQueue {
   void remove(const Sequence& sequence);
   // The next one to be admitted among those not paused; null where there is none.
   Sequence* head() const;
+  // Those not paused that wait at a higher priority than this; counts no further than `most`.
+  int32_t num_above(int32_t priority, int32_t most) const;
 
   int32_t size() const { return size_; }
   // How many wait at each priority, highest first.

@@ -93,8 +93,8 @@ class Scheduler::Impl {
   // Preempts one paused sequence, the last in rank, that no uncommitted plan names.
   bool evict_paused(Planning& planning);
   // Where no seat is free for what waits at a higher priority than the last in rank, that gives
-  // way.
-  void vacate_seat(Planning& planning);
+  // way; and so on with the next.
+  void vacate_seats(Planning& planning);
   // Where nobody goes on and nothing will be freed, the last in rank gives way to the first.
   void break_deadlock(Planning& planning);
   void preempt(Planning& planning, Sequence& victim);
