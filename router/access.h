@@ -52,6 +52,8 @@ class Access {
   absl::StatusOr<Caller> check(const Metadata& metadata, Right right) const;
   bool asks() const { return file_ != nullptr; }
   void poll(absl::Time now);
+  // An older state of the file holds. On the pulse's thread.
+  bool stale() const { return file_ != nullptr && file_->stale(); }
 
  private:
   using Tokens = std::vector<TokenEntry>;

@@ -7,6 +7,7 @@
 #include "router/fleet/models_file.h"
 #include "rpc/byte_size.h"
 #include "rpc/flags.h"
+#include "rpc/health_check.h"
 #include "rpc/tls_flags.h"
 
 namespace lckv {
@@ -29,6 +30,7 @@ void add_endpoints(CLI::App& app, RouterConfig& config) {
       ->group("Endpoints");
   add_port(app, "--health-port", config.health_port, "grpc.health.v1 port; 0 takes any free one")
       ->group("Endpoints");
+  add_health_check_flag(app, config.router.host, config.health_port, "Endpoints");
 }
 
 void add_fleet(CLI::App& app, RouterConfig& config) {
@@ -46,16 +48,16 @@ void add_fleet(CLI::App& app, RouterConfig& config) {
              "How a replica is chosen")
       ->group("Replicas");
   LinkOptions& link = config.router.fleet.link;
-  add_duration(app, "--unresponsive-after", link.unresponsive_after,
+  add_duration(app, "--unresponsive-after", link.times.unresponsive_after,
                "Silence after which a replica gets no new work, or two of its longest steps")
       ->group("Replicas");
-  add_duration(app, "--lost-after", link.lost_after,
+  add_duration(app, "--lost-after", link.times.lost_after,
                "Silence after which its streams move to others, or three of its longest steps")
       ->group("Replicas");
-  add_duration(app, "--standstill-after", link.standstill_after,
+  add_duration(app, "--standstill-after", link.times.standstill_after,
                "The same for a replica that beats, but makes no step while it has work")
       ->group("Replicas");
-  add_duration(app, "--max-session-age", link.max_session_age,
+  add_duration(app, "--max-session-age", link.times.max_session_age,
                "Age at which a session is followed by another; 0s: never")
       ->group("Replicas");
   add_duration(app, "--resume-timeout", config.router.queue.resume_timeout,

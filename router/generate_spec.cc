@@ -9,6 +9,7 @@ internal::v1::Submit make_submit(const GenerateSpec& spec, uint32_t choice,
   LCKV_CHECK(choice < spec.choices.size());
   internal::v1::Submit submit;
   submit.set_request_id(spec.request_id);
+  submit.set_traceparent(spec.traceparent);
   submit.set_tenant(spec.tenant);
   submit.set_priority(spec.priority);
   submit.set_choice(choice);

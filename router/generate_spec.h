@@ -24,6 +24,7 @@ struct ChoiceStart {
 struct GenerateSpec {
   std::shared_ptr<const ModelInfo> model;
   std::string request_id;
+  std::string traceparent;  // W3C; empty: the caller sent none
   std::string tenant;
   std::string affinity;
   std::string fingerprint;  // that the replica must have; empty: any

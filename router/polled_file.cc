@@ -13,8 +13,14 @@ constexpr absl::Duration kInterval = absl::Seconds(1);
 absl::Status PolledFile::load() {
   const auto content = file_.poll();
   if (!content) return absl::OkStatus();
-  if (!content->ok()) return content->status();
-  if (absl::Status status = take_(**content); !status.ok()) {
+  absl::Status status = take_over(*content);
+  stale_ = !status.ok();
+  return status;
+}
+
+absl::Status PolledFile::take_over(const absl::StatusOr<std::string>& content) {
+  if (!content.ok()) return content.status();
+  if (absl::Status status = take_(*content); !status.ok()) {
     return absl::Status(status.code(), absl::StrCat(file_.path(), ": ", status.message()));
   }
   return absl::OkStatus();

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "rpc/watched_file.h"
 
@@ -21,11 +22,16 @@ class PolledFile {
   absl::Status load();
   // Looks at the file where a second has passed; what is wrong with it is logged, once.
   void poll(absl::Time now);
+  // What it says now could not be taken over: an older state holds.
+  bool stale() const { return stale_; }
 
  private:
+  absl::Status take_over(const absl::StatusOr<std::string>& content);
+
   WatchedFile file_;
   const std::function<absl::Status(const std::string&)> take_;
   absl::Time due_ = absl::InfinitePast();
+  bool stale_ = false;
 };
 
 }  // namespace lckv

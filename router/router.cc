@@ -26,7 +26,8 @@ Router::Router(const RouterOptions& options, std::unique_ptr<const RoutingPolicy
     : options_(options),
       on_ready_(std::move(on_ready)),
       policy_(std::move(policy)),
-      metrics_(policy_->name()),
+      metrics_(policy_->name(), {.queue = options.queue.max_calls,
+                                 .inflight = options.call.max_concurrent_requests}),
       access_(options.tokens_file),
       tenants_(
           options.tenants_file,
@@ -48,7 +49,8 @@ Router::Router(const RouterOptions& options, std::unique_ptr<const RoutingPolicy
                metrics_.model(model).queue_depth->Increment(change);
              }),
       retries_(options.retries),
-      environment_{options.call, fleet_, queue_, registry_, metrics_, retries_, access_, tenants_},
+      environment_{options.call, fleet_, queue_, registry_, metrics_, retries_, access_, tenants_,
+                   log_},
       inference_(environment_),
       models_(fleet_, access_),
       admin_(fleet_, access_) {
@@ -137,6 +139,7 @@ void Router::beat(absl::Time now) {
     num_routers = std::max(num_routers, replica.load.num_sessions());
   }
   tenants_.tick(now, num_routers);
+  tell_stale_files();
   bool withdrawn = false;
   {
     std::lock_guard lock(mutex_);
@@ -149,6 +152,14 @@ void Router::beat(absl::Time now) {
   if (ready != ready_) {
     ready_ = ready;
     on_ready_(ready);
+  }
+}
+
+void Router::tell_stale_files() {
+  if (access_.asks()) metrics_.set_file_stale("tokens", access_.stale());
+  if (tenants_.limits()) metrics_.set_file_stale("tenants", tenants_.stale());
+  if (!options_.discovery.models_file.empty()) {
+    metrics_.set_file_stale("models", discovery_->stale());
   }
 }
 

@@ -53,7 +53,7 @@ std::string lower(absl::string_view text) { return absl::AsciiStrToLower(text); 
 
 }  // namespace
 
-RouterMetrics::RouterMetrics(const std::string& policy)
+RouterMetrics::RouterMetrics(const std::string& policy, const RouterLimits& limits)
     : registry_(std::make_shared<prometheus::Registry>()),
       policy_(policy),
       requests_(counter(*registry_, "lckv_router_requests_total", "Ended calls")),
@@ -82,6 +82,11 @@ RouterMetrics::RouterMetrics(const std::string& policy)
       retries_(counter(*registry_, "lckv_router_retries_total",
                        "Choices that were placed again before anything was delivered")),
       frames_(counter(*registry_, "lckv_router_frames_total", "Frames to and from replicas")),
+      resume_gap_(histogram(*registry_, "lckv_router_resume_gap_seconds",
+                            "Between the tokens of a choice that moved to another replica")),
+      replicas_(gauge(*registry_, "lckv_router_replicas", "Replicas of the model by state")),
+      file_stale_(gauge(*registry_, "lckv_router_file_stale",
+                        "1 where a file's last state could not be taken over")),
       tenant_running_(gauge(*registry_, "lckv_router_tenant_running",
                             "Generate calls of the tenant that have not ended")),
       tenant_rejected_(counter(*registry_, "lckv_router_tenant_rejected_total",
@@ -100,7 +105,13 @@ RouterMetrics::RouterMetrics(const std::string& policy)
   for (const absl::StatusCode code : kRejections) {
     rejected_.Add({{"reason", lower(code_name(code))}});
   }
-  rejected_.Add({{"reason", "slow_reader"}});
+  for (const char* reason : {"slow_reader", "poison"}) rejected_.Add({{"reason", reason}});
+  auto& limit = gauge(*registry_, "lckv_router_limit", "Most calls that may wait, or be open");
+  limit.Add({{"of", "queue"}}).Set(static_cast<double>(limits.queue));
+  limit.Add({{"of", "inflight"}}).Set(static_cast<double>(limits.inflight));
+  gauge(*registry_, "lckv_build_info", "What is running; always 1")
+      .Add({{"version", LCKV_VERSION}})
+      .Set(1);
   model("");
 }
 
@@ -118,6 +129,12 @@ const ModelMetrics& RouterMetrics::model(const std::string& name) {
       requests_.Add({{"model_name", name}, {"method", method}, {"code", std::string(name_of)}});
     }
   }
+  std::vector<prometheus::Gauge*> replicas;
+  if (!name.empty()) {
+    for (const char* state : kStates) {
+      replicas.push_back(&replicas_.Add({{"model_name", name}, {"state", state}}));
+    }
+  }
   return models_
       .emplace(name, ModelMetrics{.inflight = &inflight_.Add(labels),
                                   .queue_depth = &queue_depth_.Add(labels),
@@ -129,7 +146,9 @@ const ModelMetrics& RouterMetrics::model(const std::string& name) {
                                   .cached_tokens = tokens("cached"),
                                   .completion_tokens = tokens("completion"),
                                   .resumes = &resumes_.Add(labels),
-                                  .retries = &retries_.Add(labels)})
+                                  .retries = &retries_.Add(labels),
+                                  .resume_gap_seconds = &resume_gap_.Add(labels, kWaitBuckets),
+                                  .replicas = std::move(replicas)})
       .first->second;
 }
 
@@ -174,6 +193,25 @@ void RouterMetrics::observe_overhead(OverheadStage stage, double seconds) {
   overhead_by_stage_[static_cast<size_t>(stage)]->Observe(seconds);
 }
 
+void RouterMetrics::set_file_stale(const std::string& file, bool stale) {
+  file_stale_.Add({{"file", file}}).Set(stale ? 1 : 0);
+}
+
+void RouterMetrics::count_replicas(const ReplicaSet& set) {
+  std::map<std::string, std::vector<int>> counts;
+  const std::lock_guard lock(mutex_);
+  for (const auto& [name, metrics] : models_) counts[name].resize(metrics.replicas.size());
+  for (const ReplicaView& replica : set.replicas) {
+    // Until it has said what it serves, it counts for the model that is expected of it.
+    const std::string& name = replica.model ? replica.model->hello.model() : replica.expected_model;
+    const auto it = counts.find(name);
+    if (it != counts.end() && !it->second.empty()) ++it->second[static_cast<size_t>(replica.state)];
+  }
+  for (const auto& [name, of_model] : counts) {
+    for (size_t i = 0; i < of_model.size(); ++i) models_.at(name).replicas[i]->Set(of_model[i]);
+  }
+}
+
 void RouterMetrics::set_replicas(const ReplicaSet& set) {
   for (const std::string& name : set.expected_models) model(name);
   auto gone = std::move(workers_);
@@ -196,6 +234,7 @@ void RouterMetrics::set_replicas(const ReplicaSet& set) {
       gauges[i + 1]->Set(static_cast<size_t>(replica.state) == i);
     }
   }
+  count_replicas(set);
   for (const auto& [address, gauges] : gone) {
     worker_up_.Remove(gauges[0]);
     for (size_t i = 1; i < gauges.size(); ++i) worker_state_.Remove(gauges[i]);

@@ -30,6 +30,14 @@ struct ModelMetrics {
   prometheus::Counter* completion_tokens;
   prometheus::Counter* resumes;
   prometheus::Counter* retries;
+  prometheus::Histogram* resume_gap_seconds;
+  std::vector<prometheus::Gauge*> replicas;  // by state, in the order of ReplicaState
+};
+
+// What a gauge beside it is a part of.
+struct RouterLimits {
+  size_t queue = 0;     // calls that wait
+  size_t inflight = 0;  // Generate calls
 };
 
 enum class OverheadStage { kParse, kTokenize, kRoute, kDetokenize };
@@ -37,14 +45,14 @@ enum class OverheadStage { kParse, kTokenize, kRoute, kDetokenize };
 // Owner: the router. Thread-safe.
 class RouterMetrics {
  public:
-  explicit RouterMetrics(const std::string& policy);
+  RouterMetrics(const std::string& policy, const RouterLimits& limits);
 
   const std::shared_ptr<prometheus::Registry>& registry() const { return registry_; }
 
   // `name` is a served model's, or empty where a request named none that is.
   const ModelMetrics& model(const std::string& name);
   void count_request(const std::string& model, absl::string_view method, absl::StatusCode code);
-  // Refusals by their cause: the code, or "slow_reader".
+  // Refusals by their cause: the code, "slow_reader" or "poison".
   void count_rejected(absl::string_view reason);
   void count_cancelled(bool by_deadline);
   void count_frame(bool received);
@@ -55,10 +63,15 @@ class RouterMetrics {
   void count_tenant_rejected(const std::string& tenant, const char* limit);
   void count_tenant_tokens(const std::string& tenant, uint64_t count);
   void observe_overhead(OverheadStage stage, double seconds);
+  // `file` is what is watched: "models", "tokens", "tenants". Stale: its last state could not be
+  // taken over.
+  void set_file_stale(const std::string& file, bool stale);
   // The series of addresses that are not in the set end. One thread.
   void set_replicas(const ReplicaSet& set);
 
  private:
+  void count_replicas(const ReplicaSet& set);
+
   const std::shared_ptr<prometheus::Registry> registry_;
   const std::string policy_;
   prometheus::Family<prometheus::Counter>& requests_;
@@ -78,6 +91,9 @@ class RouterMetrics {
   prometheus::Family<prometheus::Counter>& resumes_;
   prometheus::Family<prometheus::Counter>& retries_;
   prometheus::Family<prometheus::Counter>& frames_;
+  prometheus::Family<prometheus::Histogram>& resume_gap_;
+  prometheus::Family<prometheus::Gauge>& replicas_;
+  prometheus::Family<prometheus::Gauge>& file_stale_;
   prometheus::Family<prometheus::Gauge>& tenant_running_;
   prometheus::Family<prometheus::Counter>& tenant_rejected_;
   prometheus::Family<prometheus::Counter>& tenant_tokens_;

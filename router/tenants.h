@@ -68,6 +68,9 @@ class TenantGate {
 
   // Reads the file again where it is due. `num_routers` share the limits.
   void tick(absl::Time now, uint32_t num_routers);
+  bool limits() const { return file_ != nullptr; }
+  // An older state of the file holds. On the pulse's thread.
+  bool stale() const { return limits() && file_->stale(); }
 
  private:
   struct Account {

@@ -79,6 +79,8 @@ std::optional<int> parse_flags(CLI::App& app, int argc, const char* const* argv)
   name_environment(app);
   try {
     app.parse(argc, argv);
+  } catch (const CLI::RuntimeError& error) {
+    return error.get_exit_code();  // a flag that does something else than to configure
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kUsageExitCode;
   }

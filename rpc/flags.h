@@ -60,7 +60,7 @@ std::string environment_name(absl::string_view flag);
 
 // Gives each flag of `app` and of its subcommands its environment name, then parses. Returns the
 // exit code where the program is to end now: 0 after --help or --version, 2 after a wrong command
-// line, which was explained on stderr.
+// line, which was explained on stderr, or what a flag says that does something else.
 std::optional<int> parse_flags(CLI::App& app, int argc, const char* const* argv);
 
 }  // namespace lckv

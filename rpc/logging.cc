@@ -7,20 +7,23 @@
 #include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
 #include "rpc/flags.h"
+#include "spdlog/async.h"
 #include "spdlog/sinks/stdout_sinks.h"
 
 namespace lckv {
 namespace {
 
-// A message with fields is "message US key RS value US key RS value": control characters, which
-// fields() takes out of what it is given, so that no value can pass for another field.
+// A message with fields is "message US key RS value US key GS number": control characters, which
+// log_fields() takes out of what it is given, so that no value can pass for another field.
 constexpr char kFieldMark = '\x1f';
 constexpr char kValueMark = '\x1e';
+constexpr char kNumberMark = '\x1d';
+constexpr size_t kMaxRequestLines = 8192;  // that wait to be written
 
 std::string without_marks(absl::string_view text) {
   std::string result(text);
   for (char& c : result) {
-    if (c == kFieldMark || c == kValueMark) c = ' ';
+    if (c == kFieldMark || c == kValueMark || c == kNumberMark) c = ' ';
   }
   return result;
 }
@@ -29,6 +32,16 @@ std::string without_marks(absl::string_view text) {
 std::string quoted(absl::string_view text) {
   return nlohmann::json(std::string(text))
       .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+std::string payload_of(absl::string_view message, const LogFields& fields) {
+  std::string text = without_marks(message);
+  for (const auto& [key, value] : fields) {
+    absl::StrAppend(&text, std::string(1, kFieldMark), key,
+                    std::string(1, value.is_number ? kNumberMark : kValueMark),
+                    without_marks(value.text));
+  }
+  return text;
 }
 
 bool is_plain(absl::string_view text) {
@@ -59,14 +72,13 @@ class LineFormatter final : public spdlog::formatter {
       text = absl::StrCat(time, " ", level, " ", parts[0]);
     }
     for (size_t i = 1; i < parts.size(); ++i) {
-      const std::pair<absl::string_view, absl::string_view> field =
-          absl::StrSplit(parts[i], absl::MaxSplits(kValueMark, 1));
-      if (json_) {
-        absl::StrAppend(&text, ",", quoted(field.first), ":", quoted(field.second));
-      } else {
-        absl::StrAppend(&text, " ", field.first, "=",
-                        is_plain(field.second) ? std::string(field.second) : quoted(field.second));
-      }
+      const size_t mark = parts[i].find_first_of("\x1e\x1d");
+      if (mark == absl::string_view::npos) continue;  // in a message that has no fields
+      const absl::string_view key = parts[i].substr(0, mark);
+      const absl::string_view value = parts[i].substr(mark + 1);
+      const bool bare = json_ ? parts[i][mark] == kNumberMark : is_plain(value);
+      absl::StrAppend(&text, json_ ? "," : " ", json_ ? quoted(key) : std::string(key),
+                      json_ ? ":" : "=", bare ? std::string(value) : quoted(value));
     }
     absl::StrAppend(&text, json_ ? "}\n" : "\n");
     line.append(text.data(), text.data() + text.size());
@@ -101,12 +113,27 @@ void set_up_logging(const LoggingOptions& options) {
 
 void log_fields(spdlog::level::level_enum level, absl::string_view message,
                 const LogFields& fields) {
-  std::string text = without_marks(message);
-  for (const auto& [key, value] : fields) {
-    absl::StrAppend(&text, std::string(1, kFieldMark), key, std::string(1, kValueMark),
-                    without_marks(value));
-  }
-  spdlog::log(level, "{}", text);
+  spdlog::log(level, "{}", payload_of(message, fields));
+}
+
+struct RequestLog::Writer {
+  const std::shared_ptr<spdlog::details::thread_pool> pool =
+      std::make_shared<spdlog::details::thread_pool>(kMaxRequestLines, 1);
+  const std::shared_ptr<spdlog::async_logger> logger = std::make_shared<spdlog::async_logger>(
+      "requests", spdlog::default_logger()->sinks().begin(),
+      spdlog::default_logger()->sinks().end(), pool, spdlog::async_overflow_policy::overrun_oldest);
+};
+
+RequestLog::RequestLog() : writer_(std::make_unique<Writer>()) {
+  writer_->logger->set_level(spdlog::default_logger()->level());
+  writer_->logger->flush_on(spdlog::level::trace);
+}
+
+RequestLog::~RequestLog() = default;
+
+void RequestLog::write(absl::string_view message, const LogFields& fields) {
+  if (!writer_->logger->should_log(spdlog::level::info)) return;
+  writer_->logger->info("{}", payload_of(message, fields));
 }
 
 }  // namespace lckv

@@ -5,6 +5,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "prometheus/exposer.h"
+#include "rpc/process_metrics.h"
 #include "rpc/server_options.h"
 
 namespace lckv {
@@ -18,7 +19,10 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::start(
   std::unique_ptr<MetricsServer> server(new MetricsServer);
   try {
     server->exposer_ = std::make_unique<prometheus::Exposer>(address, 2);
+    server->own_ = {std::make_shared<ProcessMetrics>(),
+                    std::make_shared<CertificateMetrics>(options.certificates)};
     server->exposer_->RegisterCollectable(registry);
+    for (const auto& own : server->own_) server->exposer_->RegisterCollectable(own);
     server->port_ = static_cast<uint16_t>(server->exposer_->GetListeningPorts().at(0));
   } catch (const std::exception& error) {
     return absl::UnavailableError(

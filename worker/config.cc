@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "rpc/flags.h"
+#include "rpc/health_check.h"
 #include "rpc/tls_flags.h"
 
 namespace lckv {
@@ -211,6 +212,7 @@ void add_network_flags(CLI::App& app, WorkerConfig& config) {
   add_port(app, "--port", config.port, "For routers; 0: any free one")->group(group);
   add_port(app, "--metrics-port", config.metrics_port, "Prometheus, /metrics")->group(group);
   add_port(app, "--health-port", config.health_port, "grpc.health.v1")->group(group);
+  add_health_check_flag(app, config.host, config.health_port, group);
   add_tls_server_flags(app, config.tls, group);
   add_plaintext_flag(app, config.allow_plaintext, group);
 }

@@ -154,7 +154,8 @@ int run(const WorkerConfig& config) {
        .start_timeout = config.tensor_parallel_size > 1 ? config.start_timeout + kStartSlack
                                                         : absl::InfiniteDuration()},
       progress);
-  auto opened = WorkerServer::open(config);
+  RequestLog log;
+  auto opened = WorkerServer::open(config, log);
   if (!opened.ok()) return give_up(config, opened.status(), watch);
   WorkerServer& server = **opened;
   RankMetrics rank_metrics(*server.metrics().registry(), served_name(config), /*rank=*/0);

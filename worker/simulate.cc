@@ -76,8 +76,8 @@ struct Replica {
 };
 
 absl::StatusOr<Replica> start_replica(const WorkerConfig& config, const DeviceProfile& device,
-                                      const LoadedModel& loaded) {
-  auto server = WorkerServer::open(config);
+                                      const LoadedModel& loaded, RequestLog& log) {
+  auto server = WorkerServer::open(config, log);
   if (!server.ok()) return server.status();
   Replica replica{.server = *std::move(server)};
   replica.server->metrics().set_geometry(metrics_geometry(config, loaded));
@@ -112,10 +112,11 @@ absl::Status serve(WorkerConfig config, ShutdownSignal& signal) {
   const auto loaded = plan_model(config, *device);
   if (!loaded.ok()) return loaded.status();
   log_geometry(config, *loaded);
+  RequestLog log;
   std::vector<Replica> replicas;
   std::vector<WorkerServer*> servers;
   for (int32_t i = 0; i < config.sim_replicas; ++i) {
-    auto replica = start_replica(config_of(config, i), *device, *loaded);
+    auto replica = start_replica(config_of(config, i), *device, *loaded, log);
     if (!replica.ok()) return replica.status();
     replicas.push_back(*std::move(replica));
     servers.push_back(replicas.back().server.get());

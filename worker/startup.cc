@@ -206,7 +206,10 @@ KvGeometry metrics_geometry(const WorkerConfig& config, const LoadedModel& loade
           .bytes_per_token = static_cast<double>(loaded.plan.geometry.bytes_per_token),
           .num_layers = loaded.config.num_layers,
           .num_cached_layers = loaded.passes.num_units(),
-          .max_context = loaded.plan.max_context};
+          .max_context = loaded.plan.max_context,
+          .max_row_layers = loaded.plan.scheduler.max_row_layers,
+          .max_running = loaded.plan.scheduler.max_num_seqs,
+          .max_waiting = loaded.plan.scheduler.max_waiting};
 }
 
 void log_geometry(const WorkerConfig& config, const LoadedModel& loaded) {

@@ -29,16 +29,17 @@ size_t num_sequences(std::span<WorkerServer* const> servers) {
 
 }  // namespace
 
-WorkerServer::WorkerServer(const WorkerConfig& config)
+WorkerServer::WorkerServer(const WorkerConfig& config, RequestLog& log)
     : step_timeout_(config.step_timeout),
       metrics_(std::make_shared<prometheus::Registry>(), served_name(config), LCKV_VERSION),
       service_({.session = {.silence_limit = config.session_lease},
                 .drain_grace = config.drain_timeout,
                 .max_waiting = config.max_waiting},
-               &metrics_) {}
+               &metrics_, &log) {}
 
-absl::StatusOr<std::unique_ptr<WorkerServer>> WorkerServer::open(const WorkerConfig& config) {
-  auto server = absl::WrapUnique(new WorkerServer(config));
+absl::StatusOr<std::unique_ptr<WorkerServer>> WorkerServer::open(const WorkerConfig& config,
+                                                                 RequestLog& log) {
+  auto server = absl::WrapUnique(new WorkerServer(config, log));
   if (absl::Status status = server->listen(config); !status.ok()) return status;
   return server;
 }
@@ -48,8 +49,12 @@ absl::Status WorkerServer::listen(const WorkerConfig& config) {
       {.host = config.host, .port = config.health_port, .services = {kServiceName}});
   if (!health.ok()) return health.status();
   health_ = *std::move(health);
-  auto metrics_server =
-      MetricsServer::start({.host = config.host, .port = config.metrics_port}, metrics_.registry());
+  auto metrics_server = MetricsServer::start(
+      {.host = config.host,
+       .port = config.metrics_port,
+       .certificates = {{"tls", config.tls.certificate},
+                        {"rank_tls", config.rank_tls.files.certificate}}},
+      metrics_.registry());
   if (!metrics_server.ok()) return metrics_server.status();
   metrics_server_ = *std::move(metrics_server);
   enable_reflection();

@@ -22,8 +22,9 @@ namespace lckv {
 
 class WorkerServer {
  public:
-  // Listens; not ready yet. Errors: Unavailable or InvalidArgument naming the port.
-  static absl::StatusOr<std::unique_ptr<WorkerServer>> open(const WorkerConfig& config);
+  // Listens; not ready yet. `log` outlives it. Errors: Unavailable or InvalidArgument naming the port.
+  static absl::StatusOr<std::unique_ptr<WorkerServer>> open(const WorkerConfig& config,
+                                                            RequestLog& log);
 
   WorkerMetrics& metrics() { return metrics_; }
   EngineService& service() { return service_; }
@@ -38,7 +39,7 @@ class WorkerServer {
   void stop() { health_->stop(); }
 
  private:
-  explicit WorkerServer(const WorkerConfig& config);
+  WorkerServer(const WorkerConfig& config, RequestLog& log);
   absl::Status listen(const WorkerConfig& config);
 
   const absl::Duration step_timeout_;

@@ -1,5 +1,6 @@
 #include "router/api/generate_call.h"
 
+#include <cmath>
 #include <random>
 #include <utility>
 
@@ -8,7 +9,6 @@
 #include "absl/time/clock.h"
 #include "router/model_directory.h"
 #include "router/validation.h"
-#include "rpc/logging.h"
 #include "rpc/status_mapping.h"
 
 namespace lckv {
@@ -21,7 +21,7 @@ uint64_t random_number() {
 
 double seconds_since(absl::Time time) { return absl::ToDoubleSeconds(absl::Now() - time); }
 
-std::string milliseconds(double seconds) { return absl::StrFormat("%.1f", seconds * 1e3); }
+double rounded_ms(double seconds) { return std::round(seconds * 1e4) / 10; }
 
 }  // namespace
 
@@ -34,6 +34,7 @@ void GenerateCall::start(const v1::GenerateRequest& request) {
     std::lock_guard lock(mutex_);
     self_ = self;
     request_id_ = request.request_id();
+    take_trace();
   }
   if (!environment_.registry.admit(self, environment_.options.max_concurrent_requests)) {
     refuse(with_retry(absl::ResourceExhaustedError("too many requests at once"), absl::Seconds(1)));
@@ -71,6 +72,17 @@ void GenerateCall::start(const v1::GenerateRequest& request) {
   waited_ = !placed_;
 }
 
+// A span of ours under the caller's, where there is one.
+void GenerateCall::take_trace() {
+  const auto& metadata = context_.client_metadata();
+  const auto given = metadata.find("traceparent");
+  if (given == metadata.end() || metadata.count("traceparent") > 1) return;
+  const auto parent = parse_traceparent({given->second.data(), given->second.size()});
+  if (!parent) return;
+  parent_span_id_ = parent->span_id;
+  trace_ = child_of(*parent, random_number());
+}
+
 absl::StatusOr<GenerateSpec> GenerateCall::check(const v1::GenerateRequest& request) {
   const auto caller = environment_.access.check(context_.client_metadata(), Right::kGenerate);
   if (!caller.ok()) return caller.status();
@@ -100,6 +112,10 @@ absl::StatusOr<GenerateSpec> GenerateCall::check(const v1::GenerateRequest& requ
   if (!spec.ok()) return spec;
   if (spec->request_id.empty()) spec->request_id = absl::StrFormat("%016x", random_number());
   if (caller->authenticated) spec->tenant = caller->tenant;
+  {
+    std::lock_guard lock(mutex_);
+    if (trace_) spec->traceparent = to_traceparent(*trace_);
+  }
   if (absl::Status status = admit(*spec); !status.ok()) return status;
   return spec;
 }
@@ -149,6 +165,9 @@ void GenerateCall::note_tokens(uint32_t choice, absl::Time now) {
     metrics.ttft_seconds->Observe(absl::ToDoubleSeconds(now - arrival_));
   } else {
     metrics.itl_seconds->Observe(absl::ToDoubleSeconds(now - last));
+  }
+  if (std::exchange(seats_[choice].resuming, false) && last != absl::InfinitePast()) {
+    metrics.resume_gap_seconds->Observe(absl::ToDoubleSeconds(now - last));
   }
   last = now;
 }
@@ -253,6 +272,36 @@ void GenerateCall::pump() {
   if (finish) close(status);
 }
 
+// What the log says of an ended call, but for its end. With the lock held.
+LogFields GenerateCall::describe() const {
+  const RelaySummary summary = relay_ != nullptr ? relay_->summary() : RelaySummary();
+  LogFields fields = {{"request_id", request_id_.substr(0, 256)}, {"model", model_name_}};
+  if (tenant_ && !tenant_->empty()) fields.emplace_back("tenant", *tenant_);
+  if (trace_) {
+    fields.emplace_back("trace_id", trace_->trace_id);
+    fields.emplace_back("span_id", trace_->span_id);
+    fields.emplace_back("parent_span_id", parent_span_id_);
+  }
+  if (!replica_.empty()) fields.emplace_back("replica", replica_);
+  fields.emplace_back("choices", seats_.size());
+  fields.emplace_back("prompt_tokens", summary.num_prompt_tokens);
+  fields.emplace_back("cached_tokens", summary.num_cached_tokens);
+  fields.emplace_back("generated_tokens", summary.num_new_tokens);
+  fields.emplace_back("resumes", summary.num_resumes);
+  fields.emplace_back("queue_ms", rounded_ms(summary.queue_seconds));
+  fields.emplace_back("first_token_ms", rounded_ms(summary.first_token_seconds));
+  return fields;
+}
+
+void GenerateCall::count_end(const std::string& model, const absl::Status& status, bool slow) {
+  environment_.metrics.count_request(model, "Generate", status.code());
+  if (status.ok() || absl::IsCancelled(status)) return;
+  std::string reason(code_name(status.code()));
+  if (slow) reason = "slow_reader";
+  if (error_reason(status) == "POISON") reason = "poison";
+  environment_.metrics.count_rejected(reason);
+}
+
 // Counts, logs and sends the end of the call. Once.
 void GenerateCall::close(const absl::Status& status) {
   const auto self = shared_from_this();
@@ -265,36 +314,26 @@ void GenerateCall::close(const absl::Status& status) {
   LogFields fields;
   {
     std::lock_guard lock(mutex_);
+    fields = describe();
     slow = slow_;
     tenant.swap(tenant_);
     model = model_name_;
     was_open = relay_ != nullptr;
     if (was_open) summary = relay_->summary();
-    fields.emplace_back("request_id", request_id_.substr(0, 256));
   }
   environment_.registry.remove(self);
   if (tenant) environment_.tenants.release(*tenant, summary.num_new_tokens, absl::Now());
-  RouterMetrics& metrics = environment_.metrics;
-  const ModelMetrics& of_model = metrics.model(model);
-  metrics.count_request(model, "Generate", status.code());
+  count_end(model, status, slow);
+  const ModelMetrics& of_model = environment_.metrics.model(model);
   of_model.e2e_seconds->Observe(total_seconds);
   if (was_open) of_model.inflight->Decrement();
   of_model.prompt_tokens->Increment(was_open ? summary.num_prompt_tokens : 0);
   of_model.cached_tokens->Increment(summary.num_cached_tokens);
   of_model.completion_tokens->Increment(static_cast<double>(summary.num_new_tokens));
-  if (!status.ok() && status.code() != absl::StatusCode::kCancelled) {
-    metrics.count_rejected(slow ? "slow_reader" : code_name(status.code()));
-  }
-  fields.emplace_back("model", model);
+  fields.emplace_back("total_ms", rounded_ms(total_seconds));
   fields.emplace_back("code", std::string(code_name(status.code())));
-  fields.emplace_back("prompt_tokens", absl::StrCat(summary.num_prompt_tokens));
-  fields.emplace_back("generated_tokens", absl::StrCat(summary.num_new_tokens));
-  fields.emplace_back("resumes", absl::StrCat(summary.num_resumes));
-  fields.emplace_back("queue_ms", milliseconds(summary.queue_seconds));
-  fields.emplace_back("first_token_ms", milliseconds(summary.first_token_seconds));
-  fields.emplace_back("total_ms", milliseconds(total_seconds));
   if (!status.ok()) fields.emplace_back("error", std::string(status.message()));
-  log_fields(spdlog::level::info, "generate", fields);
+  environment_.log.write("generate", fields);
   // Nothing of the call is used after this but what `self` holds.
   add_retry_trailer(status, context_);
   Finish(to_grpc_status(status));

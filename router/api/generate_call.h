@@ -22,6 +22,8 @@
 #include "router/retry_budget.h"
 #include "router/router_metrics.h"
 #include "router/tenants.h"
+#include "rpc/logging.h"
+#include "rpc/trace_context.h"
 
 namespace lckv {
 
@@ -42,6 +44,7 @@ struct CallEnvironment {
   RetryBudget& retries;
   const Access& access;
   TenantGate& tenants;
+  RequestLog& log;
   std::atomic<uint64_t> next_ticket = 0;
 };
 
@@ -89,7 +92,10 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   std::vector<std::shared_ptr<SessionLink>> links() const;
   void enqueue(CallQueue::Entry entry);
   void note_tokens(uint32_t choice, absl::Time now);
+  void take_trace();
   void close(const absl::Status& status);
+  LogFields describe() const;
+  void count_end(const std::string& model, const absl::Status& status, bool slow);
 
   CallEnvironment& environment_;
   grpc::CallbackServerContext& context_;  // valid until OnDone
@@ -97,6 +103,9 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
 
   std::mutex mutex_;  // guards what follows
   std::string request_id_;
+  std::string parent_span_id_;        // the caller's
+  std::optional<TraceContext> trace_;  // ours; nothing where the caller sent none
+  std::string replica_;                // address of the last that took a choice
   std::string model_name_;             // of a served model, else empty
   std::optional<std::string> tenant_;  // that let the call in
   std::unique_ptr<Relay> relay_;       // null: refused before it could be made
@@ -104,6 +113,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   struct Seat {
     std::shared_ptr<SessionLink> link;  // null: at none yet
     uint64_t handle = 0;
+    bool resuming = false;  // its next token ends a gap
   };
   std::vector<Seat> seats_;
   uint64_t ticket_ = 0;

@@ -53,6 +53,7 @@ std::vector<CallQueue::Entry> GenerateCall::entries_for_needs() {
                    false);
       return {};
     }
+    seats_[need.choice].resuming = need.resume;
     CallQueue::Entry& entry = entries.emplace_back(entry_for({need.choice}));
     entry.kind = need.resume ? CallQueue::Kind::kResume : CallQueue::Kind::kRetry;
     if (need.delayed) {
@@ -94,8 +95,11 @@ bool GenerateCall::place(const ReplicaView& replica, const std::vector<uint32_t>
       replica.link->submit(shared_from_this(), replica.model.get(), std::move(submits));
   if (!first) return false;
   for (size_t i = 0; i < choices.size(); ++i) {
-    seats_[choices[i]] = {.link = replica.link, .handle = *first + i};
+    Seat& seat = seats_[choices[i]];
+    seat.link = replica.link;
+    seat.handle = *first + i;
   }
+  replica_ = replica.address;
   const absl::Time now = absl::Now();
   relay_->on_placed(choices, replica.model->hello.fingerprint(), now);
   run_commands();

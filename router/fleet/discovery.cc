@@ -38,19 +38,25 @@ void Discovery::stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-// Takes over what the file says now. An error leaves what is known.
+// An error leaves what is known.
 absl::Status Discovery::read_models(bool& changed) {
   if (options_.models_file.empty()) return absl::OkStatus();
   const auto content = file_.poll();
   if (!content) return absl::OkStatus();
-  if (!content->ok()) return content->status();
-  auto models = parse_models(**content);
+  absl::Status status = take_over(*content);
+  stale_ = !status.ok();
+  changed = status.ok();
+  return status;
+}
+
+absl::Status Discovery::take_over(const absl::StatusOr<std::string>& content) {
+  if (!content.ok()) return content.status();
+  auto models = parse_models(*content);
   if (!models.ok()) {
     return absl::Status(models.status().code(),
                         absl::StrCat(file_.path(), ": ", models.status().message()));
   }
   models_ = *std::move(models);
-  changed = true;
   return absl::OkStatus();
 }
 

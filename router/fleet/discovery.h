@@ -1,6 +1,7 @@
 // Where replicas may be: the addresses of --workers and of the file --models, names looked up.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <map>
@@ -58,6 +59,8 @@ class Discovery {
 
   // After it nothing is called any more. Idempotent.
   void stop();
+  // What the file says now could not be taken over. Any thread.
+  bool stale() const { return stale_; }
 
  private:
   struct Answer {
@@ -80,6 +83,7 @@ class Discovery {
 
   Discovery(const DiscoveryOptions& options, std::function<void(Candidates)> on_candidates);
   absl::Status read_models(bool& changed);
+  absl::Status take_over(const absl::StatusOr<std::string>& content);
   void run();
   bool note(const Answer& answer, absl::Time now);
   void report(const std::string& origin, const std::string& error);
@@ -95,6 +99,7 @@ class Discovery {
   std::map<std::string, Name> names_;  // by host:port
   std::minstd_rand jitter_;
 
+  std::atomic<bool> stale_ = false;
   const std::shared_ptr<Mailbox> mailbox_ = std::make_shared<Mailbox>();
   std::thread thread_;
 };

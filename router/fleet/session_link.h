@@ -1,15 +1,13 @@
 // The router's lasting link to one replica: connects, reconnects, beats, submits and delivers.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <random>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -17,10 +15,10 @@
 #include "grpcpp/channel.h"
 #include "grpcpp/security/credentials.h"
 #include "lckv/internal/v1/engine.grpc.pb.h"
+#include "router/fleet/link_state.h"
 #include "router/fleet/replica_set.h"
 #include "router/fleet/sequence_sink.h"
 #include "router/fleet/session.h"
-#include "router/fleet/session_state.h"
 
 namespace lckv {
 
@@ -29,18 +27,7 @@ struct LinkOptions {
   std::string router_id;
   std::shared_ptr<grpc::ChannelCredentials> credentials;  // null: plaintext
   std::string server_name;  // that the certificate must have; empty: the address
-  absl::Duration beat_interval = absl::Milliseconds(500);
-  // Silence after which no new work is given ...
-  absl::Duration unresponsive_after = absl::Milliseconds(1500);
-  // ... and after which its streams move. Where steps are long, three of them count.
-  absl::Duration lost_after = absl::Seconds(3);
-  // The same for a step counter that stands still under our work while frames come.
-  absl::Duration standstill_after = absl::Seconds(30);
-  // A session so old is followed by another, which takes all new work; it ends with its last
-  // sequence. Zero: never.
-  absl::Duration max_session_age = absl::ZeroDuration();
-  absl::Duration backoff_min = absl::Milliseconds(100);
-  absl::Duration backoff_max = absl::Seconds(2);
+  LinkTimes times;
 };
 
 struct LinkHandlers {
@@ -84,49 +71,35 @@ class SessionLink : public std::enable_shared_from_this<SessionLink> {
   bool is_idle();
 
  private:
-  using Route = SessionState::Route;
-  // A connection of its own, its session, and what that holds.
-  struct Live {
+  using Route = LinkState::Route;
+  struct Connection {
     std::shared_ptr<grpc::Channel> channel;
     std::unique_ptr<internal::v1::Engine::Stub> stub;
     std::shared_ptr<Session> session;
-    SessionState state;
-    absl::Time opened;
   };
-  using LivePtr = std::shared_ptr<Live>;
-  // The session in use; its successor until that has said Hello; its predecessor until that is
-  // empty.
-  enum Role { kCurrent, kNext, kOld, kNumRoles };
+  using ConnectionPtr = std::shared_ptr<Connection>;
 
-  void open(Role role, absl::Time now);
-  void on_frame(const Session* session, const internal::v1::WorkerFrame& frame);
-  void on_end(const Session* session, const grpc::Status& status);
+  void open(uint64_t session);
+  void on_frame(uint64_t session, const internal::v1::WorkerFrame& frame);
+  void on_end(uint64_t session, const grpc::Status& status);
   void set_paused(uint64_t handle, bool paused);
-  void send(Live& live, internal::v1::RouterFrame frame);
-  LivePtr* find(const Session* session);
-  void note_hello(Role role, std::shared_ptr<const ModelInfo> model, absl::Time now);
-  bool is_lost(const Live& live, absl::Time now) const;
-  // Frees the role, the next session taking the place of the current one.
-  void drop(Role role, absl::Time now, std::vector<Route>& orphans);
   static void end_routes(const std::vector<Route>& routes, LossKind kind, const absl::Status& why);
-  ReplicaState state(absl::Time now);
+  // With the lock held:
+  void send(std::vector<LinkState::Outgoing> frames);
+  // The state knows the session no more.
+  ConnectionPtr retire(uint64_t session);
+  ConnectionPtr current() const;
 
   const LinkOptions options_;
   const LinkHandlers handlers_;
 
   std::mutex mutex_;  // guards what follows
-  std::array<LivePtr, kNumRoles> live_;
+  LinkState state_;
+  std::map<uint64_t, ConnectionPtr> connections_;  // by session
   // Of sessions that ended. The last channel of a process may not go on a thread of gRPC's, which
   // it would wait for: tick() lets those go that nobody else holds.
   std::vector<std::shared_ptr<grpc::Channel>> retired_;
   int num_open_ = 0;  // sessions and calls that gRPC is not done with
-  bool stopped_ = false;
-  std::shared_ptr<const ModelInfo> model_;
-  uint64_t next_handle_ = 1;
-  absl::Time beat_time_ = absl::InfinitePast();
-  absl::Time connect_time_ = absl::InfinitePast();
-  absl::Duration backoff_;
-  std::minstd_rand jitter_;
 };
 
 }  // namespace lckv

@@ -57,9 +57,9 @@ TEST_F(RouterTest, ASilentReplicasStreamsMove) {
   std::atomic<uint32_t> all = 1000;
   FakeLeader first(demo_hello("a"), stop_at(until));
   FakeLeader second(demo_hello("b"), stop_at(until));
-  options_.fleet.link.beat_interval = absl::Hours(1);  // so that the leaders fall silent
-  options_.fleet.link.unresponsive_after = absl::Milliseconds(300);
-  options_.fleet.link.lost_after = absl::Milliseconds(600);
+  options_.fleet.link.times.beat_interval = absl::Hours(1);  // so that the leaders fall silent
+  options_.fleet.link.times.unresponsive_after = absl::Milliseconds(300);
+  options_.fleet.link.times.lost_after = absl::Milliseconds(600);
   start({first.address(), second.address()});
   ASSERT_TRUE(eventually([&] { return count_state(ReplicaState::kReady) == 2; }));
   Outcome outcome;
@@ -146,7 +146,7 @@ TEST_F(RouterTest, AnOldSessionIsFollowedByANewOneBeforeItEnds) {
     }
     session->finish(submit.handle(), internal::v1::Finished::REASON_MAX_NEW_TOKENS);
   });
-  options_.fleet.link.max_session_age = absl::Milliseconds(300);
+  options_.fleet.link.times.max_session_age = absl::Milliseconds(300);
   start_ready({leader.address()});
   Outcome outcome;
   std::thread client([&] { outcome = run(request(20)); });

@@ -242,9 +242,9 @@ TEST_F(RouterTest, StandstillMakesUnresponsiveThenEndsStreams) {
     session->start(submit.handle());
     session->token(submit.handle(), 300);
   });
-  options_.fleet.link.beat_interval = absl::Hours(1);  // so that the leader falls silent
-  options_.fleet.link.unresponsive_after = absl::Milliseconds(300);
-  options_.fleet.link.lost_after = absl::Milliseconds(900);
+  options_.fleet.link.times.beat_interval = absl::Hours(1);  // so that the leader falls silent
+  options_.fleet.link.times.unresponsive_after = absl::Milliseconds(300);
+  options_.fleet.link.times.lost_after = absl::Milliseconds(900);
   options_.queue.resume_timeout = absl::Milliseconds(100);
   start({leader.address()});
   ASSERT_TRUE(eventually([&] { return count_state(ReplicaState::kReady) == 1; }));

@@ -13,6 +13,7 @@
 #include "rpc/metrics_server.h"
 #include "rpc/server_options.h"
 #include "rpc/status_mapping.h"
+#include "rpc/trace_context.h"
 
 namespace lckv {
 namespace {
@@ -128,6 +129,36 @@ TEST(MetricsServerTest, TakenPortIsAStatus) {
   EXPECT_NE((*first)->port(), 0);
   EXPECT_EQ(MetricsServer::start({.port = (*first)->port()}, registry).status().code(),
             absl::StatusCode::kUnavailable);
+}
+
+TEST(TraceContextTest, ReadsWhatTheStandardAllows) {
+  const std::string trace = "0af7651916cd43dd8448eb211c80319c";
+  const std::string span = "b7ad6b7169203331";
+  const auto parsed = parse_traceparent("00-" + trace + "-" + span + "-01");
+  ASSERT_TRUE(parsed.has_value());
+  EXPECT_EQ(parsed->trace_id, trace);
+  EXPECT_EQ(parsed->span_id, span);
+  EXPECT_EQ(parsed->flags, 1);
+  // A later version may say more; what is known of it holds.
+  EXPECT_TRUE(parse_traceparent("cc-" + trace + "-" + span + "-ff-what-comes-later").has_value());
+  for (const std::string& bad :
+       {std::string(), std::string("00"), "ff-" + trace + "-" + span + "-01",
+        "00-" + trace + "-" + span, "00-" + trace + "-" + span + "-01-more",
+        "00-" + trace + "-" + span + "-0g", "00-" + trace + "-0000000000000000-01",
+        "00-" + std::string(32, '0') + "-" + span + "-01",
+        "00-0AF7651916CD43DD8448EB211C80319C-" + span + "-01",
+        "00_" + trace + "-" + span + "-01"}) {
+    EXPECT_FALSE(parse_traceparent(bad).has_value()) << bad;
+  }
+}
+
+TEST(TraceContextTest, AChildKeepsTheTraceAndHasASpanOfItsOwn) {
+  const auto parent = parse_traceparent("cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-ff");
+  ASSERT_TRUE(parent.has_value());
+  EXPECT_EQ(to_traceparent(child_of(*parent, 0x1234)),
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000001234-01");
+  // No span is named by zeros alone.
+  EXPECT_TRUE(parse_traceparent(to_traceparent(child_of(*parent, 0))).has_value());
 }
 
 TEST(FlagsTest, EnvironmentAndWrongValues) {

@@ -61,6 +61,7 @@ class Simulation {
     }
     check(outcome, true);
     outcome.num_streams = static_cast<int>(calls_.size());
+    for (const auto& [address, link] : world_.links) outcome.num_followed += link->num_followed();
     for (const auto& call : calls_) {
       outcome.num_resumes += call->num_resumes();
       if (outcome.error.empty()) outcome.error = call->verdict();

@@ -1,5 +1,5 @@
-// Fleet simulation: the production relay, queue, retry rules, session state, routing policy and
-// scheduler under a random load and random faults from one seed. Only the wire, the clock and the
+// Fleet simulation: the production relay, queue, retry rules, link and session states, routing
+// policy and scheduler under a random load and random faults from one seed. Only the wire, the clock and the
 // device are doubles. Every stream is compared with what an undisturbed run gives.
 #pragma once
 
@@ -21,6 +21,7 @@ enum class Defect : uint8_t {
   kCrossedFingerprint,  // a stream goes on at whatever replica is ready
   kOtherSeed,           // a resumed stream draws from another seed
   kUnwatchedSilence,    // a silent session is never given up
+  kDeafPredecessor,     // what a session says that another one follows is not heard
 };
 
 struct Outcome {
@@ -28,6 +29,7 @@ struct Outcome {
   int num_streams = 0;
   int num_resumes = 0;
   int num_crashes = 0;
+  int num_followed = 0;  // sessions that another one followed
 };
 
 // Runs one seed to its end.

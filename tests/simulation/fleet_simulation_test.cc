@@ -14,6 +14,7 @@ TEST(FleetSimulation, NoStreamIsLostUnderAnyOfTheSeeds) {
   int num_streams = 0;
   int num_resumes = 0;
   int num_crashes = 0;
+  int num_followed = 0;
   uint64_t first = 1;
   uint64_t last = LCKV_FLEET_SIMULATION_COUNT;
   if (const char* given = std::getenv("LCKV_SIMULATION_COUNT")) {
@@ -28,11 +29,13 @@ TEST(FleetSimulation, NoStreamIsLostUnderAnyOfTheSeeds) {
     num_streams += outcome.num_streams;
     num_resumes += outcome.num_resumes;
     num_crashes += outcome.num_crashes;
+    num_followed += outcome.num_followed;
   }
   std::cout << num_streams << " calls, " << num_crashes << " crashes, " << num_resumes
-            << " resumes\n";
+            << " resumes, " << num_followed << " sessions followed by another\n";
   // A fleet in which nothing happens would prove nothing.
   EXPECT_GT(num_resumes, static_cast<int>(last - first));
+  EXPECT_GT(num_followed, static_cast<int>(last - first));
 }
 
 class PlantedDefect : public ::testing::TestWithParam<Defect> {};
@@ -52,7 +55,8 @@ INSTANTIATE_TEST_SUITE_P(All, PlantedDefect,
                                            Defect::kStaleDelivery, Defect::kLostCancel,
                                            Defect::kLostContinue, Defect::kForgottenOrphan,
                                            Defect::kDoubleCredit, Defect::kCrossedFingerprint,
-                                           Defect::kOtherSeed, Defect::kUnwatchedSilence));
+                                           Defect::kOtherSeed, Defect::kUnwatchedSilence,
+                                           Defect::kDeafPredecessor));
 
 }  // namespace
 }  // namespace lckv::fleet_simulation

@@ -63,23 +63,26 @@ SimulatedLeader::SimulatedLeader(std::string replica_id, std::string fingerprint
   scheduler_ = std::make_unique<Scheduler>(options, std::move(passes));
 }
 
-internal::v1::Load SimulatedLeader::load() {
+internal::v1::Load SimulatedLeader::load(Session& session) {
   const SchedulerLoad now = scheduler_->load();
   internal::v1::Load load;
   load.set_step(step_);
   load.set_step_microseconds(1000);
   load.set_num_running(static_cast<uint32_t>(now.num_running));
   load.set_num_waiting(static_cast<uint32_t>(now.num_waiting));
-  load.set_num_taken(num_taken_);
+  load.set_num_taken(session.num_taken);
   load.set_draining(draining_);
   load.set_moving(moving_);
-  if (!draining_)
-    load.set_credit(static_cast<uint32_t>(std::max(kMaxWaiting - now.num_waiting, 0)));
-  promised_ = std::max(promised_, num_taken_ + load.credit());
+  const int32_t room = kMaxWaiting - now.num_waiting;
+  if (!draining_ && room > 0) {
+    const auto sessions = static_cast<int32_t>(sessions_.size());
+    load.set_credit(static_cast<uint32_t>(std::max(room / sessions, 1)));
+  }
+  session.promised = std::max(session.promised, session.num_taken + load.credit());
   return load;
 }
 
-WorkerFrame SimulatedLeader::hello() {
+WorkerFrame SimulatedLeader::open(uint64_t session) {
   WorkerFrame frame;
   internal::v1::Hello& hello = *frame.mutable_hello();
   hello.set_replica_id(replica_id_);
@@ -87,17 +90,18 @@ WorkerFrame SimulatedLeader::hello() {
   hello.set_fingerprint(fingerprint_);
   hello.set_vocabulary_size(2000);
   hello.set_max_context_tokens(128);
-  *frame.mutable_load() = load();
+  *frame.mutable_load() = load(sessions_[session]);
   return frame;
 }
 
-void SimulatedLeader::receive(const internal::v1::RouterFrame& frame, absl::Time now,
-                              std::vector<WorkerFrame>& answers) {
-  const auto with = [this](uint64_t handle, auto&& act) {
-    const auto it = handles_.find(handle);
-    if (it != handles_.end()) act(it->second);
+void SimulatedLeader::receive(uint64_t session, const internal::v1::RouterFrame& frame,
+                              absl::Time now, std::vector<Outgoing>& answers) {
+  const auto with = [&](uint64_t handle, auto&& act) {
+    const auto& handles = sessions_.at(session).handles;
+    const auto it = handles.find(handle);
+    if (it != handles.end()) act(it->second);
   };
-  if (frame.has_submit()) submit(frame.submit(), now, answers);
+  if (frame.has_submit()) submit(session, frame.submit(), now, answers);
   if (frame.has_pause()) {
     with(frame.pause().handle(), [this](SequenceId id) { scheduler_->pause(id); });
   }
@@ -107,41 +111,56 @@ void SimulatedLeader::receive(const internal::v1::RouterFrame& frame, absl::Time
   if (frame.has_cancel()) {
     with(frame.cancel().handle(), [this](SequenceId id) {
       scheduler_->cancel(id);
-      handles_.erase(sequences_.at(id).handle);
-      sequences_.erase(id);
+      end(id);
     });
   }
 }
 
-void SimulatedLeader::submit(const internal::v1::Submit& submit, absl::Time now,
-                             std::vector<WorkerFrame>& answers) {
-  if (++num_taken_ > promised_) ++num_unpromised_;
+void SimulatedLeader::end(SequenceId id) {
+  const auto it = sequences_.find(id);
+  sessions_.at(it->second.session).handles.erase(it->second.handle);
+  sequences_.erase(it);
+}
+
+void SimulatedLeader::submit(uint64_t session, const internal::v1::Submit& submit, absl::Time now,
+                             std::vector<Outgoing>& answers) {
+  Session& from = sessions_.at(session);
+  if (++from.num_taken > from.promised) ++num_unpromised_;
   const SequenceId id{next_sequence_++};
   absl::Status status = absl::UnavailableError("drains");
   auto spec = spec_of(submit);
   if (!draining_) status = scheduler_->submit(id, spec, now);
   if (status.ok()) {
-    handles_[submit.handle()] = id;
-    sequences_[id] = {.handle = submit.handle(), .spec = std::move(spec), .generated = {}};
+    from.handles[submit.handle()] = id;
+    sequences_[id] = {.session = session,
+                      .handle = submit.handle(),
+                      .spec = std::move(spec),
+                      .generated = {}};
     return;
   }
-  WorkerFrame& frame = answers.emplace_back();
+  WorkerFrame frame;
   frame.mutable_refused()->set_handle(submit.handle());
   frame.mutable_refused()->set_code(static_cast<int>(status.code()));
-  *frame.mutable_load() = load();
+  *frame.mutable_load() = load(from);
+  answers.push_back({session, std::move(frame)});
 }
 
-void SimulatedLeader::forget_session() {
-  for (const auto& [id, sequence] : sequences_) scheduler_->cancel(id);
-  sequences_.clear();
-  handles_.clear();
-  num_taken_ = promised_ = 0;
+void SimulatedLeader::forget(uint64_t session) {
+  for (auto it = sequences_.begin(); it != sequences_.end();) {
+    if (it->second.session == session) {
+      scheduler_->cancel(it->first);
+      it = sequences_.erase(it);
+    } else {
+      ++it;
+    }
+  }
+  sessions_.erase(session);
 }
 
 void SimulatedLeader::set_draining(bool draining, bool moving) {
   draining_ = draining;
   moving_ = moving;
-  beat_time_ = absl::InfinitePast();
+  for (auto& [number, session] : sessions_) session.beat_time = absl::InfinitePast();
 }
 
 StepResult SimulatedLeader::run(const StepPlan& plan) {
@@ -169,14 +188,15 @@ StepResult SimulatedLeader::run(const StepPlan& plan) {
   return result;
 }
 
-WorkerFrame SimulatedLeader::told(const std::vector<SequenceEvent>& events) {
-  WorkerFrame frame;
-  internal::v1::Step& step = *frame.mutable_step();
-  step.set_step(step_);
+void SimulatedLeader::tell(const std::vector<SequenceEvent>& events,
+                           std::vector<Outgoing>& frames) {
+  std::map<uint64_t, WorkerFrame> of_session;
   for (const SequenceEvent& event : events) {
     const auto it = sequences_.find(event.sequence);
     if (it == sequences_.end()) continue;
     const uint64_t handle = it->second.handle;
+    internal::v1::Step& step = *of_session[it->second.session].mutable_step();
+    step.set_step(step_);
     if (event.kind == SequenceEvent::Kind::kStarted) step.add_started()->set_handle(handle);
     if (event.kind == SequenceEvent::Kind::kToken) {
       step.add_handle(handle);
@@ -186,31 +206,41 @@ WorkerFrame SimulatedLeader::told(const std::vector<SequenceEvent>& events) {
       internal::v1::Finished& finished = *step.add_finished();
       finished.set_handle(handle);
       finished.set_reason(internal::v1::Finished::REASON_MAX_NEW_TOKENS);
-      handles_.erase(handle);
-      sequences_.erase(it);
+      end(event.sequence);
     }
   }
-  return frame;
+  for (auto& [session, frame] : of_session) frames.push_back({session, std::move(frame)});
 }
 
-void SimulatedLeader::turn(absl::Time now, std::vector<WorkerFrame>& frames) {
+void SimulatedLeader::seated(const StepPlan& plan, std::vector<Outgoing>& frames) const {
+  std::map<uint64_t, WorkerFrame> of_session;
+  for (const SeatOpening& opening : plan.opened) {
+    const auto it = sequences_.find(opening.sequence);
+    if (it == sequences_.end()) continue;
+    of_session[it->second.session].mutable_seated()->add_handle(it->second.handle);
+  }
+  for (auto& [session, frame] : of_session) frames.push_back({session, std::move(frame)});
+}
+
+void SimulatedLeader::turn(absl::Time now, std::vector<Outgoing>& frames) {
   const size_t first = frames.size();
   if (const auto plan = scheduler_->plan(now)) {
-    WorkerFrame seated;
-    for (const SeatOpening& opening : plan->opened) {
-      const auto it = sequences_.find(opening.sequence);
-      if (it != sequences_.end()) seated.mutable_seated()->add_handle(it->second.handle);
-    }
-    if (seated.has_seated()) frames.push_back(std::move(seated));
+    seated(*plan, frames);
     const StepResult result = run(*plan);
     ++step_;
-    frames.push_back(told(scheduler_->commit(result, now)));
-  } else if (now - beat_time_ >= absl::Milliseconds(500)) {
-    frames.emplace_back();
+    tell(scheduler_->commit(result, now), frames);
   }
-  if (frames.size() == first) return;
-  beat_time_ = now;
-  for (size_t i = first; i < frames.size(); ++i) *frames[i].mutable_load() = load();
+  for (size_t i = first; i < frames.size(); ++i) {
+    sessions_.at(frames[i].session).beat_time = now;
+  }
+  for (auto& [number, session] : sessions_) {
+    if (now - session.beat_time < absl::Milliseconds(500)) continue;
+    session.beat_time = now;
+    frames.push_back({number, {}});
+  }
+  for (size_t i = first; i < frames.size(); ++i) {
+    *frames[i].frame.mutable_load() = load(sessions_.at(frames[i].session));
+  }
 }
 
 std::string SimulatedLeader::leak() const {

@@ -1,5 +1,5 @@
 // A replica's leader without I/O: the production scheduler over a device that draws each token from
-// the one before it, behind the frames of one session at a time.
+// the one before it, behind the frames of its sessions.
 #pragma once
 
 #include <cstdint>
@@ -23,14 +23,21 @@ class SimulatedLeader {
  public:
   SimulatedLeader(std::string replica_id, std::string fingerprint);
 
-  internal::v1::WorkerFrame hello();
+  struct Outgoing {
+    uint64_t session = 0;
+    internal::v1::WorkerFrame frame;
+  };
+
+  // A session begins, with Hello.
+  internal::v1::WorkerFrame open(uint64_t session);
+  bool knows(uint64_t session) const { return sessions_.contains(session); }
   // Takes the router's frame; what it refuses is answered at once.
-  void receive(const internal::v1::RouterFrame& frame, absl::Time now,
-               std::vector<internal::v1::WorkerFrame>& answers);
+  void receive(uint64_t session, const internal::v1::RouterFrame& frame, absl::Time now,
+               std::vector<Outgoing>& answers);
   // The session ended: so do its sequences.
-  void forget_session();
+  void forget(uint64_t session);
   // One turn of the engine's loop.
-  void turn(absl::Time now, std::vector<internal::v1::WorkerFrame>& frames);
+  void turn(absl::Time now, std::vector<Outgoing>& frames);
   void set_draining(bool draining, bool moving);
   bool moving() const { return moving_; }
 
@@ -41,32 +48,38 @@ class SimulatedLeader {
   int num_unpromised() const { return num_unpromised_; }
 
  private:
+  struct Session {
+    std::unordered_map<uint64_t, SequenceId> handles;
+    uint64_t num_taken = 0;
+    uint64_t promised = 0;  // submits, those taken included
+    absl::Time beat_time = absl::InfinitePast();
+  };
   struct Sequence {
+    uint64_t session = 0;
     uint64_t handle = 0;
     std::shared_ptr<const SequenceSpec> spec;
     std::vector<int32_t> generated;
   };
 
-  void submit(const internal::v1::Submit& submit, absl::Time now,
-              std::vector<internal::v1::WorkerFrame>& answers);
+  void submit(uint64_t session, const internal::v1::Submit& submit, absl::Time now,
+              std::vector<Outgoing>& answers);
+  void seated(const StepPlan& plan, std::vector<Outgoing>& frames) const;
   StepResult run(const StepPlan& plan);
-  internal::v1::WorkerFrame told(const std::vector<SequenceEvent>& events);
-  // What goes out with a frame, and is promised with it.
-  internal::v1::Load load();
+  void tell(const std::vector<SequenceEvent>& events, std::vector<Outgoing>& frames);
+  void end(SequenceId id);
+  // What goes out with a session's frame, and is promised with it.
+  internal::v1::Load load(Session& session);
 
   const std::string replica_id_;
   const std::string fingerprint_;
   std::unique_ptr<Scheduler> scheduler_;
   std::map<SequenceId, Sequence> sequences_;
-  std::unordered_map<uint64_t, SequenceId> handles_;
+  std::map<uint64_t, Session> sessions_;
   std::map<SeatId, SequenceId> seats_;
   uint64_t next_sequence_ = 1;
-  uint64_t num_taken_ = 0;
   uint64_t step_ = 0;
-  absl::Time beat_time_ = absl::InfinitePast();
   bool draining_ = false;
   bool moving_ = false;
-  uint64_t promised_ = 0;  // submits of this session, those taken included
   int num_unpromised_ = 0;
 };
 

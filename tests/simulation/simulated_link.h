@@ -1,19 +1,19 @@
-// The router's link to a simulated leader: the production session state behind a wire that delays,
-// and that breaks with what was on it.
+// The router's link to a simulated leader: the production link state behind a wire that delays, and
+// that breaks with what was on it.
 #pragma once
 
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
-#include <optional>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "router/fleet/link_state.h"
 #include "router/fleet/replica_set.h"
-#include "router/fleet/session_state.h"
 #include "tests/simulation/fleet_simulation.h"
 #include "tests/simulation/simulated_leader.h"
 
@@ -30,7 +30,7 @@ class SimulatedLink {
   // Faults.
   void crash(absl::Time now);
   void stall(absl::Time until) { stalled_until_ = until; }
-  void cut();  // the connection alone
+  void cut();  // the connections alone
   void set_draining(bool draining, bool moving);
 
   // The router's side.
@@ -41,19 +41,31 @@ class SimulatedLink {
   void move_streams();
   ReplicaView view(absl::Time now) const;
 
+  int num_followed() const { return num_followed_; }  // sessions that another one followed
   // Broken promises of the leader's side; empty: none.
   std::string complaint(bool at_end) const;
 
  private:
   template <class Frame>
   using Wire = std::deque<std::pair<absl::Time, Frame>>;
+  // A session's connection.
+  struct Connection {
+    bool broken = false;  // what is left on the wire arrives, then the session ends
+    Wire<internal::v1::RouterFrame> to_leader;
+    Wire<internal::v1::WorkerFrame> to_router;
+  };
 
-  void send(internal::v1::RouterFrame frame, absl::Time now);
-  void lose_session(absl::Time now);
-  void with_late_frame(const std::function<void()>& take_away);
+  bool answers(absl::Time now) const { return leader_ != nullptr && now >= stalled_until_; }
+  void run_leader(absl::Time now);
+  void run_router(absl::Time now);
+  void connect(uint64_t session);
+  void disconnect(uint64_t session);
+  void send(std::vector<LinkState::Outgoing> frames);
+  void send(SimulatedLeader::Outgoing outgoing, absl::Time now);
+  void receive(uint64_t session, internal::v1::WorkerFrame frame, absl::Time now);
+  void with_late_frame(uint64_t session, const std::function<void()>& take_away);
   static void tell(const SessionState::Received& received, const internal::v1::WorkerFrame& frame);
-  void deliver_to_router(absl::Time now);
-  void deliver_to_leader(absl::Time now);
+  void lose(std::vector<LinkState::Route> orphans, LossKind kind);
   absl::Time arrival(absl::Time now, absl::Time last);
 
   const std::string address_;
@@ -65,16 +77,10 @@ class SimulatedLink {
   int num_lives_ = 0;
   absl::Time restart_time_;
   absl::Time stalled_until_ = absl::InfinitePast();
-  bool open_ = false;    // the leader knows the session
-  bool broken_ = false;  // what is left on the wire arrives, then the session ends
-  Wire<internal::v1::RouterFrame> to_leader_;
-  Wire<internal::v1::WorkerFrame> to_router_;
-
-  std::optional<SessionState> session_;
-  std::shared_ptr<const ModelInfo> model_;
-  absl::Time connect_time_ = absl::InfinitePast();
+  std::map<uint64_t, Connection> connections_;  // by session
+  LinkState state_;
   absl::Time now_;
-  uint64_t next_handle_ = 1;
+  int num_followed_ = 0;
 };
 
 }  // namespace lckv::fleet_simulation

@@ -49,7 +49,7 @@ class PlanText {
   }
   void put_float(float value) { put("f", std::bit_cast<uint32_t>(value)); }
   void put_spec(const SequenceSpec& spec) {
-    put(spec.request_id, spec.tenant, spec.prefix_salt, spec.skip_prefix_cache, spec.priority,
+    put(spec.request_id, spec.traceparent, spec.tenant, spec.prefix_salt, spec.skip_prefix_cache, spec.priority,
         spec.continued, spec.max_new_tokens, spec.max_is_context, spec.min_new_tokens,
         spec.num_logprobs.value_or(-7), spec.num_prompt_logprobs.value_or(-7),
         static_cast<int>(spec.prefill_mode));
@@ -137,6 +137,7 @@ class RandomPlan {
   PlanSpan span() { return {number(), number()}; }
   SequenceSpec spec() {
     SequenceSpec spec{.request_id = std::to_string(random_()),
+                      .traceparent = std::to_string(random_()),
                       .tenant = std::to_string(random_()),
                       .prefix_salt = std::to_string(random_()),
                       .skip_prefix_cache = random_() % 2 == 0,

@@ -47,10 +47,11 @@ void write_sampling(const SamplingSpec& sampling, wire::SequenceSampling& to) {
 }
 
 void write_spec(const SequenceSpec& spec, wire::Sequence& to) {
-  const auto& [request_id, tenant, prefix_salt, skip_prefix_cache, priority, continued, prompt,
+  const auto& [request_id, traceparent, tenant, prefix_salt, skip_prefix_cache, priority, continued, prompt,
                resumed, sampling, max_new_tokens, max_is_context, min_new_tokens, eos_token_ids,
                stop_token_ids, num_logprobs, num_prompt_logprobs, prefill_mode] = spec;
   to.set_request_id(request_id);
+  to.set_traceparent(traceparent);
   to.set_tenant(tenant);
   to.set_prefix_salt(prefix_salt);
   to.set_skip_prefix_cache(skip_prefix_cache);
@@ -139,6 +140,7 @@ absl::StatusOr<std::shared_ptr<const SequenceSpec>> read_spec(const wire::Sequen
   if (!sampling.ok()) return sampling.status();
   auto spec = std::make_shared<SequenceSpec>();
   *spec = {.request_id = from.request_id(),
+           .traceparent = from.traceparent(),
            .tenant = from.tenant(),
            .prefix_salt = from.prefix_salt(),
            .skip_prefix_cache = from.skip_prefix_cache(),

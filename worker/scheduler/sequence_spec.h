@@ -26,7 +26,8 @@ struct SamplingSpec {
 enum class PrefillMode : uint8_t { kExact, kIterated };
 
 struct SequenceSpec {
-  std::string request_id;          // for logs
+  std::string request_id;          // for logs, as the next
+  std::string traceparent;         // W3C Trace Context of the router's span; empty: none
   std::string tenant;              // fairness key; tenants share no KV blocks
   std::string prefix_salt;         // neither do requests of different salts
   bool skip_prefix_cache = false;  // neither reads nor writes shared KV blocks

@@ -43,6 +43,21 @@ Load EngineService::load_of(const Link& link, absl::Time now) const {
   return load;
 }
 
+void EngineService::log_end(const SequenceEnd& end) {
+  if (log_ != nullptr) log_->write("sequence", describe(end));
+}
+
+// Whoever asked for it wants no more of it.
+void EngineService::drop(SequenceId id, absl::string_view reason) {
+  const Sequence& sequence = sequences_.at(id);
+  log_end({.spec = *sequence.spec,
+           .times = sequence.times,
+           .reason = reason,
+           .now = absl::Now()});
+  metrics_->cancelled();
+  erase(id);
+}
+
 void EngineService::sort_event(const SequenceEvent& event, absl::Time now, StepFrames& frames) {
   Sequence& sequence = sequences_.at(event.sequence);
   switch (event.kind) {
@@ -62,6 +77,12 @@ void EngineService::sort_event(const SequenceEvent& event, absl::Time now, StepF
       metrics_->finished(sequence.times, *sequence.spec, event, now);
       if (sequence.times.started <= now) seats_.ended(now - sequence.times.started);
       frames.finished(sequence.handle, event);
+      log_end({.spec = *sequence.spec,
+               .times = sequence.times,
+               .reason = name_of(event.reason),
+               .now = now,
+               .num_prefill_walks = event.num_prefill_walks,
+               .num_preemptions = event.num_preemptions});
       erase(event.sequence);
       break;
   }
@@ -86,7 +107,10 @@ void EngineService::sort_events(const StepReport& report, absl::Time now,
     if (of_session == nullptr) continue;
     absl::Status status = refusal.status;
     if (absl::IsInvalidArgument(status)) status = with_field(status, "prompt", status.message());
-    of_session->refused(sequences_.at(refusal.sequence).handle, status);
+    const Sequence& sequence = sequences_.at(refusal.sequence);
+    of_session->refused(sequence.handle, status);
+    log_end(
+        {.spec = *sequence.spec, .times = sequence.times, .reason = "refused", .now = now});
     erase(refusal.sequence);
   }
 }

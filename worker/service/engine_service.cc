@@ -18,8 +18,9 @@ using internal::v1::WorkerFrame;
 
 }  // namespace
 
-EngineService::EngineService(const ServiceOptions& options, WorkerMetrics* metrics)
-    : options_(options), metrics_(metrics) {}
+EngineService::EngineService(const ServiceOptions& options, WorkerMetrics* metrics,
+                             RequestLog* log)
+    : options_(options), metrics_(metrics), log_(log) {}
 
 grpc::ServerBidiReactor<RouterFrame, WorkerFrame>* EngineService::Session(
     grpc::CallbackServerContext* call) {
@@ -198,8 +199,7 @@ void EngineService::cancel(uint64_t session, uint64_t handle) {
     const auto it = link->second.handles.find(handle);
     if (it == link->second.handles.end()) return;
     id = it->second;
-    erase(id);
-    metrics_->cancelled();
+    drop(id, "cancelled");
   }
   post_cancels({id});
 }
@@ -237,10 +237,7 @@ void EngineService::forget_session(uint64_t session) {
     const auto link = links_.find(session);
     if (link == links_.end()) return;
     for (const auto& [handle, id] : link->second.handles) cancelled.push_back(id);
-    for (const SequenceId id : cancelled) {
-      erase(id);
-      metrics_->cancelled();
-    }
+    for (const SequenceId id : cancelled) drop(id, "session_ended");
     links_.erase(session);
   }
   post_cancels(std::move(cancelled));

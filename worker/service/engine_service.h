@@ -18,6 +18,7 @@
 #include "lckv/internal/v1/engine.grpc.pb.h"
 #include "worker/engine/engine.h"
 #include "worker/service/seat_rate.h"
+#include "worker/service/sequence_log.h"
 #include "worker/service/session.h"
 #include "worker/service/step_frames.h"
 #include "worker/service/submit_check.h"
@@ -37,8 +38,8 @@ class EngineService final : public internal::v1::Engine::CallbackService {
  public:
   using Post = std::function<absl::Status(EngineCommand)>;
 
-  // `metrics` outlives the service.
-  EngineService(const ServiceOptions& options, WorkerMetrics* metrics);
+  // `metrics` and `log` outlive the service. Without a log nothing is said of sequences that end.
+  EngineService(const ServiceOptions& options, WorkerMetrics* metrics, RequestLog* log = nullptr);
 
   grpc::ServerBidiReactor<internal::v1::RouterFrame, internal::v1::WorkerFrame>* Session(
       grpc::CallbackServerContext* call) override;
@@ -98,6 +99,8 @@ class EngineService final : public internal::v1::Engine::CallbackService {
 
   // With the lock held:
   void erase(SequenceId sequence);
+  void log_end(const SequenceEnd& end);
+  void drop(SequenceId sequence, absl::string_view reason);
   void sort_events(const StepReport& report, absl::Time now,
                    std::unordered_map<uint64_t, StepFrames>& frames);
   void sort_event(const SequenceEvent& event, absl::Time now, StepFrames& frames);
@@ -105,6 +108,7 @@ class EngineService final : public internal::v1::Engine::CallbackService {
 
   const ServiceOptions options_;
   WorkerMetrics* const metrics_;
+  RequestLog* const log_;
 
   mutable std::mutex mutex_;                  // guards everything below
   std::unordered_map<uint64_t, Link> links_;  // by session

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "rpc/status_mapping.h"
+#include "rpc/trace_context.h"
 
 namespace lckv {
 namespace {
@@ -179,6 +180,7 @@ absl::StatusOr<std::shared_ptr<const SequenceSpec>> check_submit(const internal:
                                       " staging rows that an iterated prompt needs at once"));
   }
   spec->request_id = submit.request_id();
+  if (parse_traceparent(submit.traceparent())) spec->traceparent = submit.traceparent();
   spec->tenant = submit.tenant();
   spec->prefix_salt = submit.prefix_salt();
   spec->skip_prefix_cache = submit.skip_prefix_cache();

@@ -169,6 +169,7 @@ void WorkerMetrics::make_engine_metrics() {
                         "Rows times walks spent on prompts in cyclic groups.");
   prompt_rows_ = &counter("lckv_prefill_rows_settled_total", "Prompt rows that were settled.");
   steps_ = &counter("lckv_step_total", "Steps run.");
+  row_layers_ = &counter("lckv_step_row_layers_total", "Rows of steps times the layers they ran.");
   step_age_ = &gauge("lckv_step_age_seconds",
                      "How long work has waited without a step; 0 where none waits.");
   batch_size_ = &histogram("lckv_batch_size", "Tokens sampled in a step.", batch_edges());
@@ -192,6 +193,12 @@ void WorkerMetrics::set_geometry(const KvGeometry& geometry) {
       .Set(geometry.bytes_per_token);
   gauge("lckv_kv_capacity_tokens", "Tokens that the KV pool holds.")
       .Set(static_cast<double>(geometry.capacity_tokens));
+
+  gauge("lckv_step_budget_row_layers", "Most rows times layers that a step may run.")
+      .Set(static_cast<double>(geometry.max_row_layers));
+  const std::string limit = "Most sequences that may run, or wait, at once.";
+  gauge("lckv_limit", limit, {{"of", "running"}}).Set(geometry.max_running);
+  gauge("lckv_limit", limit, {{"of", "waiting"}}).Set(geometry.max_waiting);
 
   const Edges edges = token_count_edges(geometry.max_context);
   request_prompt_ = &histogram("vllm:request_prompt_tokens", "Prompt tokens of a sequence.", edges);
@@ -236,6 +243,7 @@ void WorkerMetrics::observe(const StepReport& report) {
   last_load_ = load;
   last_step_ = report.step;
   if (!report.ran_step) return;
+  row_layers_->Increment(static_cast<double>(report.num_row_layers));
   iteration_tokens_->Observe(report.num_rows);
   batch_size_->Observe(report.num_sampled);
   const StepTimes& times = report.times;

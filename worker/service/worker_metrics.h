@@ -38,6 +38,9 @@ struct KvGeometry {
   int32_t num_layers = 0;
   int32_t num_cached_layers = 0;
   int32_t max_context = 0;  // tokens
+  int64_t max_row_layers = 0;  // of a step
+  int32_t max_running = 0;     // sequences, as the next
+  int32_t max_waiting = 0;
 };
 
 class WorkerMetrics {
@@ -101,6 +104,7 @@ class WorkerMetrics {
   prometheus::Counter* row_walks_;
   prometheus::Counter* prompt_rows_;
   prometheus::Counter* steps_;
+  prometheus::Counter* row_layers_;
   prometheus::Counter* stopped_;
   prometheus::Counter* length_;
   prometheus::Counter* aborted_;
