@@ -150,6 +150,9 @@ std::optional<int> parse_router_config(int argc, const char* const* argv, Router
       ->group("Shutdown");
   add_logging_flags(app, config.logging);
   if (const auto code = parse_flags(app, argc, argv)) return code;
+  // Whether anything is known of the model or not, a call waits equally long.
+  config.router.call.max_wait_for_model = config.router.queue.max_wait_for_ready;
+  config.router.call.max_parked = config.router.queue.max_calls;
   if (const absl::Status status = check_router_config(config); !status.ok()) {
     std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
     return kUsageExitCode;

@@ -35,12 +35,12 @@ int run(const RouterConfig& config, ShutdownSignal& shutdown) {
   auto router =
       Router::start(config.router, [&health](bool ready) { (*health)->set_ready(ready); });
   if (!router.ok()) return report(router.status());
-  auto metrics = MetricsServer::start(
-      {.host = host,
-       .port = config.metrics_port,
-       .certificates = {{"tls", config.router.tls.certificate},
-                        {"worker_tls", config.router.worker_tls.certificate}}},
-      (*router)->metrics().registry());
+  auto metrics =
+      MetricsServer::start({.host = host,
+                            .port = config.metrics_port,
+                            .certificates = {{"tls", config.router.tls.certificate},
+                                             {"worker_tls", config.router.worker_tls.certificate}}},
+                           (*router)->metrics().registry());
   if (!metrics.ok()) return report(metrics.status());
   spdlog::info("lckv-router {} listens: gRPC {}, health {}, metrics http://{}/metrics",
                LCKV_VERSION, host_port(host, (*router)->port()), host_port(host, (*health)->port()),

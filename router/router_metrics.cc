@@ -24,15 +24,7 @@ constexpr std::array<const char*, 3> kMethods = {"Generate", "Tokenize", "Detoke
 constexpr std::array<const char*, 4> kStages = {"parse", "tokenize", "route", "detokenize"};
 constexpr std::array<const char*, 6> kStates = {"connecting", "loading",      "ready",
                                                 "draining",   "unresponsive", "lost"};
-constexpr std::array<absl::StatusCode, 9> kRejections = {absl::StatusCode::kInvalidArgument,
-                                                         absl::StatusCode::kNotFound,
-                                                         absl::StatusCode::kFailedPrecondition,
-                                                         absl::StatusCode::kResourceExhausted,
-                                                         absl::StatusCode::kUnavailable,
-                                                         absl::StatusCode::kUnimplemented,
-                                                         absl::StatusCode::kInternal,
-                                                         absl::StatusCode::kDeadlineExceeded,
-                                                         absl::StatusCode::kUnknown};
+constexpr std::array<const char*, 2> kTenantLimits = {"concurrent_requests", "tokens_per_minute"};
 
 prometheus::Family<prometheus::Counter>& counter(prometheus::Registry& registry, const char* name,
                                                  const char* help) {
@@ -102,8 +94,10 @@ RouterMetrics::RouterMetrics(const std::string& policy, const RouterLimits& limi
   for (const char* reason : {"at_once", "after_wait"}) {
     routes_.Add({{"policy", policy_}, {"reason", reason}});
   }
-  for (const absl::StatusCode code : kRejections) {
-    rejected_.Add({{"reason", lower(code_name(code))}});
+  for (int code = 1; code <= 16; ++code) {
+    const auto reason = static_cast<absl::StatusCode>(code);
+    if (reason == absl::StatusCode::kCancelled) continue;
+    rejected_.Add({{"reason", lower(code_name(reason))}});
   }
   for (const char* reason : {"slow_reader", "poison"}) rejected_.Add({{"reason", reason}});
   auto& limit = gauge(*registry_, "lckv_router_limit", "Most calls that may wait, or be open");
@@ -179,6 +173,10 @@ void RouterMetrics::count_route(bool waited) {
 
 void RouterMetrics::set_tenant_running(const std::string& tenant, int64_t count) {
   tenant_running_.Add({{"tenant", tenant}}).Set(static_cast<double>(count));
+  for (const char* limit : kTenantLimits) {
+    tenant_rejected_.Add({{"tenant", tenant}, {"limit", limit}});
+  }
+  tenant_tokens_.Add({{"tenant", tenant}});
 }
 
 void RouterMetrics::count_tenant_rejected(const std::string& tenant, const char* limit) {

@@ -78,6 +78,8 @@ absl::Status TenantGate::take(const std::string& content) {
   if (!table.ok()) return table.status();
   std::lock_guard lock(mutex_);
   table_ = *std::move(table);
+  running_.try_emplace("other", 0);
+  for (const auto& [tenant, limits] : table_.tenants) running_.try_emplace(tenant, 0);
   return absl::OkStatus();
 }
 

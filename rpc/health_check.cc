@@ -31,8 +31,7 @@ int check_health(const std::string& host, uint16_t port) {
     std::fprintf(stderr, "not ready: %s: %s\n", address.c_str(), status.error_message().c_str());
     return 1;
   }
-  const bool serving =
-      response.status() == grpc::health::v1::HealthCheckResponse::SERVING;
+  const bool serving = response.status() == grpc::health::v1::HealthCheckResponse::SERVING;
   std::printf("%s: %s\n", serving ? "ready" : "not ready", address.c_str());
   return serving ? 0 : 1;
 }

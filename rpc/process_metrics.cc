@@ -68,8 +68,7 @@ std::vector<MetricFamily> ProcessMetrics::Collect() const {
     gauge("process_threads", "Threads.", stat_field(fields, 20));
     gauge("process_start_time_seconds", "Start of the process since the epoch.",
           boot_time() + stat_field(fields, 22) / ticks);
-    gauge("process_resident_memory_bytes", "Resident memory.",
-          stat_field(fields, 24) * page_bytes);
+    gauge("process_resident_memory_bytes", "Resident memory.", stat_field(fields, 24) * page_bytes);
   }
   std::error_code error;
   double open = 0;

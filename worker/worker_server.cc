@@ -49,12 +49,12 @@ absl::Status WorkerServer::listen(const WorkerConfig& config) {
       {.host = config.host, .port = config.health_port, .services = {kServiceName}});
   if (!health.ok()) return health.status();
   health_ = *std::move(health);
-  auto metrics_server = MetricsServer::start(
-      {.host = config.host,
-       .port = config.metrics_port,
-       .certificates = {{"tls", config.tls.certificate},
-                        {"rank_tls", config.rank_tls.files.certificate}}},
-      metrics_.registry());
+  auto metrics_server =
+      MetricsServer::start({.host = config.host,
+                            .port = config.metrics_port,
+                            .certificates = {{"tls", config.tls.certificate},
+                                             {"rank_tls", config.rank_tls.files.certificate}}},
+                           metrics_.registry());
   if (!metrics_server.ok()) return metrics_server.status();
   metrics_server_ = *std::move(metrics_server);
   enable_reflection();

@@ -22,7 +22,8 @@ namespace lckv {
 
 class WorkerServer {
  public:
-  // Listens; not ready yet. `log` outlives it. Errors: Unavailable or InvalidArgument naming the port.
+  // Listens; not ready yet. `log` outlives it. Errors: Unavailable or InvalidArgument naming the
+  // port.
   static absl::StatusOr<std::unique_ptr<WorkerServer>> open(const WorkerConfig& config,
                                                             RequestLog& log);
 

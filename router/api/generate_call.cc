@@ -1,5 +1,6 @@
 #include "router/api/generate_call.h"
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <utility>
@@ -40,9 +41,13 @@ void GenerateCall::start(const v1::GenerateRequest& request) {
     refuse(with_retry(absl::ResourceExhaustedError("too many requests at once"), absl::Seconds(1)));
     return;
   }
+  begin(request);
+}
+
+void GenerateCall::begin(const v1::GenerateRequest& request) {
   absl::StatusOr<GenerateSpec> spec = check(request);
   if (!spec.ok()) {
-    refuse(spec.status());
+    if (!park(request)) refuse(spec.status());
     return;
   }
   auto relay = std::make_unique<Relay>(*std::move(spec), environment_.options.relay, arrival_);
@@ -91,20 +96,8 @@ absl::StatusOr<GenerateSpec> GenerateCall::check(const v1::GenerateRequest& requ
                       "is not the bearer token's");
   }
   if (absl::Status status = check_request(request); !status.ok()) return status;
-  const auto set = environment_.fleet.snapshot();
-  auto model = find_model(*set, request.model());
+  auto model = model_for(request);
   if (!model.ok()) return model.status();
-  const std::string name = (*model)->hello.model();
-  {
-    std::lock_guard lock(mutex_);
-    model_name_ = name;
-  }
-  const std::string& fingerprint = request.resume().fingerprint();
-  if (!fingerprint.empty() && !knows_fingerprint(*set, name, fingerprint)) {
-    return with_field(absl::FailedPreconditionError(
-                          "resume.fingerprint: no replica has the interrupted call's fingerprint"),
-                      "resume.fingerprint", "no replica has it");
-  }
   environment_.metrics.observe_overhead(OverheadStage::kParse, seconds_since(arrival_));
   const absl::Time before = absl::Now();
   auto spec = make_spec(request, *std::move(model), random_number());
@@ -118,6 +111,33 @@ absl::StatusOr<GenerateSpec> GenerateCall::check(const v1::GenerateRequest& requ
   }
   if (absl::Status status = admit(*spec); !status.ok()) return status;
   return spec;
+}
+
+absl::StatusOr<std::shared_ptr<const ModelInfo>> GenerateCall::model_for(
+    const v1::GenerateRequest& request) {
+  const auto set = environment_.fleet.snapshot();
+  auto model = find_model(*set, request.model());
+  const auto& expected = set->expected_models;
+  {
+    std::lock_guard lock(mutex_);
+    lacks_model_ = false;
+    if (model.ok()) {
+      model_name_ = (*model)->hello.model();
+    } else if (std::find(expected.begin(), expected.end(), request.model()) != expected.end()) {
+      model_name_ = request.model();
+    } else if (request.model().empty() && expected.size() == 1) {
+      model_name_ = expected.front();
+    }
+    lacks_model_ = absl::IsUnavailable(model.status()) && !model_name_.empty();
+  }
+  if (!model.ok()) return model.status();
+  const std::string& fingerprint = request.resume().fingerprint();
+  if (!fingerprint.empty() && !knows_fingerprint(*set, (*model)->hello.model(), fingerprint)) {
+    return with_field(absl::FailedPreconditionError(
+                          "resume.fingerprint: no replica has the interrupted call's fingerprint"),
+                      "resume.fingerprint", "no replica has it");
+  }
+  return model;
 }
 
 // Holds the call against its tenant's limits; what it takes is given back in close().
@@ -193,13 +213,16 @@ void GenerateCall::on_lost(ChoiceAttempt attempt, LossKind kind, const absl::Sta
 void GenerateCall::end(const absl::Status& why) {
   {
     std::lock_guard lock(mutex_);
-    if (phase_ != Phase::kOpen || relay_ == nullptr) return;
+    if (phase_ != Phase::kOpen) return;
+    if (parked_) parked_->failure = why;
+    if (relay_ == nullptr) return;
     relay_->fail(why, false);
   }
   pump();
 }
 
 void GenerateCall::tick(absl::Time now) {
+  look_at_parked(now);
   {
     std::lock_guard lock(mutex_);
     if (phase_ != Phase::kOpen || !write_issued_ || relay_ == nullptr) return;
@@ -226,7 +249,7 @@ void GenerateCall::OnCancel() {
     std::lock_guard lock(mutex_);
     if (phase_ != Phase::kOpen) return;
     cancelled_ = true;
-    if (relay_ == nullptr) return;  // start() sees it
+    if (relay_ == nullptr) return;  // begin() or tick() sees it
     const bool late = absl::FromChrono(context_.deadline()) <= absl::Now();
     environment_.metrics.count_cancelled(late);
     relay_->fail(late ? absl::DeadlineExceededError("the deadline passed")

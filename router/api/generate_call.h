@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "grpcpp/alarm.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/server_callback.h"
 #include "lckv/v1/inference.pb.h"
@@ -23,13 +24,16 @@
 #include "router/router_metrics.h"
 #include "router/tenants.h"
 #include "rpc/logging.h"
-#include "rpc/trace_context.h"
+#include "rpc/trace_span.h"
 
 namespace lckv {
 
 struct CallOptions {
   RelayOptions relay;
   size_t max_concurrent_requests = 4096;
+  // Calls that may wait for a first replica of their model, and for how long.
+  size_t max_parked = 1024;
+  absl::Duration max_wait_for_model = absl::ZeroDuration();
   // How long one write may wait for a client that does not read.
   absl::Duration slow_reader_timeout = absl::Seconds(30);
 };
@@ -45,6 +49,7 @@ struct CallEnvironment {
   const Access& access;
   TenantGate& tenants;
   RequestLog& log;
+  std::atomic<size_t> num_parked = 0;
   std::atomic<uint64_t> next_ticket = 0;
 };
 
@@ -61,7 +66,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   GenerateCall(CallEnvironment& environment, grpc::CallbackServerContext& context);
 
   void start(const v1::GenerateRequest& request);
-  // Looks after a client that does not read.
+  // Looks after a client that does not read, and whether what the call waits for is there.
   void tick(absl::Time now);
   // Ends the call with an error, after what waits for the reader.
   void end(const absl::Status& why);
@@ -80,7 +85,20 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
  private:
   enum class Phase { kOpen, kFinished };  // kFinished: Finish was called or is about to be
 
+  // A call of a model that is expected, but of which nothing is known yet.
+  struct Parked {
+    v1::GenerateRequest request;
+    absl::Time until;
+    absl::Status failure;  // ends the wait
+    bool waking = false;
+  };
+
+  void begin(const v1::GenerateRequest& request);
+  bool park(const v1::GenerateRequest& request);
+  void look_at_parked(absl::Time now);
+  void wake();
   absl::StatusOr<GenerateSpec> check(const v1::GenerateRequest& request);
+  absl::StatusOr<std::shared_ptr<const ModelInfo>> model_for(const v1::GenerateRequest& request);
   absl::Status admit(GenerateSpec& spec);
   void refuse(const absl::Status& why);
   void pump();
@@ -103,12 +121,16 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
 
   std::mutex mutex_;  // guards what follows
   std::string request_id_;
-  std::string parent_span_id_;        // the caller's
-  std::optional<TraceContext> trace_;  // ours; nothing where the caller sent none
+  std::string parent_span_id_;         // the caller's
+  std::optional<TraceSpan> trace_;     // ours; nothing where the caller sent none
   std::string replica_;                // address of the last that took a choice
   std::string model_name_;             // of a served model, else empty
   std::optional<std::string> tenant_;  // that let the call in
-  std::unique_ptr<Relay> relay_;       // null: refused before it could be made
+  bool lacks_model_ = false;           // as far as check() came
+  std::optional<Parked> parked_;
+  absl::Time parked_until_ = absl::InfiniteFuture();  // of the first time
+  std::unique_ptr<grpc::Alarm> alarm_;
+  std::unique_ptr<Relay> relay_;  // null: refused before it could be made, or parked
   // By choice, at its newest replica.
   struct Seat {
     std::shared_ptr<SessionLink> link;  // null: at none yet

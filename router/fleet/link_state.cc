@@ -107,8 +107,8 @@ std::vector<LinkState::Route> LinkState::drop(Role role, absl::Time now) {
 
 std::optional<uint64_t> LinkState::submit(const std::shared_ptr<SequenceSink>& sink,
                                           const ModelInfo* model,
-                                          std::vector<internal::v1::Submit> submits,
-                                          absl::Time now, std::vector<Outgoing>& out) {
+                                          std::vector<internal::v1::Submit> submits, absl::Time now,
+                                          std::vector<Outgoing>& out) {
   LCKV_CHECK(!submits.empty());
   const LivePtr& live = live_[kCurrent];
   const uint64_t first = next_handle_;

@@ -45,8 +45,8 @@ class LinkState {
   };
   struct Turn {
     std::vector<Outgoing> beats;
-    uint64_t opening = 0;  // to be connected now; 0: none
-    uint64_t closing = 0;  // to be ended, and not known any more; 0: none
+    uint64_t opening = 0;   // to be connected now; 0: none
+    uint64_t closing = 0;   // to be ended, and not known any more; 0: none
     bool given_up = false;  // because it was silent, or stood still
     absl::Duration silence;
     absl::Duration standstill;

@@ -205,7 +205,8 @@ double gaps_beside(OpenLoad& load, absl::Duration duration,
 }
 
 void isolation(const std::string& router, const Durations& durations) {
-  print_heading("one of two routers of a fleet is stopped; the other's streams, in turns with both");
+  print_heading(
+      "one of two routers of a fleet is stopped; the other's streams, in turns with both");
   Emissions emissions(kNumNumbers);
   const SimulatedFleet fleet(fleet_options(), emissions);
   const RoutedFleet well(router, fleet);

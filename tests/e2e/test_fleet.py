@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 
 import grpc
 import pytest
 
 import api
+import ranks
 import serving
 
 SHORT = {"stopping": {"max_new_tokens": 4, "ignore_eos": True}, "sampling": {"temperature": 0}}
@@ -45,6 +47,8 @@ def test_models_by_file(tmp_path):
         assert api.details(caught.value, api.RetryInfo) is not None
         depth = "lckv_router_queue_depth"
         assert serving.metric(router.metrics_address, depth, model_name="second") == 0
+        refused = {"model_name": "second", "method": "Generate", "code": "UNAVAILABLE"}
+        assert serving.metric(router.metrics_address, "lckv_router_requests_total", **refused) == 1
         with pytest.raises(grpc.RpcError) as caught:
             generate(router.client, "third")
         assert caught.value.code() == grpc.StatusCode.NOT_FOUND
@@ -57,8 +61,11 @@ def test_models_by_file(tmp_path):
         assert {model.name for model in router.client.models()} == {"first", "second"}
         assert generate(router.client, "second").ids == generate(router.client, "first").ids
 
+        stale = "lckv_router_file_stale"
+        assert serving.metric(router.metrics_address, stale, file="models") == 0
         path.write_text("{")
         router.find(r"models.json: no JSON: .*; the models known so far stay")
+        serving.wait_until(lambda: serving.metric(router.metrics_address, stale, file="models") == 1, "stale")
         assert len(generate(router.client, "second").ids) == 4
         second.kill()
         serving.wait_until(lambda: router.num_ready() == 1, "the second model's replica lost")
@@ -68,6 +75,57 @@ def test_models_by_file(tmp_path):
         assert router.log().count("no JSON") == 1
     finally:
         for process in (router, *workers):
+            if process is not None:
+                process.close()
+
+
+def test_calls_wait_for_the_first_replica_of_their_model(tmp_path):
+    path = tmp_path / "models.json"
+    write(path, late=[f"127.0.0.1:{ranks.free_port()}"])
+    router = serving.Router([], "--models", path, "--max-ready-wait", "120s", "--max-queue", 2, "--shutdown-grace", "100ms")
+    worker = None
+
+    def depth():
+        return serving.metric(router.metrics_address, "lckv_router_queue_depth", model_name="late")
+
+    try:
+        made = api.request(text="Once", model="late", stopping={"max_new_tokens": 4, "ignore_eos": True})
+        assert depth() == 0
+        waiting = router.client.stream(made, timeout=100 * serving.SLOWNESS)
+        leaving = router.client.stream(made)
+        serving.wait_until(lambda: depth() == 2, "both wait")
+        with pytest.raises(grpc.RpcError) as caught:
+            router.client.generate(made)  # no room to wait in
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        leaving.cancel()
+        serving.wait_until(lambda: depth() == 1, "one has left")
+        with pytest.raises(grpc.RpcError) as caught:
+            router.client.generate(made, timeout=0.5)
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        serving.wait_until(lambda: depth() == 1, "and so has the second")
+
+        worker = serving.Worker(serving.DEMO, "--dtype", "float32", "--served-model-name", "late")
+        write(path, late=[worker.address])
+        (choice,) = api.collect(waiting).values()
+        assert len(choice.ids) == 4
+        assert depth() == 0
+        # One that still waits when the router ends is told so.
+        worker.kill()
+        write(path, late=[], later=[])
+        made.model = "later"
+        serving.wait_until(lambda: "names 2 models" in router.log(), "the new file")
+        waiting = router.client.stream(made, timeout=100 * serving.SLOWNESS)
+        later = {"model_name": "later"}
+        serving.wait_until(
+            lambda: serving.metric(router.metrics_address, "lckv_router_queue_depth", **later) == 1, "it waits"
+        )
+        router.signal(signal.SIGTERM)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(waiting)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert router.wait() == 0
+    finally:
+        for process in (router, worker):
             if process is not None:
                 process.close()
 

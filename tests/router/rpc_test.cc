@@ -13,7 +13,7 @@
 #include "rpc/metrics_server.h"
 #include "rpc/server_options.h"
 #include "rpc/status_mapping.h"
-#include "rpc/trace_context.h"
+#include "rpc/trace_span.h"
 
 namespace lckv {
 namespace {
@@ -131,7 +131,7 @@ TEST(MetricsServerTest, TakenPortIsAStatus) {
             absl::StatusCode::kUnavailable);
 }
 
-TEST(TraceContextTest, ReadsWhatTheStandardAllows) {
+TEST(TraceSpanTest, ReadsWhatTheStandardAllows) {
   const std::string trace = "0af7651916cd43dd8448eb211c80319c";
   const std::string span = "b7ad6b7169203331";
   const auto parsed = parse_traceparent("00-" + trace + "-" + span + "-01");
@@ -152,7 +152,7 @@ TEST(TraceContextTest, ReadsWhatTheStandardAllows) {
   }
 }
 
-TEST(TraceContextTest, AChildKeepsTheTraceAndHasASpanOfItsOwn) {
+TEST(TraceSpanTest, AChildKeepsTheTraceAndHasASpanOfItsOwn) {
   const auto parent = parse_traceparent("cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-ff");
   ASSERT_TRUE(parent.has_value());
   EXPECT_EQ(to_traceparent(child_of(*parent, 0x1234)),

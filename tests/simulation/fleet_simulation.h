@@ -1,6 +1,6 @@
 // Fleet simulation: the production relay, queue, retry rules, link and session states, routing
-// policy and scheduler under a random load and random faults from one seed. Only the wire, the clock and the
-// device are doubles. Every stream is compared with what an undisturbed run gives.
+// policy and scheduler under a random load and random faults from one seed. Only the wire, the
+// clock and the device are doubles. Every stream is compared with what an undisturbed run gives.
 #pragma once
 
 #include <cstdint>

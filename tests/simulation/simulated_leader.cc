@@ -132,10 +132,8 @@ void SimulatedLeader::submit(uint64_t session, const internal::v1::Submit& submi
   if (!draining_) status = scheduler_->submit(id, spec, now);
   if (status.ok()) {
     from.handles[submit.handle()] = id;
-    sequences_[id] = {.session = session,
-                      .handle = submit.handle(),
-                      .spec = std::move(spec),
-                      .generated = {}};
+    sequences_[id] = {
+        .session = session, .handle = submit.handle(), .spec = std::move(spec), .generated = {}};
     return;
   }
   WorkerFrame frame;

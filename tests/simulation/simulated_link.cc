@@ -88,9 +88,7 @@ void SimulatedLink::run_router(absl::Time now) {
 }
 
 // What is dead refuses; what hangs answers later.
-void SimulatedLink::connect(uint64_t session) {
-  connections_[session].broken = leader_ == nullptr;
-}
+void SimulatedLink::connect(uint64_t session) { connections_[session].broken = leader_ == nullptr; }
 
 void SimulatedLink::disconnect(uint64_t session) {
   connections_.erase(session);

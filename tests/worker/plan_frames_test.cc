@@ -49,9 +49,9 @@ class PlanText {
   }
   void put_float(float value) { put("f", std::bit_cast<uint32_t>(value)); }
   void put_spec(const SequenceSpec& spec) {
-    put(spec.request_id, spec.traceparent, spec.tenant, spec.prefix_salt, spec.skip_prefix_cache, spec.priority,
-        spec.continued, spec.max_new_tokens, spec.max_is_context, spec.min_new_tokens,
-        spec.num_logprobs.value_or(-7), spec.num_prompt_logprobs.value_or(-7),
+    put(spec.request_id, spec.traceparent, spec.tenant, spec.prefix_salt, spec.skip_prefix_cache,
+        spec.priority, spec.continued, spec.max_new_tokens, spec.max_is_context,
+        spec.min_new_tokens, spec.num_logprobs.value_or(-7), spec.num_prompt_logprobs.value_or(-7),
         static_cast<int>(spec.prefill_mode));
     put_all(spec.prompt);
     put_all(spec.resumed);

@@ -47,9 +47,10 @@ void write_sampling(const SamplingSpec& sampling, wire::SequenceSampling& to) {
 }
 
 void write_spec(const SequenceSpec& spec, wire::Sequence& to) {
-  const auto& [request_id, traceparent, tenant, prefix_salt, skip_prefix_cache, priority, continued, prompt,
-               resumed, sampling, max_new_tokens, max_is_context, min_new_tokens, eos_token_ids,
-               stop_token_ids, num_logprobs, num_prompt_logprobs, prefill_mode] = spec;
+  const auto& [request_id, traceparent, tenant, prefix_salt, skip_prefix_cache, priority, continued,
+               prompt, resumed, sampling, max_new_tokens, max_is_context, min_new_tokens,
+               eos_token_ids, stop_token_ids, num_logprobs, num_prompt_logprobs, prefill_mode] =
+      spec;
   to.set_request_id(request_id);
   to.set_traceparent(traceparent);
   to.set_tenant(tenant);

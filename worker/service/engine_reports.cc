@@ -50,10 +50,7 @@ void EngineService::log_end(const SequenceEnd& end) {
 // Whoever asked for it wants no more of it.
 void EngineService::drop(SequenceId id, absl::string_view reason) {
   const Sequence& sequence = sequences_.at(id);
-  log_end({.spec = *sequence.spec,
-           .times = sequence.times,
-           .reason = reason,
-           .now = absl::Now()});
+  log_end({.spec = *sequence.spec, .times = sequence.times, .reason = reason, .now = absl::Now()});
   metrics_->cancelled();
   erase(id);
 }
@@ -109,8 +106,7 @@ void EngineService::sort_events(const StepReport& report, absl::Time now,
     if (absl::IsInvalidArgument(status)) status = with_field(status, "prompt", status.message());
     const Sequence& sequence = sequences_.at(refusal.sequence);
     of_session->refused(sequence.handle, status);
-    log_end(
-        {.spec = *sequence.spec, .times = sequence.times, .reason = "refused", .now = now});
+    log_end({.spec = *sequence.spec, .times = sequence.times, .reason = "refused", .now = now});
     erase(refusal.sequence);
   }
 }

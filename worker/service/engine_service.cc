@@ -18,8 +18,7 @@ using internal::v1::WorkerFrame;
 
 }  // namespace
 
-EngineService::EngineService(const ServiceOptions& options, WorkerMetrics* metrics,
-                             RequestLog* log)
+EngineService::EngineService(const ServiceOptions& options, WorkerMetrics* metrics, RequestLog* log)
     : options_(options), metrics_(metrics), log_(log) {}
 
 grpc::ServerBidiReactor<RouterFrame, WorkerFrame>* EngineService::Session(

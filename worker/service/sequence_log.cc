@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "rpc/trace_context.h"
+#include "rpc/trace_span.h"
 
 namespace lckv {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "rpc/status_mapping.h"
-#include "rpc/trace_context.h"
+#include "rpc/trace_span.h"
 
 namespace lckv {
 namespace {

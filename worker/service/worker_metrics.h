@@ -37,7 +37,7 @@ struct KvGeometry {
   double bytes_per_token = 0;
   int32_t num_layers = 0;
   int32_t num_cached_layers = 0;
-  int32_t max_context = 0;  // tokens
+  int32_t max_context = 0;     // tokens
   int64_t max_row_layers = 0;  // of a step
   int32_t max_running = 0;     // sequences, as the next
   int32_t max_waiting = 0;

@@ -9,7 +9,7 @@
 
 namespace lckv {
 
-struct TraceContext {
+struct TraceSpan {
   std::string trace_id;  // 32 lower-case hexadecimal digits
   std::string span_id;   // 16
   uint8_t flags = 0;     // bit 0: sampled
@@ -17,9 +17,9 @@ struct TraceContext {
 
 // Nothing where it is not one, as the standard wants it: it is then ignored. Of versions later than
 // 00 what is known is taken.
-std::optional<TraceContext> parse_traceparent(absl::string_view text);
-std::string to_traceparent(const TraceContext& context);
+std::optional<TraceSpan> parse_traceparent(absl::string_view text);
+std::string to_traceparent(const TraceSpan& span);
 // The same trace with a span of its own; `number` is random.
-TraceContext child_of(const TraceContext& parent, uint64_t number);
+TraceSpan child_of(const TraceSpan& parent, uint64_t number);
 
 }  // namespace lckv
