@@ -98,12 +98,14 @@ class Worker(Process):
             if flag not in flags:
                 arguments += [flag, value]
         super().__init__("lckv-worker", arguments)
-        ports = self.find(r'routers="?([\d.:]+)"? metrics="?([\d.:]+)"? health="?([\d.:]+)')
+        # As text or as JSON.
+        address = r'"?[=:]"?([\d.:]+)[", ]+'
+        ports = self.find(rf"routers{address}metrics{address}health{address}")
         self.address, self.metrics_address, self.health_address = ports.groups()
         self.port = int(self.address.rpartition(":")[2])
 
     def wait_ready(self):
-        self.find(r"\bready seconds=")
+        self.find(r'\bready[", ]+seconds\b')
         return self
 
 
