@@ -99,7 +99,7 @@ class Worker(Process):
                 arguments += [flag, value]
         super().__init__("lckv-worker", arguments)
         # As text or as JSON.
-        address = r'"?[=:]"?([\d.:]+)[", ]+'
+        address = r'"?[=:]"?([\d.:]+)[",\s}]+'
         ports = self.find(rf"routers{address}metrics{address}health{address}")
         self.address, self.metrics_address, self.health_address = ports.groups()
         self.port = int(self.address.rpartition(":")[2])
