@@ -1,0 +1,323 @@
+"""What alerts are for, brought about: each cause has programs of its own, goes on until it is ended, and then puts
+everything right."""
+
+import json
+import os
+import signal
+import threading
+
+import grpc
+
+import api
+import ranks
+import serving
+
+PAUSE = 0.2  # seconds between the calls of one caller
+
+
+def device(folder, name, step_us):
+    """A simulated device that takes so long for a step."""
+    made = json.loads((serving.ROOT / "deploy/devices/l4.json").read_text())
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(made | {"name": name, "step_overhead_us": step_us}))
+    return path
+
+
+class Replica:
+    """A worker that can be started again at the same ports."""
+
+    def __init__(self, model, *flags, device=None):
+        self.model = model
+        self.ports = [ranks.free_port() for _ in range(3)]
+        self.address, self.metrics_address = (f"127.0.0.1:{port}" for port in self.ports[:2])
+        self.flags = [*flags, "--device", "sim", "--sim-device", device] if device else flags
+        self.process = None
+
+    def start(self):
+        if self.process is not None:
+            self.process.close()
+        names = ["--port", "--metrics-port", "--health-port"]
+        ports = [part for pair in zip(names, self.ports) for part in pair]
+        self.process = serving.Process(
+            "lckv-worker",
+            ["--model", serving.DEMO, "--served-model-name", self.model, *ports, "--threads", 1, *self.flags],
+        )
+        return self
+
+    def wait_ready(self):
+        self.process.find(r"ready seconds=|ready: 1 simulated")
+
+    def close(self):
+        if self.process is not None:
+            self.process.close()
+
+
+class Callers:
+    """Threads that call again and again until they are stopped; what becomes of a call is its own business."""
+
+    def __init__(self, client, count, made):
+        self.client, self.made = client, made
+        self.stopping = threading.Event()
+        self.lock = threading.Lock()
+        self.calls = set()
+        self.codes = []
+        self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(count)]
+        for thread in self.threads:
+            thread.start()
+
+    def _run(self):
+        while not self.stopping.is_set():
+            call = self.client.stream(self.made, timeout=600)
+            with self.lock:
+                self.calls.add(call)
+            try:
+                for _ in call:
+                    pass
+            except grpc.RpcError:
+                pass
+            with self.lock:
+                self.calls.discard(call)
+                self.codes.append(call.code())
+            self.stopping.wait(PAUSE)
+
+    def stop(self):
+        self.stopping.set()
+        with self.lock:
+            calls = set(self.calls)
+        for call in calls:
+            call.cancel()
+        for thread in self.threads:
+            thread.join(serving.STOP_SECONDS)
+
+
+class Cause:
+    """`alerts` maps each alert that is to come to labels it must have. begin() may return before they do."""
+
+    router_flags = ()
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.model = type(self).__name__.lower()
+        self.replicas = self.make_replicas()
+        self.router = None
+        self.callers = None
+
+    def start(self):
+        for replica in self.replicas:
+            replica.start()
+        for replica in self.replicas:
+            replica.wait_ready()
+        models = self.folder / f"{self.model}-models.json"
+        workers = [replica.address for replica in self.replicas]
+        models.write_text(json.dumps({"models": [{"name": self.model, "workers": workers}]}))
+        self.router = serving.Router([], "--models", models, *self.router_flags)
+        self.router.wait_ready(len(self.replicas))
+
+    def call(self, count, max_new_tokens):
+        """Begins to call, with prompts of a few ids."""
+        made = api.request(
+            [3, 4, 5], model=self.model, stopping={"max_new_tokens": max_new_tokens, "ignore_eos": True}
+        )
+        self.callers = Callers(self.router.client, count, made)
+
+    def end(self):
+        self.callers.stop()
+
+    def close(self):
+        if self.callers is not None:
+            self.callers.stop()
+        for process in [self.router, *self.replicas]:
+            if process is not None:
+                process.close()
+
+
+class Lost(Cause):
+    """One of two replicas is killed and stays away."""
+
+    def make_replicas(self):
+        fast = device(self.folder, "fast", 10_000)
+        return [Replica(self.model, device=fast) for _ in range(2)]
+
+    def alerts(self):
+        lost = self.replicas[0]
+        return {
+            "LckvReplicaLost": {"worker": lost.address},
+            "LckvTargetDown": {"instance": lost.metrics_address, "job": "lckv-worker"},
+        }
+
+    def begin(self):
+        self.replicas[0].process.kill()
+
+    def end(self):
+        self.replicas[0].start()
+
+
+class Gone(Cause):
+    """The only replica of a model is killed while clients call."""
+
+    def make_replicas(self):
+        return [Replica(self.model, device=device(self.folder, "fast", 10_000))]
+
+    def alerts(self):
+        labels = {"model_name": self.model}
+        return {"LckvModelWithoutReplica": labels, "LckvErrorsHigh": labels}
+
+    def begin(self):
+        self.replicas[0].process.kill()
+        self.call(2, 4)
+
+    def end(self):
+        self.replicas[0].start()  # the callers go on, and are served
+
+
+class Stalled(Cause):
+    """A rank stops in the middle of a step, and nothing ends the replica."""
+
+    router_flags = ("--standstill-after", "10m")
+
+    def make_replicas(self):
+        patient = ["--rank-timeout", "10m", "--step-timeout", "10m", "--kv-cache-memory", "16MiB"]
+        return [Replica(self.model, *ranks.FLAGS, *patient)]
+
+    def alerts(self):
+        return {"LckvStepsStalled": {"instance": self.replicas[0].metrics_address, "model_name": self.model}}
+
+    def begin(self):
+        self.rank = ranks.ranks_of(self.replicas[0].process)[1]
+        self.call(2, 400)
+        serving.wait_until(
+            lambda: serving.metric(self.replicas[0].metrics_address, "lckv_step_total") > 0, "steps are run"
+        )
+        os.kill(self.rank, signal.SIGSTOP)
+
+    def end(self):
+        os.kill(self.rank, signal.SIGCONT)
+        super().end()
+
+
+class Slow(Cause):
+    """First tokens take longer than the objective says."""
+
+    def make_replicas(self):
+        # A prompt takes at least two steps.
+        return [Replica(self.model, device=device(self.folder, "slow", 1_000_000))]
+
+    def alerts(self):
+        labels = {"model_name": self.model}
+        return {"LckvFirstTokensSlow": labels, "LckvFirstTokensSlowLong": labels}
+
+    def begin(self):
+        self.call(12, 1)
+
+
+class Moving(Cause):
+    """Streams are sent from one replica to the other and back, without end."""
+
+    def make_replicas(self):
+        fast = device(self.folder, "fast", 10_000)
+        return [Replica(self.model, device=fast) for _ in range(2)]
+
+    def alerts(self):
+        return {"LckvStreamsMoving": {"model_name": self.model}}
+
+    def begin(self):
+        self.call(4, 500)
+        self.ended = threading.Event()
+        self.mover = threading.Thread(target=self.move, daemon=True)
+        self.mover.start()
+
+    def move(self):
+        client = self.router.client
+        names = [replica.replica_id for replica in client.replicas()]
+        while not self.ended.is_set():
+            for leaves, stays in (names, names[::-1]):
+                client.undrain(stays)
+                client.drain(leaves, move=True)
+                self.ended.wait(0.5)
+        for name in names:
+            client.undrain(name)
+
+    def end(self):
+        self.ended.set()
+        self.mover.join(serving.STOP_SECONDS)
+        super().end()
+
+    def close(self):
+        if self.router is not None and hasattr(self, "ended"):
+            self.end()
+        super().close()
+
+
+class Poison(Cause):
+    """A replica is killed in the step of one call, started again, and killed again."""
+
+    def make_replicas(self):
+        return [Replica(self.model, device=device(self.folder, "slow", 1_000_000))]
+
+    def alerts(self):
+        [replica] = self.replicas
+        return {
+            "LckvInternalErrors": {"model_name": self.model},
+            "LckvReplicaRestarting": {"instance": replica.metrics_address, "job": "lckv-worker"},
+        }
+
+    def begin(self):
+        self.ended = threading.Event()
+        self.killer = threading.Thread(target=self.kill, daemon=True)
+        self.call(1, 1)
+        self.killer.start()
+
+    def runs(self):
+        return serving.metric(self.replicas[0].metrics_address, "vllm:num_requests_running") > 0
+
+    def kill(self):
+        while not self.ended.is_set():
+            serving.wait_until(lambda: self.ended.is_set() or self.runs(), "the call runs")
+            self.ended.wait(1)  # Prometheus sees each life
+            self.replicas[0].process.kill()
+            self.replicas[0].start().wait_ready()
+
+    def end(self):
+        self.callers.stopping.set()
+        self.ended.set()
+        self.killer.join(serving.STOP_SECONDS)
+        super().end()
+
+    def close(self):
+        if hasattr(self, "ended"):
+            self.end()
+        super().close()
+
+
+class Full(Cause):
+    """Sequences need more blocks than there are."""
+
+    def make_replicas(self):
+        memory = ["--kv-cache-memory", "1MiB", "--swap-space", "256KiB"]
+        return [Replica(self.model, *memory, device=device(self.folder, "fast", 10_000))]
+
+    def alerts(self):
+        return {"LckvKvBlocksExhausted": {"instance": self.replicas[0].metrics_address, "model_name": self.model}}
+
+    def begin(self):
+        self.call(16, 400)
+
+
+class Queue(Cause):
+    """More calls than a replica takes and a router keeps."""
+
+    router_flags = ("--max-queue", 4)
+
+    def make_replicas(self):
+        few = ["--max-num-seqs", 1, "--max-waiting", 1]
+        return [Replica(self.model, *few, device=device(self.folder, "fast", 10_000))]
+
+    def alerts(self):
+        labels = {"model_name": self.model}
+        return {"LckvQueueStanding": labels, "LckvCallsRefused": labels}
+
+    def begin(self):
+        self.call(12, 200)
+
+
+ALL = [Lost, Gone, Stalled, Slow, Moving, Poison, Full, Queue]
