@@ -160,5 +160,5 @@ def test_thresholds_are_those_of_the_alerts():
 def test_the_line_of_slow_first_tokens_is_the_objective():
     [panel] = [panel for _, panel in expressions.all_panels() if panel["title"] == "Time to first token"]
     [line] = panel["fieldConfig"]["defaults"]["thresholds"]["steps"][1:]
-    edges = {edge for rule in expressions.rules("recording") for edge in re.findall(r'le="([\d.]+)"', rule["expr"])}
+    edges = {edge for rule in expressions.rules("recording") for edge in re.findall(r'le=~"(\d+)\(', rule["expr"])}
     assert edges == {str(line["value"])}
