@@ -220,8 +220,9 @@ def fleet():
                     "Choices that went on at another replica, and choices placed again before their first token.",
                     "cps",
                     {
-                        "{{model_name}} resumed": f"sum by (model_name) (rate(lckv_router_resumes_total{{{ROUTER}}}{R}))",
-                        "{{model_name}} retried": f"sum by (model_name) (rate(lckv_router_retries_total{{{ROUTER}}}{R}))",
+                        f"{{{{model_name}}}} {name}": "sum by (model_name) "
+                        f'(rate(lckv_router_{metric}_total{{model_name!="",{ROUTER}}}{R}))'
+                        for name, metric in (("resumed", "resumes"), ("retried", "retries"))
                     },
                 ),
                 lines(

@@ -91,7 +91,8 @@ class Callers:
 
 
 class Cause:
-    """`alerts` maps each alert that is to come to labels it must have. begin() may return before they do."""
+    """begin() brings alerts() about, {name: labels}, at once or later; end() takes the cause away, stop() only what goes on
+    here."""
 
     router_flags = ()
 
@@ -101,6 +102,8 @@ class Cause:
         self.replicas = self.make_replicas()
         self.router = None
         self.callers = None
+        self.ended = threading.Event()
+        self.thread = None
 
     def start(self):
         for replica in self.replicas:
@@ -120,12 +123,28 @@ class Cause:
         )
         self.callers = Callers(self.router.client, count, made)
 
-    def end(self):
-        self.callers.stop()
+    def go_on(self, act):
+        """Begins to do it again and again."""
 
-    def close(self):
+        def run():
+            while not self.ended.is_set():
+                act()
+
+        self.thread = threading.Thread(target=run, daemon=True)
+        self.thread.start()
+
+    def stop(self):
+        self.ended.set()
+        if self.thread is not None:
+            self.thread.join(serving.STOP_SECONDS)
         if self.callers is not None:
             self.callers.stop()
+
+    def end(self):
+        self.stop()
+
+    def close(self):
+        self.stop()
         for process in [self.router, *self.replicas]:
             if process is not None:
                 process.close()
@@ -171,9 +190,9 @@ class Gone(Cause):
 
 
 class Stalled(Cause):
-    """A rank stops in the middle of a step, and nothing ends the replica."""
+    """A rank stops in the middle of steps, again and again, each time shorter than its leader waits for a sign of it."""
 
-    router_flags = ("--standstill-after", "10m")
+    STOPPED_SECONDS, RUNNING_SECONDS = 3, 1
 
     def make_replicas(self):
         patient = ["--rank-timeout", "10m", "--step-timeout", "10m", "--kv-cache-memory", "16MiB"]
@@ -185,14 +204,13 @@ class Stalled(Cause):
     def begin(self):
         self.rank = ranks.ranks_of(self.replicas[0].process)[1]
         self.call(2, 400)
-        serving.wait_until(
-            lambda: serving.metric(self.replicas[0].metrics_address, "lckv_step_total") > 0, "steps are run"
-        )
-        os.kill(self.rank, signal.SIGSTOP)
+        self.go_on(self.stop_and_continue)
 
-    def end(self):
+    def stop_and_continue(self):
+        os.kill(self.rank, signal.SIGSTOP)
+        self.ended.wait(self.STOPPED_SECONDS)
         os.kill(self.rank, signal.SIGCONT)
-        super().end()
+        self.ended.wait(self.RUNNING_SECONDS)
 
 
 class Slow(Cause):
@@ -221,31 +239,15 @@ class Moving(Cause):
         return {"LckvStreamsMoving": {"model_name": self.model}}
 
     def begin(self):
+        self.names = [replica.replica_id for replica in self.router.client.replicas()]
         self.call(4, 500)
-        self.ended = threading.Event()
-        self.mover = threading.Thread(target=self.move, daemon=True)
-        self.mover.start()
+        self.go_on(self.move)
 
     def move(self):
-        client = self.router.client
-        names = [replica.replica_id for replica in client.replicas()]
-        while not self.ended.is_set():
-            for leaves, stays in (names, names[::-1]):
-                client.undrain(stays)
-                client.drain(leaves, move=True)
-                self.ended.wait(0.5)
-        for name in names:
-            client.undrain(name)
-
-    def end(self):
-        self.ended.set()
-        self.mover.join(serving.STOP_SECONDS)
-        super().end()
-
-    def close(self):
-        if self.router is not None and hasattr(self, "ended"):
-            self.end()
-        super().close()
+        for leaves, stays in (self.names, self.names[::-1]):
+            self.router.client.undrain(stays)
+            self.router.client.drain(leaves, move=True)
+            self.ended.wait(0.5)
 
 
 class Poison(Cause):
@@ -262,31 +264,17 @@ class Poison(Cause):
         }
 
     def begin(self):
-        self.ended = threading.Event()
-        self.killer = threading.Thread(target=self.kill, daemon=True)
         self.call(1, 1)
-        self.killer.start()
+        self.go_on(self.kill)
 
     def runs(self):
         return serving.metric(self.replicas[0].metrics_address, "vllm:num_requests_running") > 0
 
     def kill(self):
-        while not self.ended.is_set():
-            serving.wait_until(lambda: self.ended.is_set() or self.runs(), "the call runs")
-            self.ended.wait(1)  # Prometheus sees each life
-            self.replicas[0].process.kill()
-            self.replicas[0].start().wait_ready()
-
-    def end(self):
-        self.callers.stopping.set()
-        self.ended.set()
-        self.killer.join(serving.STOP_SECONDS)
-        super().end()
-
-    def close(self):
-        if hasattr(self, "ended"):
-            self.end()
-        super().close()
+        serving.wait_until(lambda: self.ended.is_set() or self.runs(), "the call runs")
+        self.ended.wait(1)  # Prometheus sees each life
+        self.replicas[0].process.kill()
+        self.replicas[0].start().wait_ready()
 
 
 class Full(Cause):

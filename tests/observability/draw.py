@@ -141,7 +141,8 @@ class PanelDrawing:
             self.sheet.write(left - 6, y, text_of(top_value * part / 4, self.defaults["unit"]), 9, FAINT, anchor="rm")
         for part in range(5):
             x = left + (right - left) * part / 4
-            self.sheet.write(x, bottom + 5, f"{(end - begin) * part / 4:.0f} s", 9, FAINT, anchor="ma")
+            anchor = "ra" if part == 4 else "ma"
+            self.sheet.write(x, bottom + 5, f"{(end - begin) * part / 4:.0f} s", 9, FAINT, anchor=anchor)
         return place
 
     def draw_lines(self, series):
@@ -150,7 +151,7 @@ class PanelDrawing:
         colors = [PALETTE[number % len(PALETTE)] for number in range(len(layers))]
         floor = self.draw_legend([(name, color) for (name, _), color in zip(layers, colors)])
         top = max([high for _, points in layers for _, _, high in points] + [0])
-        lines = [step for step in self.steps() if step["value"] <= 4 * top or top == 0]
+        lines = [step for step in self.steps() if step["value"] <= 4 * top or "max" in self.defaults]
         top_value = self.defaults.get("max") or nice_top(max([top] + [step["value"] * 1.1 for step in lines]))
         place = self.draw_frame(floor, top_value)
         for (_, points), color in zip(layers, colors):
@@ -193,7 +194,7 @@ class PanelDrawing:
                 self.sheet.box(x, y + height * 0.1, min(x + width, right), y + height * 0.9, fill=color)
 
     def draw(self, series):
-        kind = {"timeseries": self.draw_lines, "stat": self.draw_number, "statetimeline": self.draw_states}
+        kind = {"timeseries": self.draw_lines, "stat": self.draw_number, "state-timeline": self.draw_states}
         kind[self.panel["type"]](series)
 
 

@@ -55,8 +55,9 @@ def shorter(duration, factor):
 
 
 def scaled(expr, factor):
-    """The expression with each range divided by the factor."""
-    return re.sub(r"\[([\dmshd]+)\]", lambda match: f"[{shorter(match[1], factor)}]", expr)
+    """The expression with each range, and each age that something is to have, divided by the factor."""
+    expr = re.sub(r"\[([\dmshd]+)\]", lambda match: f"[{shorter(match[1], factor)}]", expr)
+    return re.sub(r"(_age_seconds > )(\d+)", lambda match: f"{match[1]}{int(match[2]) / factor}", expr)
 
 
 def filled_in(expr, rate_interval, **variables):

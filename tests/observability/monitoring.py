@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -18,6 +19,7 @@ import serving
 
 FACTOR = 60
 RATE_INTERVAL = "5s"
+SCRAPED_SECONDS = 120
 PROGRAM = shutil.which("prometheus", path=f"{serving.ROOT}/build/tools/bin:{os.environ['PATH']}")
 
 
@@ -89,10 +91,12 @@ class Prometheus(serving.Process):
 
     def wait_for_scrapes(self, count, at_least=2):
         """That so many targets are up, each scraped so often from now on that what they show is there."""
-        serving.wait_until(lambda: self.value("sum(up)") == count, f"{count} targets up")
-        at = self.value("time()")
+        serving.wait_until(lambda: self.value("sum(up)") == count, f"{count} targets up", SCRAPED_SECONDS)
+        begin = time.time()
         serving.wait_until(
-            lambda: (self.value(f"min(timestamp(up))") or 0) >= at + at_least - 1, "targets scraped again"
+            lambda: (self.value("min(timestamp(up))") or 0) >= begin + at_least - 1,
+            "targets scraped again",
+            SCRAPED_SECONDS,
         )
 
     def close(self):
