@@ -167,12 +167,12 @@ def fleet():
                 ),
                 lines(
                     "Calls that did not end well",
-                    "Generate calls that ended with an error, by its kind, and calls ended by clients or deadlines. "
-                    "All models.",
+                    "Generate calls that ended with an error, by its kind, and calls ended by clients or deadlines, of "
+                    "all models; what did not occur is left out.",
                     "reqps",
                     {
-                        "{{reason}}": f"sum by (reason) (rate(lckv_router_rejected_total{R}))",
-                        "ended by {{by}}": f"sum by (by) (rate(lckv_router_cancelled_total{R}))",
+                        "{{reason}}": f"sum by (reason) (rate(lckv_router_rejected_total{R})) > 0",
+                        "ended by {{by}}": f"sum by (by) (rate(lckv_router_cancelled_total{R})) > 0",
                     },
                     stacked=True,
                 ),
@@ -503,6 +503,7 @@ def step():
                         f" / sum({rate('vllm:iteration_tokens_total_count')})",
                         **quantiles("vllm:iteration_tokens_total", WORKER),
                     },
+                    width=12,
                 ),
                 lines(
                     "Rows by what they are for",
@@ -513,6 +514,7 @@ def step():
                         "generated": f"sum({rate('vllm:generation_tokens_total')})",
                     },
                     stacked=True,
+                    width=12,
                 ),
             ],
             "Ranks": [

@@ -151,7 +151,7 @@ class PanelDrawing:
         colors = [PALETTE[number % len(PALETTE)] for number in range(len(layers))]
         floor = self.draw_legend([(name, color) for (name, _), color in zip(layers, colors)])
         top = max([high for _, points in layers for _, _, high in points] + [0])
-        lines = [step for step in self.steps() if step["value"] <= 4 * top or "max" in self.defaults]
+        lines = [step for step in self.steps() if step["value"] <= 4 * top or top == 0 or "max" in self.defaults]
         top_value = self.defaults.get("max") or nice_top(max([top] + [step["value"] * 1.1 for step in lines]))
         place = self.draw_frame(floor, top_value)
         for (_, points), color in zip(layers, colors):

@@ -19,8 +19,9 @@ import monitoring
 import ranks
 import serving
 
-CALLERS, CALLS = 6, 64
+CALLERS, CALLS = 14, 84
 EARLIER_CALLS = 8
+CALL_SECONDS = 300
 HELD = 5  # calls that wait or run at the slow replica at one moment
 TOLERANCE = 0.05
 BEHIND = 6  # seconds after a load in which rates fall to nothing
@@ -169,14 +170,14 @@ class Served:
             ids, model="demo", num_choices=2 if i % 16 == 0 else 1, sampling={"temperature": 1, "seed": i},
             stopping={"max_new_tokens": 24 + i % 40, "ignore_eos": True},
         )  # fmt: skip
-        choices = self.client.generate(made)
+        choices = self.client.generate(made, CALL_SECONDS)
         with self.lock:
             self.count.add(choices, len(ids))
 
     def hold_calls(self):
         """Calls that do not end, until Prometheus was asked how many there are; then their clients leave."""
         made = api.request([3, 4, 5], model="slow", stopping={"max_new_tokens": 400})
-        calls = [self.client.stream(made, timeout=600) for _ in range(HELD)]
+        calls = [self.client.stream(made, timeout=CALL_SECONDS) for _ in range(HELD)]
         try:
             serving.wait_until(
                 lambda: self.prometheus.value('sum(lckv_router_inflight{model_name="slow"})') == HELD, "calls are held"
