@@ -180,11 +180,17 @@ class Served:
         calls = [self.client.stream(made, timeout=CALL_SECONDS) for _ in range(HELD)]
         try:
             serving.wait_until(
-                lambda: self.prometheus.value('sum(lckv_router_inflight{model_name="slow"})') == HELD, "calls are held"
+                lambda: self.prometheus.value('sum(lckv_router_inflight{model_name="slow"})') == HELD,
+                "calls are held",
+                monitoring.SCRAPED_SECONDS,
             )
             for expr in (DEMAND, "model_name:lckv_demand:sum"):
                 # What runs and waits is shown once a step is done.
-                serving.wait_until(lambda: by_model(self.prometheus.query(expr)).get("slow") == HELD, f"{expr}: {HELD}")
+                serving.wait_until(
+                    lambda: by_model(self.prometheus.query(expr)).get("slow") == HELD,
+                    f"{expr}: {HELD}",
+                    monitoring.SCRAPED_SECONDS,
+                )
                 self.held.append(by_model(self.prometheus.query(expr)))
         finally:
             for call in calls:
