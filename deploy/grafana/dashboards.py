@@ -46,7 +46,7 @@ def fleet():
                     "Ready replicas",
                     "Replicas that at least one router can give work to.",
                     "short",
-                    f"sum(max by (worker) (lckv_router_worker_up{{{replicas}}}))",
+                    f'sum(max by (model_name) (lckv_router_replicas{{state="ready",{ROUTER}}}))',
                 ),
                 number(
                     "Demand",
@@ -183,6 +183,19 @@ def fleet():
                     "Because no replica takes them. A queue that stands for 10 minutes is an alert.",
                     "short",
                     {"{{model_name}}": f'sum by (model_name) (lckv_router_queue_depth{{model_name!="",{ROUTER}}})'},
+                    width=6,
+                ),
+                lines(
+                    "Fill of a router's queue",
+                    "Calls of all models that wait there, of the most it keeps. At 1 it refuses what comes.",
+                    "percentunit",
+                    {
+                        "{{instance}}": "sum by (job,instance) (lckv_router_queue_depth) "
+                        '/ on (job,instance) sum by (job,instance) (lckv_router_limit{of="queue"})'
+                    },
+                    {"warning": 0.8},
+                    top=1,
+                    width=6,
                 ),
                 lines(
                     "Sequences at replicas",
@@ -192,12 +205,14 @@ def fleet():
                         "{{model_name}} running": f"sum by (model_name) (vllm:num_requests_running{{{ROUTER}}})",
                         "{{model_name}} waiting": f"sum by (model_name) (vllm:num_requests_waiting{{{ROUTER}}})",
                     },
+                    width=6,
                 ),
                 lines(
                     "Demand",
                     "What autoscalers read: waiting at routers, waiting and running at replicas.",
                     "short",
                     {"{{model_name}}": f"model_name:lckv_demand:sum{{{ROUTER}}}"},
+                    width=6,
                 ),
             ],
             "Replicas": [
@@ -212,7 +227,7 @@ def fleet():
                     "Replicas by state",
                     "As the routers see them; a replica that routers see in two states counts in both.",
                     "short",
-                    {"{{state}}": f"sum by (state) (max by (worker,state) (lckv_router_worker_state{{{replicas}}}))"},
+                    {"{{state}}": f"sum by (state) (max by (model_name,state) (lckv_router_replicas{{{ROUTER}}}))"},
                     stacked=True,
                 ),
                 lines(
@@ -224,6 +239,14 @@ def fleet():
                         f'(rate(lckv_router_{metric}_total{{model_name!="",{ROUTER}}}{R}))'
                         for name, metric in (("resumed", "resumes"), ("retried", "retries"))
                     },
+                    width=6,
+                ),
+                lines(
+                    "Pause of a moved stream",
+                    "From the last token before a choice moved to the first one after: what its reader notices.",
+                    "s",
+                    quantiles("lckv_router_resume_gap_seconds", ROUTER),
+                    width=6,
                 ),
                 lines(
                     "Frames",
@@ -231,13 +254,15 @@ def fleet():
                     "one a token.",
                     "cps",
                     {"{{dir}}": f"sum by (dir) (rate(lckv_router_frames_total{R}))"},
+                    width=6,
                 ),
                 lines(
                     "Versions",
-                    "Workers by version; two during an upgrade.",
+                    "Routers and workers by version; two during an upgrade.",
                     "short",
-                    {"{{version}}": f"count by (version) (lckv_build_info{{{ROUTER}}})"},
+                    {"{{job}} {{version}}": "count by (job,version) (lckv_build_info)"},
                     stacked=True,
+                    width=6,
                 ),
             ],
         },
@@ -260,6 +285,7 @@ def model_memory():
     pool = f"{of('lckv_kv_capacity_tokens')} * {of('lckv_kv_bytes_per_token')}"
     all_layers, cached_layers = (of("lckv_kv_layers", f'kind="{kind}"') for kind in ("all", "cached"))
     used, free = (of("lckv_kv_blocks", f'state="{state}"') for state in ("used", "free"))
+    seats = 'of="running"'
     ordinary = f"{held} * ignoring (kind) {all_layers} / ignoring (kind) {cached_layers}"
     return board(
         "lckv-model-memory",
@@ -357,13 +383,13 @@ def model_memory():
             "Batch": [
                 lines(
                     "Sequences",
-                    "That take part in steps, and that wait to be admitted.",
+                    "That take part in steps, how many may at once (--max-num-seqs), and that wait to be admitted.",
                     "short",
                     {
                         "running": f"sum({of('vllm:num_requests_running')})",
                         "waiting": f"sum({of('vllm:num_requests_waiting')})",
+                        "seats": f"sum({of('lckv_limit', seats)})",
                     },
-                    stacked=True,
                 ),
                 lines(
                     "Batch",
@@ -406,6 +432,22 @@ def model_memory():
                     "Of the fullest cyclic group; at 0 no new prompt begins.",
                     "short",
                     {"{{instance}}": of("lckv_staging_rows_free")},
+                ),
+            ],
+            "Process": [
+                lines(
+                    "Memory of the process",
+                    "Resident memory of leaders and ranks on their hosts; a device's memory is not in it.",
+                    "bytes",
+                    {"{{instance}}": 'process_resident_memory_bytes{job="lckv-worker",instance=~"$instance"}'},
+                    width=12,
+                ),
+                lines(
+                    "Processor time",
+                    "Cores that the process keeps busy.",
+                    "short",
+                    {"{{instance}}": f'rate(process_cpu_seconds_total{{job="lckv-worker",instance=~"$instance"}}{R})'},
+                    width=12,
                 ),
             ],
         },
@@ -495,6 +537,17 @@ def step():
             ],
             "Token budget": [
                 lines(
+                    "Use of the token budget",
+                    "Rows times the layers they ran, of the most that steps could have taken (--max-num-batched-tokens "
+                    "times the layers). Near 1 prompts wait for each other.",
+                    "percentunit",
+                    {
+                        "{{instance}}": f"sum by (instance) ({rate('lckv_step_row_layers_total')}) / on (instance) "
+                        f"(sum by (instance) ({rate('lckv_step_total')}) * on (instance) "
+                        f"sum by (instance) (lckv_step_budget_row_layers{{{WORKER}}}))"
+                    },
+                ),
+                lines(
                     "Rows in a step",
                     "Prompt and generated tokens that a step takes; its most is set by --max-num-batched-tokens.",
                     "suffix: rows",
@@ -503,7 +556,6 @@ def step():
                         f" / sum({rate('vllm:iteration_tokens_total_count')})",
                         **quantiles("vllm:iteration_tokens_total", WORKER),
                     },
-                    width=12,
                 ),
                 lines(
                     "Rows by what they are for",
@@ -514,7 +566,6 @@ def step():
                         "generated": f"sum({rate('vllm:generation_tokens_total')})",
                     },
                     stacked=True,
-                    width=12,
                 ),
             ],
             "Ranks": [

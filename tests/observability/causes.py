@@ -4,6 +4,7 @@ everything right."""
 import json
 import os
 import signal
+import subprocess
 import threading
 
 import grpc
@@ -21,6 +22,13 @@ def device(folder, name, step_us):
     path = folder / f"{name}.json"
     path.write_text(json.dumps(made | {"name": name, "step_overhead_us": step_us}))
     return path
+
+
+def write(path, text):
+    """At once: it may be read at any moment."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.rename(path)
 
 
 class Replica:
@@ -110,11 +118,16 @@ class Cause:
             replica.start()
         for replica in self.replicas:
             replica.wait_ready()
-        models = self.folder / f"{self.model}-models.json"
-        workers = [replica.address for replica in self.replicas]
-        models.write_text(json.dumps({"models": [{"name": self.model, "workers": workers}]}))
-        self.router = serving.Router([], "--models", models, *self.router_flags)
+        self.write_models()
+        self.router = serving.Router([], "--models", self.models_path(), *self.router_flags)
         self.router.wait_ready(len(self.replicas))
+
+    def models_path(self):
+        return self.folder / f"{self.model}-models.json"
+
+    def write_models(self):
+        workers = [replica.address for replica in self.replicas]
+        write(self.models_path(), json.dumps({"models": [{"name": self.model, "workers": workers}]}))
 
     def call(self, count, max_new_tokens):
         """Begins to call, with prompts of a few ids."""
@@ -260,7 +273,7 @@ class Poison(Cause):
         [replica] = self.replicas
         return {
             "LckvInternalErrors": {"model_name": self.model},
-            "LckvReplicaRestarting": {"instance": replica.metrics_address, "job": "lckv-worker"},
+            "LckvRestarting": {"instance": replica.metrics_address, "job": "lckv-worker"},
         }
 
     def begin(self):
@@ -302,10 +315,56 @@ class Queue(Cause):
 
     def alerts(self):
         labels = {"model_name": self.model}
-        return {"LckvQueueStanding": labels, "LckvCallsRefused": labels}
+        filling = {"instance": self.router.metrics_address}
+        return {"LckvQueueStanding": labels, "LckvCallsRefused": labels, "LckvQueueFilling": filling}
 
     def begin(self):
         self.call(12, 200)
 
 
-ALL = [Lost, Gone, Stalled, Slow, Moving, Poison, Full, Queue]
+class Files(Cause):
+    """A router's file of models is broken, and a worker's certificate is about to end."""
+
+    def make_replicas(self):
+        fast = device(self.folder, "fast", 10_000)
+        self.certificate, self.key = (self.folder / f"{name}.pem" for name in ("certificate", "key"))
+        self.make_certificate(days=90)
+        self.secret = Replica("secret", "--tls-cert", self.certificate, "--tls-key", self.key, device=fast)
+        return [Replica(self.model, device=fast)]
+
+    def make_certificate(self, days):
+        """Of one key: both files need not change at one moment."""
+        key = ["-key", self.key] if self.key.exists() else ["-newkey", "rsa:2048", "-nodes", "-keyout", self.key]
+        new = self.certificate.with_suffix(".new")
+        subprocess.run(
+            ["openssl", "req", "-x509", *key, "-out", new, "-days", str(days), "-subj", "/CN=localhost"],
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+        new.rename(self.certificate)
+
+    def start(self):
+        self.secret.start().wait_ready()
+        super().start()
+
+    def alerts(self):
+        return {
+            "LckvFileStale": {"instance": self.router.metrics_address, "file": "models"},
+            "LckvCertificateExpiring": {"instance": self.secret.metrics_address, "certificate": "tls"},
+        }
+
+    def begin(self):
+        write(self.models_path(), "{")
+        self.make_certificate(days=3)
+
+    def end(self):
+        self.write_models()
+        self.make_certificate(days=90)
+
+    def close(self):
+        super().close()
+        self.secret.close()
+
+
+ALL = [Lost, Gone, Stalled, Slow, Moving, Poison, Full, Queue, Files]

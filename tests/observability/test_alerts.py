@@ -24,6 +24,7 @@ class Scene:
             with concurrent.futures.ThreadPoolExecutor(len(self.causes)) as pool:
                 list(pool.map(lambda cause: cause.start(), self.causes))
             replicas = [replica.metrics_address for cause in self.causes for replica in cause.replicas]
+            replicas += [cause.secret.metrics_address for cause in self.causes if isinstance(cause, causes.Files)]
             self.routers = [cause.router.metrics_address for cause in self.causes]
             self.prometheus.watch("lckv-worker", replicas)
             self.prometheus.watch("lckv-router", self.routers)

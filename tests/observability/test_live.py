@@ -30,7 +30,7 @@ PICTURES = serving.ROOT / "build/observability"
 FOREIGN = re.compile(r"^(up|ALERTS|exposer_\w+)$")
 FOREIGN_LABELS = {"job", "instance", "alertname", "alertstate", "severity"}
 # Those that count time or messages, with and without a load.
-NEVER_STILL = re.compile(r"lckv_rank_wait_seconds_total|lckv_router_frames_total|exposer_")
+NEVER_STILL = re.compile(r"lckv_rank_wait_seconds_total|lckv_router_frames_total|process_cpu_|exposer_")
 # What autoscalers are to ask: of HorizontalPodAutoscalers by way of an adapter, and of KEDA.
 DEMAND = (
     'sum by (model_name) ({__name__=~"lckv_router_queue_depth|vllm:num_requests_waiting|vllm:num_requests_running",'
@@ -108,24 +108,29 @@ class Served:
         small = ["--kv-cache-memory", "2MiB", "--swap-space", "512KiB"]
         single = self.keep(serving.Worker(serving.DEMO, "--dtype", "float32", *small))
         slow = self.keep(
-            serving.Worker(
-                serving.DEMO, "--served-model-name", "slow", "--device", "sim", "--sim-device", slow_device(folder),
-                "--max-num-seqs", 2, "--kv-cache-memory", "2MiB", "--swap-space", "512KiB",
+            serving.Process(
+                "lckv-worker",
+                ["--model", serving.DEMO, "--served-model-name", "slow", "--device", "sim", "--sim-replicas", 2,
+                 "--sim-device", slow_device(folder), "--max-num-seqs", 2, "--kv-cache-memory", "2MiB",
+                 "--swap-space", "512KiB", "--port", 0, "--metrics-port", 0, "--health-port", 0],
             )
         )  # fmt: skip
         pair.wait_ready()
         single.wait_ready()
-        slow.find("ready: 1 simulated")
+        slow.find("ready: 2 simulated")
+        slow_addresses, slow_metrics = zip(*re.findall(r"routers=([\d.:]+) metrics=([\d.:]+)", slow.log()))
         models = folder / "models.json"
-        workers = {"demo": [pair.address, single.address], "slow": [slow.address], "idle": []}
+        workers = {"demo": [pair.address, single.address], "slow": slow_addresses, "idle": []}
         models.write_text(json.dumps({"models": [{"name": name, "workers": at} for name, at in workers.items()]}))
-        self.router = self.keep(serving.Router([], "--models", models)).wait_ready(3)
+        # However busy the machine is, nothing is lost.
+        patient = ["--unresponsive-after", "1m", "--lost-after", "2m", "--standstill-after", "2m"]
+        self.router = self.keep(serving.Router([], "--models", models, *patient)).wait_ready(4)
         self.client = self.router.client
-        self.worker_addresses = [pair.metrics_address, single.metrics_address, slow.metrics_address]
+        self.worker_addresses = [pair.metrics_address, single.metrics_address, *slow_metrics]
         self.rank_addresses = [f"127.0.0.1:{rank_port}"]
         self.prometheus.watch("lckv-router", [self.router.metrics_address])
         self.prometheus.watch("lckv-worker", self.worker_addresses + self.rank_addresses)
-        self.prometheus.wait_for_scrapes(5)
+        self.prometheus.wait_for_scrapes(len(self.addresses()))
 
     def addresses(self):
         return [self.router.metrics_address, *self.worker_addresses, *self.rank_addresses]
@@ -145,7 +150,7 @@ class Served:
         for i in range(EARLIER_CALLS):
             self.call(CALLS + i)
         self.earlier = Count(self.count)
-        self.prometheus.wait_for_scrapes(5)
+        self.prometheus.wait_for_scrapes(len(self.addresses()))
         time.sleep(BEHIND)
         self.begin = time.time()
         with concurrent.futures.ThreadPoolExecutor(CALLERS + 1) as pool:
@@ -154,7 +159,7 @@ class Served:
             list(pool.map(lambda _: self.call_on(numbers), range(CALLERS)))
             held.result()
         self.call_in_vain()
-        self.prometheus.wait_for_scrapes(5)
+        self.prometheus.wait_for_scrapes(len(self.addresses()))
         time.sleep(BEHIND)
         self.end = time.time()
         self.after = self.scrape_all()
@@ -192,9 +197,22 @@ class Served:
                     monitoring.SCRAPED_SECONDS,
                 )
                 self.held.append(by_model(self.prometheus.query(expr)))
+            self.move_some()
         finally:
             for call in calls:
                 call.cancel()
+
+    def move_some(self):
+        """One of the two slow replicas hands its streams to the other."""
+
+        def wait_for(expr):
+            serving.wait_until(lambda: (self.prometheus.value(expr) or 0) > 0, expr, monitoring.SCRAPED_SECONDS)
+
+        wait_for('min(vllm:generation_tokens_total{model_name="slow"})')
+        leaves = next(replica.replica_id for replica in self.client.replicas() if replica.model == "slow")
+        self.client.drain(leaves, move=True)
+        wait_for('lckv_router_resume_gap_seconds_count{model_name="slow"}')
+        self.client.undrain(leaves)
 
     def call_in_vain(self):
         def expect(code, made, timeout=api.DEADLINE):
