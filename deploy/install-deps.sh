@@ -18,6 +18,8 @@ build=("${libraries[@]}" ca-certificates g++ cmake ninja-build pkg-config mold c
        libgtest-dev libgmock-dev libgomp1)
 tests=(clang-14 clang-format-14 libclang-rt-14-dev llvm-14 python3 python3-grpcio python3-protobuf
        python3-pytest openssl procps)
+observability=(python3-yaml python3-pil python3-venv fonts-dejavu-core)
+grafana_sdk='grafana-foundation-sdk==1769699379!11.6.0'  # what deploy/grafana/dashboards.py is written for
 
 say() { echo "install-deps: $*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -55,17 +57,33 @@ runtime_packages() {
   apt-cache depends "${libraries[@]}" | awk '$1 == "Depends:" && $2 ~ /^lib/ && $2 !~ /-dev$/ { print $2 }' | sort -u
 }
 
-# The package would start a server; one program of it is all we need.
-install_promtool() {
-  command -v promtool >/dev/null || [[ -x $tools/promtool ]] && return
-  say "taking promtool from the package prometheus"
+# The package would start a server; its programs are all we need.
+install_prometheus() {
+  local missing=()
+  for program in promtool prometheus; do
+    command -v $program >/dev/null || [[ -x $tools/$program ]] || missing+=("$program")
+  done
+  [[ ${#missing[@]} -gt 0 ]] || return 0
+  say "taking ${missing[*]} from the package prometheus"
   refresh
   local folder
   folder=$(mktemp -d)
   (cd "$folder" && apt-get download -q prometheus >&2 && dpkg-deb -x prometheus_*.deb unpacked)
   mkdir -p "$tools"
-  install -m 755 "$folder/unpacked/usr/bin/promtool" "$tools/promtool"
+  for program in "${missing[@]}"; do
+    install -m 755 "$folder/unpacked/usr/bin/$program" "$tools/$program"
+  done
   rm -rf "$folder"
+}
+
+# In an environment of its own: Debian has no package of it.
+install_grafana_sdk() {
+  local venv=$root/build/tools/dashboards
+  [[ -f $venv/installed && $(<"$venv/installed") == "$grafana_sdk" ]] && return
+  say "installing $grafana_sdk"
+  /usr/bin/python3 -m venv --clear "$venv"
+  "$venv/bin/pip" install -q --disable-pip-version-check "$grafana_sdk" </dev/null >&2
+  echo "$grafana_sdk" >"$venv/installed"
 }
 
 install_grpcurl() {
@@ -94,8 +112,9 @@ case ${1-} in
     install_packages "${build[@]}"
     ;;
   "")
-    install_packages "${build[@]}" "${tests[@]}"
-    install_promtool
+    install_packages "${build[@]}" "${tests[@]}" "${observability[@]}"
+    install_prometheus
+    install_grafana_sdk
     install_grpcurl
     ;;
   *) fail "unknown argument \"$1\"; valid: --build, --runtime" ;;

@@ -30,7 +30,8 @@ class Process:
     """A program with its log in a file. `stop` and `kill` may be called again."""
 
     def __init__(self, name, arguments):
-        self.log_path = pathlib.Path(tempfile.mkstemp(prefix=f"{name}-", suffix=".log")[1])
+        prefix = f"{pathlib.Path(name).name}-"  # an absolute path is a program that is not ours
+        self.log_path = pathlib.Path(tempfile.mkstemp(prefix=prefix, suffix=".log")[1])
         with self.log_path.open("wb") as log:
             self.popen = subprocess.Popen(
                 [str(BIN / name), *map(str, arguments)],

@@ -1,0 +1,370 @@
+"""What alerts are for, brought about: each cause has programs of its own, goes on until it is ended, and then puts
+everything right."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+
+import grpc
+
+import api
+import ranks
+import serving
+
+PAUSE = 0.2  # seconds between the calls of one caller
+
+
+def device(folder, name, step_us):
+    """A simulated device that takes so long for a step."""
+    made = json.loads((serving.ROOT / "deploy/devices/l4.json").read_text())
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(made | {"name": name, "step_overhead_us": step_us}))
+    return path
+
+
+def write(path, text):
+    """At once: it may be read at any moment."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.rename(path)
+
+
+class Replica:
+    """A worker that can be started again at the same ports."""
+
+    def __init__(self, model, *flags, device=None):
+        self.model = model
+        self.ports = [ranks.free_port() for _ in range(3)]
+        self.address, self.metrics_address = (f"127.0.0.1:{port}" for port in self.ports[:2])
+        self.flags = [*flags, "--device", "sim", "--sim-device", device] if device else flags
+        self.process = None
+
+    def start(self):
+        if self.process is not None:
+            self.process.close()
+        names = ["--port", "--metrics-port", "--health-port"]
+        ports = [part for pair in zip(names, self.ports) for part in pair]
+        self.process = serving.Process(
+            "lckv-worker",
+            ["--model", serving.DEMO, "--served-model-name", self.model, *ports, "--threads", 1, *self.flags],
+        )
+        return self
+
+    def wait_ready(self):
+        self.process.find(r"ready seconds=|ready: 1 simulated")
+
+    def close(self):
+        if self.process is not None:
+            self.process.close()
+
+
+class Callers:
+    """Threads that call again and again until they are stopped; what becomes of a call is its own business."""
+
+    def __init__(self, client, count, made):
+        self.client, self.made = client, made
+        self.stopping = threading.Event()
+        self.lock = threading.Lock()
+        self.calls = set()
+        self.codes = []
+        self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(count)]
+        for thread in self.threads:
+            thread.start()
+
+    def _run(self):
+        while not self.stopping.is_set():
+            call = self.client.stream(self.made, timeout=600)
+            with self.lock:
+                self.calls.add(call)
+            try:
+                for _ in call:
+                    pass
+            except grpc.RpcError:
+                pass
+            with self.lock:
+                self.calls.discard(call)
+                self.codes.append(call.code())
+            self.stopping.wait(PAUSE)
+
+    def stop(self):
+        self.stopping.set()
+        with self.lock:
+            calls = set(self.calls)
+        for call in calls:
+            call.cancel()
+        for thread in self.threads:
+            thread.join(serving.STOP_SECONDS)
+
+
+class Cause:
+    """begin() brings alerts() about, {name: labels}, at once or later; end() takes the cause away, stop() only what goes on
+    here."""
+
+    router_flags = ()
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.model = type(self).__name__.lower()
+        self.replicas = self.make_replicas()
+        self.router = None
+        self.callers = None
+        self.ended = threading.Event()
+        self.thread = None
+
+    def start(self):
+        for replica in self.replicas:
+            replica.start()
+        for replica in self.replicas:
+            replica.wait_ready()
+        self.write_models()
+        self.router = serving.Router([], "--models", self.models_path(), *self.router_flags)
+        self.router.wait_ready(len(self.replicas))
+
+    def models_path(self):
+        return self.folder / f"{self.model}-models.json"
+
+    def write_models(self):
+        workers = [replica.address for replica in self.replicas]
+        write(self.models_path(), json.dumps({"models": [{"name": self.model, "workers": workers}]}))
+
+    def call(self, count, max_new_tokens):
+        """Begins to call, with prompts of a few ids."""
+        made = api.request(
+            [3, 4, 5], model=self.model, stopping={"max_new_tokens": max_new_tokens, "ignore_eos": True}
+        )
+        self.callers = Callers(self.router.client, count, made)
+
+    def go_on(self, act):
+        """Begins to do it again and again."""
+
+        def run():
+            while not self.ended.is_set():
+                act()
+
+        self.thread = threading.Thread(target=run, daemon=True)
+        self.thread.start()
+
+    def stop(self):
+        self.ended.set()
+        if self.thread is not None:
+            self.thread.join(serving.STOP_SECONDS)
+        if self.callers is not None:
+            self.callers.stop()
+
+    def end(self):
+        self.stop()
+
+    def close(self):
+        self.stop()
+        for process in [self.router, *self.replicas]:
+            if process is not None:
+                process.close()
+
+
+class Lost(Cause):
+    """One of two replicas is killed and stays away."""
+
+    def make_replicas(self):
+        fast = device(self.folder, "fast", 10_000)
+        return [Replica(self.model, device=fast) for _ in range(2)]
+
+    def alerts(self):
+        lost = self.replicas[0]
+        return {
+            "LckvReplicaLost": {"worker": lost.address},
+            "LckvTargetDown": {"instance": lost.metrics_address, "job": "lckv-worker"},
+        }
+
+    def begin(self):
+        self.replicas[0].process.kill()
+
+    def end(self):
+        self.replicas[0].start()
+
+
+class Gone(Cause):
+    """The only replica of a model is killed while clients call."""
+
+    def make_replicas(self):
+        return [Replica(self.model, device=device(self.folder, "fast", 10_000))]
+
+    def alerts(self):
+        labels = {"model_name": self.model}
+        return {"LckvModelWithoutReplica": labels, "LckvErrorsHigh": labels}
+
+    def begin(self):
+        self.replicas[0].process.kill()
+        self.call(2, 4)
+
+    def end(self):
+        self.replicas[0].start()  # the callers go on, and are served
+
+
+class Stalled(Cause):
+    """A rank stops in the middle of steps, again and again, each time shorter than its leader waits for a sign of it."""
+
+    STOPPED_SECONDS, RUNNING_SECONDS = 3, 1
+
+    def make_replicas(self):
+        patient = ["--rank-timeout", "10m", "--step-timeout", "10m", "--kv-cache-memory", "16MiB"]
+        return [Replica(self.model, *ranks.FLAGS, *patient)]
+
+    def alerts(self):
+        return {"LckvStepsStalled": {"instance": self.replicas[0].metrics_address, "model_name": self.model}}
+
+    def begin(self):
+        self.rank = ranks.ranks_of(self.replicas[0].process)[1]
+        self.call(2, 400)
+        self.go_on(self.stop_and_continue)
+
+    def stop_and_continue(self):
+        os.kill(self.rank, signal.SIGSTOP)
+        self.ended.wait(self.STOPPED_SECONDS)
+        os.kill(self.rank, signal.SIGCONT)
+        self.ended.wait(self.RUNNING_SECONDS)
+
+
+class Slow(Cause):
+    """First tokens take longer than the objective says."""
+
+    def make_replicas(self):
+        # A prompt takes at least two steps.
+        return [Replica(self.model, device=device(self.folder, "slow", 1_000_000))]
+
+    def alerts(self):
+        labels = {"model_name": self.model}
+        return {"LckvFirstTokensSlow": labels, "LckvFirstTokensSlowLong": labels}
+
+    def begin(self):
+        self.call(12, 1)
+
+
+class Moving(Cause):
+    """Streams are sent from one replica to the other and back, without end."""
+
+    def make_replicas(self):
+        fast = device(self.folder, "fast", 10_000)
+        return [Replica(self.model, device=fast) for _ in range(2)]
+
+    def alerts(self):
+        return {"LckvStreamsMoving": {"model_name": self.model}}
+
+    def begin(self):
+        self.names = [replica.replica_id for replica in self.router.client.replicas()]
+        self.call(4, 500)
+        self.go_on(self.move)
+
+    def move(self):
+        for leaves, stays in (self.names, self.names[::-1]):
+            self.router.client.undrain(stays)
+            self.router.client.drain(leaves, move=True)
+            self.ended.wait(0.5)
+
+
+class Poison(Cause):
+    """A replica is killed in the step of one call, started again, and killed again."""
+
+    def make_replicas(self):
+        return [Replica(self.model, device=device(self.folder, "slow", 1_000_000))]
+
+    def alerts(self):
+        [replica] = self.replicas
+        return {
+            "LckvInternalErrors": {"model_name": self.model},
+            "LckvRestarting": {"instance": replica.metrics_address, "job": "lckv-worker"},
+        }
+
+    def begin(self):
+        self.call(1, 1)
+        self.go_on(self.kill)
+
+    def runs(self):
+        return serving.metric(self.replicas[0].metrics_address, "vllm:num_requests_running") > 0
+
+    def kill(self):
+        serving.wait_until(lambda: self.ended.is_set() or self.runs(), "the call runs")
+        self.ended.wait(1)  # Prometheus sees each life
+        self.replicas[0].process.kill()
+        self.replicas[0].start().wait_ready()
+
+
+class Full(Cause):
+    """Sequences need more blocks than there are."""
+
+    def make_replicas(self):
+        memory = ["--kv-cache-memory", "1MiB", "--swap-space", "256KiB"]
+        return [Replica(self.model, *memory, device=device(self.folder, "fast", 10_000))]
+
+    def alerts(self):
+        return {"LckvKvBlocksExhausted": {"instance": self.replicas[0].metrics_address, "model_name": self.model}}
+
+    def begin(self):
+        self.call(16, 400)
+
+
+class Queue(Cause):
+    """More calls than a replica takes and a router keeps."""
+
+    router_flags = ("--max-queue", 4)
+
+    def make_replicas(self):
+        few = ["--max-num-seqs", 1, "--max-waiting", 1]
+        return [Replica(self.model, *few, device=device(self.folder, "fast", 10_000))]
+
+    def alerts(self):
+        labels = {"model_name": self.model}
+        filling = {"instance": self.router.metrics_address}
+        return {"LckvQueueStanding": labels, "LckvCallsRefused": labels, "LckvQueueFilling": filling}
+
+    def begin(self):
+        self.call(12, 200)
+
+
+class Files(Cause):
+    """A router's file of models is broken, and a worker's certificate is about to end."""
+
+    def make_replicas(self):
+        fast = device(self.folder, "fast", 10_000)
+        self.certificate, self.key = (self.folder / f"{name}.pem" for name in ("certificate", "key"))
+        self.make_certificate(days=90)
+        self.secret = Replica("secret", "--tls-cert", self.certificate, "--tls-key", self.key, device=fast)
+        return [Replica(self.model, device=fast)]
+
+    def make_certificate(self, days):
+        """Of one key: both files need not change at one moment."""
+        key = ["-key", self.key] if self.key.exists() else ["-newkey", "rsa:2048", "-nodes", "-keyout", self.key]
+        new = self.certificate.with_suffix(".new")
+        subprocess.run(
+            ["openssl", "req", "-x509", *key, "-out", new, "-days", str(days), "-subj", "/CN=localhost"],
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+        new.rename(self.certificate)
+
+    def start(self):
+        self.secret.start().wait_ready()
+        super().start()
+
+    def alerts(self):
+        return {
+            "LckvFileStale": {"instance": self.router.metrics_address, "file": "models"},
+            "LckvCertificateExpiring": {"instance": self.secret.metrics_address, "certificate": "tls"},
+        }
+
+    def begin(self):
+        write(self.models_path(), "{")
+        self.make_certificate(days=3)
+
+    def end(self):
+        self.write_models()
+        self.make_certificate(days=90)
+
+    def close(self):
+        super().close()
+        self.secret.close()
+
+
+ALL = [Lost, Gone, Stalled, Slow, Moving, Poison, Full, Queue, Files]

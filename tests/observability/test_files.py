@@ -1,0 +1,164 @@
+"""Dashboards and rules as files: they parse, they are generated, each says what it shows and what to do."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+import expressions
+import serving
+
+PATH = f"{serving.ROOT}/build/tools/bin:{os.environ['PATH']}"
+OPERATIONS = expressions.ROOT / "deploy/OPERATIONS.md"
+# Of Grafana; a unit of our own is `suffix: ...`.
+UNITS = {"short", "s", "reqps", "cps", "ops", "percentunit", "bytes", "none"}
+
+
+def promtool(*arguments):
+    return subprocess.run(
+        [shutil.which("promtool", path=PATH), *arguments],
+        cwd=expressions.RULES,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("check", "config", "prometheus.yml"), ("check", "rules", "recording.yaml", "alerts.yaml")]
+    + [("test", "rules", "alerts_test.yaml")],
+    ids=" ".join,
+)
+def test_promtool_accepts(arguments):
+    result = promtool(*arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_alert_is_seen_silent_firing_and_resolved():
+    text = (expressions.RULES / "alerts_test.yaml").read_text()
+    for rule in expressions.rules("alerts"):
+        name = rule["alert"]
+        firing = len(re.findall(rf"labels: 'ALERTS{{alertname=\"{name}\",", text))
+        silent = len(re.findall(rf"{{expr: 'ALERTS{{alertname=\"{name}\",", text))
+        assert firing >= 1 and silent >= 1, name
+
+
+def headings():
+    """Anchors of the headings of OPERATIONS.md, with what is written under each."""
+    parts = re.split(r"^#+ (.*)$", OPERATIONS.read_text(), flags=re.M)
+    return {
+        re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-"): body
+        for title, body in zip(parts[1::2], parts[2::2])
+    }
+
+
+@pytest.mark.parametrize("rule", expressions.rules("alerts"), ids=lambda rule: rule["alert"])
+def test_an_alert_says_what_to_do(rule):
+    assert rule["labels"]["severity"] in ("critical", "warning")
+    assert "for" in rule
+    notes = rule["annotations"]
+    assert notes["summary"] and notes["description"] and not notes["summary"].endswith(".")
+    file, _, anchor = notes["runbook_url"].partition("#")
+    assert file == "deploy/OPERATIONS.md" and anchor == rule["alert"].lower()
+    section = headings()[anchor]
+    for part in ("Meaning", "First look", "Action"):
+        assert f"**{part}.**" in section, f"{anchor}: no {part}"
+
+
+def test_nothing_is_filled_up_with_zeros():
+    for where, expr in expressions.all_expressions():
+        assert "vector(" not in expr, where
+
+
+def test_dashboards_are_what_their_source_gives(tmp_path):
+    python = expressions.ROOT / "build/tools/dashboards/bin/python"
+    source = expressions.ROOT / "deploy/grafana/dashboards.py"
+    subprocess.run([python, source, tmp_path], check=True, timeout=120)
+    made = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert made == {path.name: path.read_text() for path in expressions.BOARDS.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["fleet", "model-memory", "step"])
+def test_a_board_can_be_narrowed(name):
+    board = expressions.boards()[name]
+    variables = {variable["name"]: variable for variable in board["templating"]["list"]}
+    assert variables.pop("datasource")["type"] == "datasource"
+    assert "model_name" in variables and len(variables) == 2
+    used = set(re.findall(r"\$(?!__)(\w+)", json.dumps([panel["targets"] for panel in expressions.panels(board)])))
+    assert used == set(variables)
+    assert len({panel["title"] + panel["type"] for panel in expressions.panels(board)}) == len(
+        expressions.panels(board)
+    )
+
+
+@pytest.mark.parametrize(
+    ("board", "panel"),
+    expressions.all_panels(),
+    ids=lambda value: value if isinstance(value, str) else f"{value['id']}-{value['title']}",
+)
+def test_a_panel_says_what_it_shows(board, panel):
+    assert panel["title"] and panel["description"].endswith(".")
+    assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    defaults = panel["fieldConfig"]["defaults"]
+    assert defaults["unit"] in UNITS or defaults["unit"].startswith("suffix: "), defaults["unit"]
+    assert panel["targets"]
+    legends = [target["legendFormat"] for target in panel["targets"]]
+    assert all(legends) and len(set(legends)) == len(legends)
+    for target in panel["targets"]:
+        # A legend that names a label needs that label in the answer.
+        expr, grouped = target["expr"], expressions.series_asked_for(target["expr"])[1]
+        for label in re.findall(r"{{(\w+)}}", target["legendFormat"]):
+            assert label in grouped or not re.match(r"(sum|max|count|histogram_quantile)\b", expr), (label, expr)
+        if "histogram_quantile" in expr:
+            assert "le" in grouped, expr
+    if panel["type"] == "stat":
+        assert defaults["thresholds"]["steps"][0]["value"] is None
+    elif panel["type"] == "timeseries":
+        assert panel["options"]["legend"]["showLegend"] and defaults["min"] == 0
+        if defaults["unit"] == "percentunit" and "max" in defaults:
+            assert defaults["max"] == 1
+
+
+def limits():
+    """The number that an alert compares each metric with, where it is one."""
+    found = {}
+    for rule in expressions.rules("alerts"):
+        for metric, product in re.findall(r"([\w:]+)(?:\[\w+\]\))? > ([\d.]+(?: \* [\d.]+)?)(?= |$)", rule["expr"]):
+            number = 1.0
+            for factor in product.split(" * "):
+                number *= float(factor)
+            if number > 0:
+                found.setdefault(metric, set()).add(round(number, 6))
+    return found
+
+
+def test_thresholds_are_those_of_the_alerts():
+    known = limits()
+    assert set(known) == {
+        "lckv_step_age_seconds",
+        "vllm:kv_cache_usage_perc",
+        "model_name:lckv_router_errors:ratio_rate5m",
+        "model_name:lckv_router_refusals:ratio_rate5m",
+        *(f"model_name:lckv_router_ttft_over_2s:ratio_rate{window}" for window in ("5m", "30m", "1h", "6h")),
+    }
+    seen = set()
+    for board, panel in expressions.all_panels():
+        steps = panel["fieldConfig"]["defaults"].get("thresholds", {"steps": []})["steps"][1:]
+        for target in panel["targets"]:
+            alone = re.fullmatch(r"(?:max\()?([\w:]+)\{[^}]*\}\)?", target["expr"])
+            if alone and alone[1] in known:
+                values = {step["value"] for step in steps}
+                assert known[alone[1]] & values, f"{board}: {panel['title']}: {values}, alert: {known[alone[1]]}"
+                seen.add(alone[1])
+    assert seen >= {metric for metric in known if not metric.endswith(("30m", "6h"))}
+
+
+def test_the_line_of_slow_first_tokens_is_the_objective():
+    [panel] = [panel for _, panel in expressions.all_panels() if panel["title"] == "Time to first token"]
+    [line] = panel["fieldConfig"]["defaults"]["thresholds"]["steps"][1:]
+    edges = {edge for rule in expressions.rules("recording") for edge in re.findall(r'le=~"(\d+)\(', rule["expr"])}
+    assert edges == {str(line["value"])}
