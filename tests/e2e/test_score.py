@@ -17,7 +17,7 @@ def test_score_equals_the_reference(dtype, tolerance):
                 *("lckv", "score", serving.DEMO / "eval.txt", "--json"),
                 *("--router", system.router.address, "--prefill-mode", mode),
                 *("--context", REFERENCE["context"], "--stride", REFERENCE["stride"]),
-                timeout=240,
+                timeout=600,
             )
             assert ran.returncode == 0, ran.stderr
             result = json.loads(ran.stdout)
