@@ -17,7 +17,7 @@ build=("${libraries[@]}" ca-certificates g++ cmake ninja-build pkg-config mold c
        protobuf-compiler protobuf-compiler-grpc libcli11-dev nlohmann-json3-dev libbenchmark-dev
        libgtest-dev libgmock-dev libgomp1)
 tests=(clang-14 clang-format-14 libclang-rt-14-dev llvm-14 python3 python3-grpcio python3-protobuf
-       python3-pytest openssl procps)
+       python3-pytest python3-yaml openssl procps)
 
 say() { echo "install-deps: $*" >&2; }
 fail() { say "$*"; exit 1; }
