@@ -24,7 +24,9 @@ def help_of(program):
 
 
 def default_ports(program):
-    return {int(port) for port in re.findall(r"port :PORT in \[0, 65535\]=([1-9]\d*)", help_of(program))}
+    """By flag; those that are off by default are left out."""
+    found = re.findall(r"(--[\w-]*port) :PORT in \[0, 65535\]=([1-9]\d*)", help_of(program))
+    return {flag: int(port) for flag, port in found}
 
 
 def stages():
@@ -88,7 +90,7 @@ def test_a_program_is_the_first_process_and_not_root(target):
 @pytest.mark.parametrize("target", PROGRAMS)
 def test_ports_and_variables_are_the_programs_own(target):
     exposed = " ".join(values(target, "EXPOSE")).split()
-    assert {int(port) for port in exposed} == default_ports(PROGRAMS[target])
+    assert sorted(map(int, exposed)) == sorted(default_ports(PROGRAMS[target]).values())
     for variable in values(target, "ENV"):
         assert f"(Env:{variable.partition('=')[0]})" in help_of(PROGRAMS[target])
 
@@ -104,18 +106,22 @@ def test_a_service_has_flags_of_its_program(service):
         assert argument.partition("=")[0] in known
 
 
-def test_services_find_each_other():
-    def listens(address):
-        service, _, port = address.rpartition(":")
-        return int(port) in default_ports(PROGRAMS[OWN[service]["build"]["target"]])
+def port_of(service, flag):
+    return default_ports(PROGRAMS[OWN[service]["build"]["target"]])[flag]
 
-    (workers,) = [a for a in OWN["router"]["command"] if a.startswith("--workers=")]
-    for address in workers.partition("=")[2].split(","):
-        assert listens(address), address
-    for job, services in {"routers": {"router"}, "workers": {"worker-1", "worker-2"}}.items():
+
+def addresses(services, flag):
+    return [f"{service}:{port_of(service, flag)}" for service in services]
+
+
+def test_services_find_each_other():
+    workers = ["worker-1", "worker-2"]
+    assert f"--workers={','.join(addresses(workers, '--port'))}" in OWN["router"]["command"]
+    port = port_of("router", "--port")
+    assert OWN["router"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    for job, services in {"routers": ["router"], "workers": workers}.items():
         (group,) = yaml.safe_load(COMPOSE["configs"][job]["content"])
-        assert all(map(listens, group["targets"]))
-        assert {address.partition(":")[0] for address in group["targets"]} == services
+        assert group["targets"] == addresses(services, "--metrics-port")
 
 
 def mounts(service):
