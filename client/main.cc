@@ -1,4 +1,6 @@
 // lckv: the command-line client.
+#include <unistd.h>
+
 #include <iostream>
 #include <vector>
 
@@ -6,8 +8,11 @@
 #include "client/commands.h"
 #include "client/connection.h"
 #include "rpc/flags.h"
+#include "rpc/shutdown.h"
 
 int main(int argc, char** argv) {
+  // Elsewhere they stay at their default: a shell then sees that Ctrl-C ended the client.
+  if (getpid() == 1) lckv::end_at_shutdown_signals();
   CLI::App program(
       "Client of an LCKV Serve router. Every flag can also be given as LCKV_<FLAG> in the "
       "environment.",

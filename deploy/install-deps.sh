@@ -17,8 +17,8 @@ build=("${libraries[@]}" ca-certificates g++ cmake ninja-build pkg-config mold c
        protobuf-compiler protobuf-compiler-grpc libcli11-dev nlohmann-json3-dev libbenchmark-dev
        libgtest-dev libgmock-dev libgomp1)
 tests=(clang-14 clang-format-14 libclang-rt-14-dev llvm-14 python3 python3-grpcio python3-protobuf
-       python3-pytest openssl procps)
-observability=(python3-yaml python3-pil python3-venv fonts-dejavu-core)
+       python3-pytest python3-yaml openssl procps)
+observability=(python3-pil python3-venv fonts-dejavu-core)
 grafana_sdk='grafana-foundation-sdk==1769699379!11.6.0'  # what deploy/grafana/dashboards.py is written for
 
 say() { echo "install-deps: $*" >&2; }

@@ -77,6 +77,10 @@ std::string environment_name(absl::string_view flag) {
 
 std::optional<int> parse_flags(CLI::App& app, int argc, const char* const* argv) {
   name_environment(app);
+  // One line: the last one of a container's log is what says why it ended.
+  app.failure_message([](const CLI::App*, const CLI::Error& error) {
+    return absl::StrCat(error.what(), " (--help lists what is valid)\n");
+  });
   try {
     app.parse(argc, argv);
   } catch (const CLI::RuntimeError& error) {

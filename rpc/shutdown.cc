@@ -24,17 +24,20 @@ sigset_t shutdown_signals() {
   return set;
 }
 
-// An own handler, because a process with PID 1 ignores signals left at their default.
 void end_at_once(int signal) { _exit(128 + signal); }
 
 }  // namespace
 
-ShutdownSignal::ShutdownSignal() {
-  signal(SIGPIPE, SIG_IGN);
+void end_at_shutdown_signals() {
   struct sigaction action = {};
   action.sa_handler = end_at_once;
   sigaction(SIGTERM, &action, nullptr);
   sigaction(SIGINT, &action, nullptr);
+}
+
+ShutdownSignal::ShutdownSignal() {
+  signal(SIGPIPE, SIG_IGN);
+  end_at_shutdown_signals();
   const sigset_t set = shutdown_signals();
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
 }

@@ -5,6 +5,10 @@
 
 namespace lckv {
 
+// SIGTERM and SIGINT end the process at once with exit code 128 + signal, also one with PID 1,
+// which ignores signals left at their default.
+void end_at_shutdown_signals();
+
 // Owner: main, which constructs it before any other thread exists: threads inherit the blocked
 // signals, so only wait() ever takes them. SIGPIPE is ignored from then on.
 class ShutdownSignal {

@@ -79,7 +79,7 @@ if wanted tidy; then
 fi
 if wanted e2e; then
   say "e2e"
-  "$python" -m pytest -q -p no:cacheprovider tests/e2e --junitxml "$reports/e2e.xml"
+  "$python" -m pytest -q -p no:cacheprovider tests/e2e tests/images/test_files.py --junitxml "$reports/e2e.xml"
   [[ -f $reports/e2e.xml ]] || step "pytest tests/e2e" false
 fi
 if wanted observability && [[ $preset == release ]]; then

@@ -1,0 +1,169 @@
+"""What Dockerfile and compose file name exists: sources, ports, flags and variables, the last three in the programs."""
+
+import functools
+import os
+import pathlib
+import re
+import subprocess
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).parents[2]
+BIN = pathlib.Path(os.environ.get("LCKV_BIN", ROOT / "build/release/bin"))
+COMPOSE = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
+PROGRAMS = {"router": "lckv-router", "worker-cpu": "lckv-worker", "client": "lckv"}
+OWN = {name: given for name, given in COMPOSE["services"].items() if "build" in given}
+
+
+@functools.cache
+def help_of(program):
+    return subprocess.run(
+        [BIN / program, "--help"], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+
+
+def default_ports(program):
+    """By flag; those that are off by default are left out."""
+    found = re.findall(r"(--[\w-]*port) :PORT in \[0, 65535\]=([1-9]\d*)", help_of(program))
+    return {flag: int(port) for flag, port in found}
+
+
+def stages():
+    """Instructions of each stage of the Dockerfile, as (NAME, arguments)."""
+    found = {}
+    text = (ROOT / "deploy/docker/Dockerfile").read_text().replace("\\\n", " ")
+    for line in text.splitlines():
+        name, _, arguments = line.partition(" ")
+        if name == "FROM":
+            current = found.setdefault(arguments.split()[-1], [])
+        elif found and name and name != "#":
+            current.append((name, arguments))
+    return found
+
+
+STAGES = stages()
+
+
+def values(target, instruction):
+    return [arguments for name, arguments in STAGES[target] if name == instruction]
+
+
+def copied():
+    """What every COPY takes out of the repository."""
+    for target in STAGES:
+        for arguments in values(target, "COPY"):
+            if not arguments.startswith("--from="):
+                yield from arguments.split()[:-1]
+
+
+def test_targets_are_those_that_are_built_by_default():
+    line = re.search(r"^valid=\((.*)\)$", (ROOT / "deploy/docker/build.sh").read_text(), re.M)
+    assert line.group(1).split() == [name for name in STAGES if name != "build"] == list(PROGRAMS)
+
+
+def test_every_copied_file_exists_and_reaches_the_build():
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in lines
+    let_in = {line[1:] for line in lines if line.startswith("!")}
+    for source in copied():
+        assert (ROOT / source).exists(), source
+        parents = [source, *map(str, pathlib.PurePath(source).parents)]
+        assert let_in.intersection(parents), f".dockerignore keeps {source} out"
+    for path in let_in:
+        assert (ROOT / path).exists(), f".dockerignore lets in {path}"
+
+
+def test_every_folder_of_the_build_is_copied():
+    folders = re.findall(r"^add_subdirectory\((\w+)\)", (ROOT / "CMakeLists.txt").read_text(), re.M)
+    assert len(folders) > 3 and set(folders) <= set(copied())
+
+
+@pytest.mark.parametrize("target", PROGRAMS)
+def test_a_program_is_the_first_process_and_not_root(target):
+    path = f"/usr/local/bin/{PROGRAMS[target]}"
+    assert values(target, "ENTRYPOINT") == [f'["{path}"]']
+    assert any(arguments.startswith(f"--from=build {path} ") for arguments in values(target, "COPY"))
+    assert values(target, "USER") == ["65532:65532"]
+
+
+@pytest.mark.parametrize("target", PROGRAMS)
+def test_ports_and_variables_are_the_programs_own(target):
+    exposed = " ".join(values(target, "EXPOSE")).split()
+    assert sorted(map(int, exposed)) == sorted(default_ports(PROGRAMS[target]).values())
+    for variable in values(target, "ENV"):
+        assert f"(Env:{variable.partition('=')[0]})" in help_of(PROGRAMS[target])
+
+
+@pytest.mark.parametrize("service", OWN)
+def test_a_service_has_flags_of_its_program(service):
+    given = OWN[service]
+    target = given["build"]["target"]
+    assert given["image"] == f"lckv-{target}"
+    assert (ROOT / "deploy" / given["build"]["context"] / given["build"]["dockerfile"]).exists()
+    known = set(re.findall(r"--[\w-]+", help_of(PROGRAMS[target])))
+    for argument in given["command"]:
+        assert argument.partition("=")[0] in known
+
+
+def port_of(service, flag):
+    return default_ports(PROGRAMS[OWN[service]["build"]["target"]])[flag]
+
+
+def addresses(services, flag):
+    return [f"{service}:{port_of(service, flag)}" for service in services]
+
+
+def test_services_find_each_other():
+    workers = ["worker-1", "worker-2"]
+    assert f"--workers={','.join(addresses(workers, '--port'))}" in OWN["router"]["command"]
+    port = port_of("router", "--port")
+    assert OWN["router"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    for job, services in {"routers": ["router"], "workers": workers}.items():
+        (group,) = yaml.safe_load(COMPOSE["configs"][job]["content"])
+        assert group["targets"] == addresses(services, "--metrics-port")
+
+
+def mounts(service):
+    for mount in COMPOSE["services"][service].get("volumes", []):
+        source, target = mount.split(":")[:2]
+        if source.startswith("."):
+            yield (ROOT / "deploy" / source).resolve(), pathlib.PurePosixPath(target)
+
+
+@pytest.mark.parametrize("service", COMPOSE["services"])
+def test_every_mounted_file_exists(service):
+    for source, target in mounts(service):
+        assert source.exists(), f"{service}: {source} for {target}"
+    for given in COMPOSE["services"][service].get("configs", []):
+        assert given["source"] in COMPOSE["configs"]
+
+
+def test_the_model_is_where_the_workers_look_for_it():
+    for service in ("worker-1", "worker-2"):
+        ((source, target),) = mounts(service)
+        assert (source / "config.json").exists()
+        assert f"--model={target}" in OWN[service]["command"]
+
+
+def test_prometheus_reads_the_files_that_are_mounted():
+    folder = pathlib.PurePosixPath("/etc/prometheus")
+    mounted = {str(target.relative_to(folder)) for _, target in mounts("prometheus")}
+    for given in COMPOSE["services"]["prometheus"]["configs"]:
+        mounted.add(str(pathlib.PurePosixPath(given["target"]).relative_to(folder)))
+    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    named = set(config["rule_files"])
+    for job in config["scrape_configs"]:
+        for found_by in job["file_sd_configs"]:
+            named.update(found_by["files"])
+    assert named == mounted - {"prometheus.yml"}
+
+
+def test_grafana_finds_its_dashboards_and_its_data():
+    provisioning = ROOT / "deploy/grafana/provisioning"
+    (provider,) = yaml.safe_load((provisioning / "dashboards/lckv.yaml").read_text())["providers"]
+    folders = {str(target): source for source, target in mounts("grafana")}
+    assert list(folders[provider["options"]["path"]].glob("*.json"))
+    assert folders["/etc/grafana/provisioning"] == provisioning
+    (data,) = yaml.safe_load((provisioning / "datasources/prometheus.yaml").read_text())["datasources"]
+    assert data["url"] == "http://prometheus:9090" and "prometheus" in COMPOSE["services"]
