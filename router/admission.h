@@ -20,7 +20,7 @@ struct Outlook {
 };
 
 // Of a call that `num_queued` others wait before at this router. All zero where nobody waits before
-// it, or where too little is known.
+// it, or where a replica that would serve it has room or knows too little.
 Outlook outlook_of(const ReplicaSet& set, const RoutingKey& key, int32_t priority,
                    int64_t num_queued);
 

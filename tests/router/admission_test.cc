@@ -60,6 +60,22 @@ TEST_F(AdmissionTest, WithoutARowOrWithoutFiguresNothingIsRefused) {
   EXPECT_EQ(outlook(set, 0).wait, absl::ZeroDuration());
 }
 
+TEST_F(AdmissionTest, AReplicaWithRoomMeansNoWait) {
+  const ReplicaSet set{.replicas = {replica(0, 1000), replica(0, 0)}};
+  EXPECT_EQ(outlook(set, 0).wait, absl::ZeroDuration());
+}
+
+TEST_F(AdmissionTest, SequencesThatRunLongStillEnd) {
+  ReplicaSet set{.replicas = {replica(0, 8)}};
+  internal::v1::Load& load = set.replicas[0].load;
+  load.set_num_running(64);
+  load.set_seat_seconds(32);
+  load.set_seats_per_second(1e-6);  // none has ended for a while
+  EXPECT_EQ(outlook(set, 0).wait, absl::Seconds(4));
+  load.set_seat_seconds(0);  // none has ever ended
+  EXPECT_EQ(outlook(set, 0).wait, absl::ZeroDuration());
+}
+
 TEST_F(AdmissionTest, ACallThatCannotEndInTimeIsLate) {
   const Outlook outlook{.wait = absl::Seconds(6), .run = absl::Seconds(2)};
   EXPECT_LE(lateness(outlook, kNow, absl::InfiniteFuture()), absl::ZeroDuration());

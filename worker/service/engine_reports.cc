@@ -11,7 +11,7 @@ namespace lckv {
 using internal::v1::Load;
 using internal::v1::WorkerFrame;
 
-Load EngineService::load_of(const Link& link, absl::Time now) const {
+Load EngineService::load_of(const Link& link) const {
   Load load;
   load.set_step(step_);
   load.set_num_layers(num_layers_);
@@ -23,7 +23,7 @@ Load EngineService::load_of(const Link& link, absl::Time now) const {
     waiting.set_priority(priority);
     waiting.set_count(static_cast<uint32_t>(count));
   }
-  load.set_seats_per_second(seats_.per_second(now));
+  load.set_seats_per_second(seats_.per_second());
   load.set_seat_seconds(absl::ToDoubleSeconds(seats_.held()));
   load.set_num_free_blocks(load_.num_free_blocks);
   load.set_num_blocks(load_.num_blocks);
@@ -93,7 +93,7 @@ void EngineService::sort_events(const StepReport& report, absl::Time now,
     return &frames.try_emplace(it->second.session, report.step).first->second;
   };
   for (const SequenceId id : report.seated) {
-    seats_.seated(now);
+    seats_.seated();
     if (StepFrames* of_session = frames_of(id)) of_session->seated(sequences_.at(id).handle);
   }
   for (const SequenceEvent& event : report.events) {
@@ -126,6 +126,7 @@ void EngineService::report(const StepReport& report) {
     turned_ = now;
     std::unordered_map<uint64_t, StepFrames> frames;
     sort_events(report, now, frames);
+    seats_.observe(now, report.load.num_waiting > 0);
     const bool moves = report.ran_step || report.num_layers != num_layers_;
     num_layers_ = report.num_layers;
     if (moves || sequences_.size() == static_cast<size_t>(num_paused_)) moved_ = now;
@@ -134,7 +135,7 @@ void EngineService::report(const StepReport& report) {
     for (auto& [id, link] : links_) {
       sessions.push_back(link.session);
       if (!link.greeted) continue;
-      const Load load = load_of(link, now);
+      const Load load = load_of(link);
       std::vector<WorkerFrame> to_send;
       if (const auto it = frames.find(id); it != frames.end()) to_send = it->second.take();
       const bool due = tell_all_ || (load.credit() > 0 && !link.had_credit) ||

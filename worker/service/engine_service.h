@@ -104,7 +104,7 @@ class EngineService final : public internal::v1::Engine::CallbackService {
   void sort_events(const StepReport& report, absl::Time now,
                    std::unordered_map<uint64_t, StepFrames>& frames);
   void sort_event(const SequenceEvent& event, absl::Time now, StepFrames& frames);
-  internal::v1::Load load_of(const Link& link, absl::Time now) const;
+  internal::v1::Load load_of(const Link& link) const;
 
   const ServiceOptions options_;
   WorkerMetrics* const metrics_;

@@ -2,37 +2,35 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace lckv {
 namespace {
 
 // Of one sequence in the mean of all.
 constexpr double kShare = 0.05;
+// Seconds of waiting that say something.
+constexpr double kEvidence = 0.25;
 
 }  // namespace
-
-double SeatRate::decayed(absl::Time now) const {
-  return weight_ * std::exp(-absl::FDivDuration(now - last_, kMemory));
-}
-
-void SeatRate::seated(absl::Time now) {
-  weight_ = weight_ == 0 ? 1 : decayed(now) + 1;
-  last_ = now;
-  first_ = std::min(first_, now);
-}
 
 void SeatRate::ended(absl::Duration held) {
   held_ = any_ended_ ? held_ + kShare * (held - held_) : held;
   any_ended_ = true;
 }
 
-double SeatRate::per_second(absl::Time now) const {
-  if (weight_ == 0) return 0;
-  // What a steady rate of 1 would have come to in the time there was: an average over it. A first
-  // burst counts as if it had taken a second.
-  const absl::Duration age = std::max(now - first_, absl::Seconds(1));
-  const double full = 1 - std::exp(-absl::FDivDuration(age, kMemory));
-  return decayed(now) / (absl::ToDoubleSeconds(kMemory) * full);
+void SeatRate::observe(absl::Time now, bool any_waits) {
+  const int num_seated = std::exchange(num_seated_, 0);
+  if (any_waits_) {
+    const absl::Duration memory = std::max(kMemory, held_);
+    const double kept = std::exp(-absl::FDivDuration(now - last_, memory));
+    weight_ = weight_ * kept + num_seated;
+    seconds_ = seconds_ * kept + absl::ToDoubleSeconds(memory) * (1 - kept);
+  }
+  any_waits_ = any_waits;
+  last_ = now;
 }
+
+double SeatRate::per_second() const { return seconds_ < kEvidence ? 0 : weight_ / seconds_; }
 
 }  // namespace lckv
