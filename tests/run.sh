@@ -3,7 +3,8 @@
 #
 #   run.sh [--preset release|asan|tsan] [--only PART]
 #
-# Parts: unit (GoogleTest), tidy (layering, limits, format), e2e (real processes, from Python), fuzz (release only).
+# Parts: unit (GoogleTest), tidy (layering, limits, format), e2e (real processes, from Python), helm (the chart; release
+# only), fuzz (release only).
 # Checks that take longer than five minutes are targets of their own; CONTRIBUTING.md names them.
 set -uo pipefail
 
@@ -19,7 +20,7 @@ while [[ $# -gt 0 ]]; do
   esac
 done
 case $preset in release | asan | tsan) ;; *) echo "run: --preset: valid: release, asan, tsan" >&2; exit 2 ;; esac
-case $only in "" | unit | tidy | e2e | fuzz) ;; *) echo "run: --only: valid: unit, tidy, e2e, fuzz" >&2; exit 2 ;; esac
+case $only in "" | unit | tidy | e2e | helm | fuzz) ;; *) echo "run: --only: valid: unit, tidy, e2e, helm, fuzz" >&2; exit 2 ;; esac
 
 python=/usr/bin/python3  # the one that Debian's grpcio and pytest belong to
 build=$root/build/$preset
@@ -77,6 +78,11 @@ if wanted e2e; then
   say "e2e"
   "$python" -m pytest -q -p no:cacheprovider tests/e2e --junitxml "$reports/e2e.xml"
   [[ -f $reports/e2e.xml ]] || step "pytest tests/e2e" false
+fi
+if wanted helm && [[ $preset == release ]]; then
+  say "helm"
+  "$python" -m pytest -q -p no:cacheprovider tests/helm --junitxml "$reports/helm.xml"
+  [[ -f $reports/helm.xml ]] || step "pytest tests/helm" false
 fi
 if wanted fuzz && [[ $preset == release ]]; then
   step "tests/fuzz/run.sh" tests/fuzz/run.sh
