@@ -168,7 +168,7 @@ def check_pods(rendering):
 
 
 def check_files(rendering, name, container, volumes):
-    mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in container.get("volumeMounts", [])}
+    mounts = {mount["mountPath"]: volumes.get(mount["name"], {}) for mount in container.get("volumeMounts", [])}
     for flag, value in chart.flags({"args": container.get("args", [])}).items():
         if not (value or "").startswith("/"):
             continue
