@@ -103,7 +103,7 @@ def test_ports_are_the_flags(rendered):
 
 def test_rank_metrics_meet_no_other_port(rendered):
     for _, _, spec in chart.pods(rendered["eight-gpus"]):
-        ports = [port["containerPort"] for port in spec["containers"][0]["ports"]]
+        ports = [port["containerPort"] for port in spec["containers"][0].get("ports", [])]
         assert len(ports) == len(set(ports))
 
 
