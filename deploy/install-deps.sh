@@ -9,7 +9,10 @@ set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 tools=$root/build/tools/bin
-grpcurl_version=v1.9.1  # the last one that Debian 12's Go builds
+# Go programs are built with this one or a newer one.
+go_version=1.24.9
+kubernetes_version=1.34.1
+schemas=$root/build/tools/schemas-$kubernetes_version
 
 libraries=(libgrpc++-dev libprotobuf-dev libabsl-dev libdnnl-dev libgloo-dev libhwy-dev
            libsentencepiece-dev libspdlog-dev libssl-dev prometheus-cpp-dev)
@@ -86,19 +89,69 @@ install_grafana_sdk() {
   echo "$grafana_sdk" >"$venv/installed"
 }
 
-install_grpcurl() {
-  command -v grpcurl >/dev/null || [[ -x $tools/grpcurl ]] && return
-  local go
+# Sets `go` to one that builds the programs below; where the system's is older, to one that comes as a module itself.
+go=
+find_go() {
+  [[ -z $go ]] || return 0
   go=$(command -v go || true)
   [[ -n $go || ! -x /usr/local/go/bin/go ]] || go=/usr/local/go/bin/go
   if [[ -z $go ]]; then
     install_packages golang-go
     go=go
   fi
-  say "building grpcurl $grpcurl_version"
+  export GOFLAGS=-modcacherw GOTOOLCHAIN=local
+  local version folder
+  version=$("$go" env GOVERSION)
+  [[ $(printf '%s\n' "go$go_version" "$version" | sort -V | head -n 1) != "go$go_version" ]] || return 0
+  say "taking Go $go_version from its module: this system has $version"
+  folder=$(module golang.org/toolchain "v0.0.1-go$go_version.linux-$("$go" env GOARCH)")
+  # An older Go leaves these bits out.
+  chmod -R u+x "$folder/bin" "$folder/pkg/tool"
+  go=$folder/bin/go
+}
+
+# module PATH VERSION: the folder of a module that the module proxy has.
+module() {
+  "$go" mod download -json "$1@$2" | sed -n 's/^\t"Dir": "\(.*\)",\?$/\1/p' || fail "there is no module $1@$2 to be had"
+}
+
+# install_go_program PACKAGE VERSION
+install_go_program() {
+  [[ ! -x $tools/${1##*/} ]] || return 0
+  find_go
+  say "building ${1##*/} $2"
   mkdir -p "$tools"
-  GOBIN=$tools GOFLAGS=-modcacherw "$go" install \
-    "github.com/fullstorydev/grpcurl/cmd/grpcurl@$grpcurl_version" >&2
+  GOBIN=$tools "$go" install "$1@$2" >&2
+}
+
+# What tests/helm checks manifests against: the API of the newest Kubernetes that the chart states, as
+# api/VERSION.json and apis/GROUP/VERSION.json (kubectl-validate brings older ones), and others' kinds.
+install_schemas() {
+  [[ ! -d $schemas ]] || return 0
+  find_go
+  say "taking schemas of Kubernetes $kubernetes_version and of custom kinds from their modules"
+  local unfinished=$schemas.unfinished folder file name
+  rm -rf "$unfinished"
+  mkdir -p "$unfinished/crds"
+  folder=$(module k8s.io/kubernetes "v$kubernetes_version")/api/openapi-spec/v3
+  for file in "$folder"/api__v1_openapi.json "$folder"/apis__*__v*_openapi.json; do
+    name=${file##*/}
+    name=${name%_openapi.json}
+    install -D -m 644 "$file" "$unfinished/kubernetes/${name//__//}.json"
+  done
+  folder=$(module sigs.k8s.io/lws v0.7.0)/config/crd/bases
+  cp "$folder/leaderworkerset.x-k8s.io_leaderworkersets.yaml" "$unfinished/crds"
+  folder=$(module github.com/kedacore/keda/v2 v2.17.2)/config/crd/bases
+  cp "$folder/keda.sh_scaledobjects.yaml" "$unfinished/crds"
+  folder=$(module github.com/prometheus-operator/prometheus-operator v0.85.0)/example/prometheus-operator-crd
+  for name in servicemonitors podmonitors prometheusrules; do
+    cp "$folder/monitoring.coreos.com_$name.yaml" "$unfinished/crds"
+  done
+  folder=$(module github.com/cert-manager/cert-manager v1.18.2)/deploy/crds
+  # Its labels are to be filled in by a chart.
+  grep -v '{{' "$folder/crd-certificates.yaml" >"$unfinished/crds/cert-manager.io_certificates.yaml"
+  chmod -R u+w "$unfinished"
+  mv "$unfinished" "$schemas"
 }
 
 command -v dpkg-query >/dev/null || fail "this system has no dpkg; see the package lists in $0"
@@ -115,7 +168,10 @@ case ${1-} in
     install_packages "${build[@]}" "${tests[@]}" "${observability[@]}"
     install_prometheus
     install_grafana_sdk
-    install_grpcurl
+    command -v grpcurl >/dev/null || install_go_program github.com/fullstorydev/grpcurl/cmd/grpcurl v1.9.1
+    install_go_program helm.sh/helm/v3/cmd/helm v3.19.0
+    install_go_program sigs.k8s.io/kubectl-validate v0.0.4
+    install_schemas
     ;;
   *) fail "unknown argument \"$1\"; valid: --build, --runtime" ;;
 esac

@@ -3,8 +3,8 @@
 #
 #   run.sh [--preset release|asan|tsan] [--only PART]
 #
-# Parts: unit (GoogleTest), tidy (layering, limits, format), e2e (real processes, from Python), fuzz (release only),
-# observability (dashboards and rules under a real Prometheus; release only).
+# Parts: unit (GoogleTest), tidy (layering, limits, format), e2e (real processes, from Python), and, in release only,
+# helm (the chart), observability (dashboards and rules under a real Prometheus), fuzz.
 # Checks that take longer than five minutes are targets of their own; CONTRIBUTING.md names them.
 set -uo pipefail
 
@@ -21,8 +21,8 @@ while [[ $# -gt 0 ]]; do
 done
 case $preset in release | asan | tsan) ;; *) echo "run: --preset: valid: release, asan, tsan" >&2; exit 2 ;; esac
 case $only in
-  "" | unit | tidy | e2e | fuzz | observability) ;;
-  *) echo "run: --only: valid: unit, tidy, e2e, fuzz, observability" >&2; exit 2 ;;
+  "" | unit | tidy | e2e | helm | fuzz | observability) ;;
+  *) echo "run: --only: valid: unit, tidy, e2e, helm, fuzz, observability" >&2; exit 2 ;;
 esac
 
 python=/usr/bin/python3  # the one that Debian's grpcio and pytest belong to
@@ -81,6 +81,11 @@ if wanted e2e; then
   say "e2e"
   "$python" -m pytest -q -p no:cacheprovider tests/e2e tests/images/test_files.py --junitxml "$reports/e2e.xml"
   [[ -f $reports/e2e.xml ]] || step "pytest tests/e2e" false
+fi
+if wanted helm && [[ $preset == release ]]; then
+  say "helm"
+  "$python" -m pytest -q -p no:cacheprovider tests/helm --junitxml "$reports/helm.xml"
+  [[ -f $reports/helm.xml ]] || step "pytest tests/helm" false
 fi
 if wanted observability && [[ $preset == release ]]; then
   say "observability"

@@ -44,7 +44,7 @@ def all_cases(folder):
     cases = []
     if (folder / "ctest.xml").exists():
         cases += gtest_cases(folder, junit_cases(folder / "ctest.xml"))
-    for report in ("tidy.xml", "e2e.xml", "observability.xml"):
+    for report in ("tidy.xml", "e2e.xml", "helm.xml", "observability.xml"):
         if (folder / report).exists():
             cases += junit_cases(folder / report)
     steps = folder / "steps.tsv"

@@ -107,7 +107,7 @@ void EngineService::greet(const std::vector<std::shared_ptr<lckv::Session>>& ses
       const auto it = links_.find(session->id());
       if (it == links_.end()) continue;
       *frame.mutable_hello() = *hello_;
-      *frame.mutable_load() = load_of(it->second, absl::Now());
+      *frame.mutable_load() = load_of(it->second);
     }
     session->send(std::move(frame));
     const std::lock_guard lock(mutex_);
@@ -183,7 +183,7 @@ void EngineService::refuse(const std::shared_ptr<lckv::Session>& session, uint64
       const std::lock_guard lock(mutex_);
       const auto it = links_.find(session->id());
       if (it == links_.end()) return;
-      *frame.mutable_load() = load_of(it->second, absl::Now());
+      *frame.mutable_load() = load_of(it->second);
     }
     session->send(std::move(frame));
   }
@@ -294,7 +294,7 @@ grpc::ServerUnaryReactor* EngineService::Drain(grpc::CallbackServerContext* call
       move_time_ = draining_ ? absl::Now() + grace : absl::InfiniteFuture();
       tell_all_ = true;
     }
-    if (status.ok()) *response->mutable_load() = load_of(Link(), absl::Now());
+    if (status.ok()) *response->mutable_load() = load_of(Link());
   }
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
   reactor->Finish(to_grpc_status(status));

@@ -1,0 +1,68 @@
+{{/* The models with their defaults filled in and what follows from them, by key, as YAML. */}}
+{{- define "lckv.models" -}}
+{{- $root := . -}}
+{{- $models := dict -}}
+{{- $served := dict -}}
+{{- if not .Values.models -}}
+{{- fail "models is empty: name at least one, as in models.llama.source.pvc.claimName=checkpoints" -}}
+{{- end -}}
+{{- range $key, $given := .Values.models -}}
+{{- $model := mergeOverwrite (deepCopy $root.Values.modelDefaults) (deepCopy ($given | default dict)) -}}
+{{- $_ := set $model "key" $key -}}
+{{- $_ := set $model "servedName" ($model.servedName | default $key) -}}
+{{- $_ := set $model "workload" (printf "%s-worker-%s" (include "lckv.fullname" $root) $key) -}}
+{{- $_ := set $model "leaders" (printf "%s-leaders" $model.workload) -}}
+{{- include "lckv.checkModel" $model -}}
+{{- $_ := set $model "ranksPerHost" (div (int $model.tensorParallelSize) (max 1 (int $model.hosts))) -}}
+{{- $_ := set $model "kind" (ternary "LeaderWorkerSet" "Deployment" (gt (int $model.hosts) 1)) -}}
+{{- $_ := set $model "apiVersion" (ternary "leaderworkerset.x-k8s.io/v1" "apps/v1" (gt (int $model.hosts) 1)) -}}
+{{- if hasKey $served $model.servedName -}}
+{{- fail (printf "models.%s and models.%s have one servedName, %q" $key (get $served $model.servedName) $model.servedName) -}}
+{{- end -}}
+{{- $_ := set $served $model.servedName $key -}}
+{{- $_ := set $models $key $model -}}
+{{- end -}}
+{{- toYaml $models -}}
+{{- end -}}
+
+{{/* What the schema cannot tell, because it follows from several values, defaults among them. */}}
+{{- define "lckv.checkModel" -}}
+{{- $size := int .tensorParallelSize -}}
+{{- $at := printf "models.%s" .key -}}
+{{- if ne (len .source) 1 -}}
+{{- fail (printf "%s.source: give exactly one of pvc, hostPath and init, not %d (modelDefaults.source counts too)" $at (len .source)) -}}
+{{- end -}}
+{{- if mod $size (int .hosts) -}}
+{{- fail (printf "%s: tensorParallelSize %d cannot be shared out to %d hosts in equal parts" $at $size (int .hosts)) -}}
+{{- end -}}
+{{- if and (eq .device "sim") (gt (int .hosts) 1) -}}
+{{- fail (printf "%s: device sim has all ranks of a replica in one process: hosts must be 1" $at) -}}
+{{- end -}}
+{{- if and (eq .device "cuda") (gt $size 1) (contains "/mig-" .gpuResource) -}}
+{{- fail (printf "%s: %s cannot exchange with another one: tensorParallelSize must be 1" $at .gpuResource) -}}
+{{- end -}}
+{{- if and (ne .autoscaling.by "none") (gt (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas)) -}}
+{{- fail (printf "%s.autoscaling: minReplicas %d exceeds maxReplicas %d" $at (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas)) -}}
+{{- end -}}
+{{- if and (eq .autoscaling.by "hpa") (lt (int .autoscaling.minReplicas) 1) -}}
+{{- fail (printf "%s.autoscaling: minReplicas 0 needs keda" $at) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whole CPUs of a quantity such as 4, "4" or 3500m, rounded down, at least 1. */}}
+{{- define "lckv.wholeCpus" -}}
+{{- $given := toString . -}}
+{{- if hasSuffix "m" $given -}}
+{{ max 1 (div (trimSuffix "m" $given | atoi) 1000) }}
+{{- else -}}
+{{ max 1 (floor (float64 $given) | int) }}
+{{- end -}}
+{{- end -}}
+
+{{/* --name=value lines of a map. Numbers are float64 here: large whole ones must not become 1e+06. */}}
+{{- define "lckv.flags" -}}
+{{- range $name, $value := . }}
+{{- if and (kindIs "float64" $value) (eq $value (floor $value)) }}{{ $value = int64 $value }}{{ end }}
+- {{ printf "--%s=%v" $name $value | quote }}
+{{- end }}
+{{- end -}}

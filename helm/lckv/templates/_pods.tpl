@@ -1,0 +1,88 @@
+{{/* What all pods have in common. */}}
+
+{{- define "lckv.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "lckv.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* The variables of Service links, LCKV_PORT among them, would be read as flags. */}}
+{{- define "lckv.podBasics" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+serviceAccountName: {{ include "lckv.serviceAccount" .root }}
+{{- with .root.Values.images.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+securityContext:
+  {{- include "lckv.podSecurity" . | nindent 2 }}
+{{- end -}}
+
+{{- define "lckv.placement" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Over hosts and zones, as far as there are some: (dict "labels" SELECTOR). */}}
+{{- define "lckv.spread" -}}
+topologySpreadConstraints:
+  {{- range $key := list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+  - maxSkew: 1
+    topologyKey: {{ $key }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- $.labels | nindent 8 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "lckv.probe" -}}
+grpc: {port: {{ .port }}, service: {{ .service }}}
+periodSeconds: {{ .period }}
+timeoutSeconds: 5
+failureThreshold: {{ .failures }}
+{{- end -}}
+
+{{/* After SIGTERM the router accepts for the delay and streams for the grace; then it has 3 s for last statuses and up
+     to 30 s to close sessions (router/router.cc). */}}
+{{- define "lckv.routerGrace" -}}
+{{ add (int .Values.router.shutdownDelaySeconds) (int .Values.router.shutdownGraceSeconds) 35 }}
+{{- end -}}
+
+{{/* After the drain the launcher gives its ranks 20 s, and the kernel 10 s to end them (worker/launch.cc). */}}
+{{- define "lckv.workerGrace" -}}
+{{ add (int .drainTimeoutSeconds) 32 }}
+{{- end -}}
+
+{{/* Where each secret with certificates is from. */}}
+{{- define "lckv.clientsSecret" -}}
+{{ ternary (printf "%s-tls" (include "lckv.router" .)) .Values.tls.clients.secret (eq .Values.tls.clients.by "certManager") }}
+{{- end -}}
+{{- define "lckv.routerSecret" -}}
+{{ ternary (printf "%s-worker-tls" (include "lckv.router" .)) .Values.tls.workers.routerSecret (eq .Values.tls.workers.by "certManager") }}
+{{- end -}}
+{{- define "lckv.workerSecret" -}}
+{{ ternary (printf "%s-worker-tls" (include "lckv.fullname" .)) .Values.tls.workers.workerSecret (eq .Values.tls.workers.by "certManager") }}
+{{- end -}}
+{{- define "lckv.workerServerName" -}}
+{{ ternary (printf "%s-worker" (include "lckv.fullname" .)) .Values.tls.workers.serverName (eq .Values.tls.workers.by "certManager") }}
+{{- end -}}

@@ -1,0 +1,207 @@
+"""What pods promise: security, grace periods, probes, upgrades."""
+
+import itertools
+
+import chart
+import switches
+
+SHUTDOWN_SLACK_SECONDS = {"router": 33, "worker": 32}  # after the flags' times: router/router.cc, worker/launch.cc
+
+
+def all_pods(rendered):
+    for case, documents in rendered.items():
+        for name, labels, spec in chart.pods(documents):
+            yield f"{case}: {name}", labels["app.kubernetes.io/component"], spec
+
+
+def seconds(text):
+    assert text.endswith("s") and text[:-1].isdigit(), text
+    return int(text[:-1])
+
+
+def test_pods_are_restricted(rendered):
+    """The Pod Security Standard's level, and a root that nobody writes."""
+    for name, _, spec in all_pods(rendered):
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        assert spec["securityContext"]["runAsUser"] == 65532, name
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec), name
+        for container in spec["containers"] + spec.get("initContainers", []):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }, name
+            assert all("hostPort" not in port for port in container.get("ports", [])), name
+        kinds = {"configMap", "secret", "emptyDir", "persistentVolumeClaim"}
+        if name.startswith(("host-path", "ci-laptop")):
+            kinds.add("hostPath")
+        for volume in spec.get("volumes", []):
+            assert set(volume) - {"name"} <= kinds, name
+
+
+def test_nothing_of_the_cluster_reaches_a_program(rendered):
+    for name, _, spec in all_pods(rendered):
+        assert spec["automountServiceAccountToken"] is False, name
+        # A Service called lckv would give LCKV_PORT, which is a flag.
+        assert spec["enableServiceLinks"] is False, name
+        # subPath would hide changes of secrets and of the routers' files.
+        mounts = [m for c in spec["containers"] for m in c.get("volumeMounts", [])]
+        assert all("subPath" not in mount for mount in mounts), name
+
+
+def test_memory_volumes_are_where_ranks_share_a_pod(rendered):
+    seen = set()
+    for name, component, spec in all_pods(rendered):
+        memory = [v["name"] for v in spec.get("volumes", []) if v.get("emptyDir", {}).get("medium") == "Memory"]
+        if component != "worker":
+            assert memory == [], name
+            continue
+        flags = chart.flags(spec["containers"][0])
+        hosts = 2 if "two-hosts" in name else 8 if "eight-hosts" in name else None
+        if hosts or "LeaderWorkerSet" not in name:
+            several = int(flags["--tensor-parallel-size"]) > (hosts or 1)
+            assert memory == (["shm"] if several else []), name
+            seen.add(several)
+    assert seen == {True, False}
+
+
+def test_grace_periods_fit_the_flags(rendered):
+    for name, component, spec in all_pods(rendered):
+        if component not in SHUTDOWN_SLACK_SECONDS:
+            continue
+        flags = chart.flags(spec["containers"][0])
+        names = {"router": ("--shutdown-delay", "--shutdown-grace"), "worker": ("--drain-timeout",)}[component]
+        needed = sum(seconds(flags[flag]) for flag in names) + SHUTDOWN_SLACK_SECONDS[component]
+        assert needed <= spec["terminationGracePeriodSeconds"] <= needed + 10, name
+        assert all("lifecycle" not in container for container in spec["containers"]), name
+
+
+def test_probes_ask_those_who_answer_and_wait_for_the_weights(rendered):
+    for name, component, spec in all_pods(rendered):
+        container = spec["containers"][0]
+        probes = {key: container.get(f"{key}Probe") for key in ("startup", "liveness", "readiness")}
+        if component == "test" or name.endswith("/workerTemplate"):
+            assert not any(probes.values()), name
+            continue
+        flags = chart.flags(container)
+        for probe in probes.values():
+            assert str(probe["grpc"]["port"]) == flags["--health-port"], name
+        assert [probes[key]["grpc"]["service"] for key in probes] == ["readiness", "liveness", "readiness"], name
+        if component == "worker":
+            budget = probes["startup"]["periodSeconds"] * probes["startup"]["failureThreshold"]
+            assert 30 <= budget - seconds(flags["--start-timeout"]) < 40, name
+
+
+def test_upgrades_need_no_gpu_more(rendered):
+    seen = set()
+    for name, documents in rendered.items():
+        for workload in chart.of_kind(documents, "Deployment"):
+            rolling = workload["spec"]["strategy"]["rollingUpdate"]
+            container = workload["spec"]["template"]["spec"]["containers"][0]
+            has_gpu = any(resource.startswith("nvidia.com/") for resource in container["resources"].get("limits", {}))
+            assert rolling == {"maxSurge": int(not has_gpu), "maxUnavailable": int(has_gpu)}, name
+            seen.add(has_gpu)
+        for workload in chart.of_kind(documents, "LeaderWorkerSet"):
+            rolling = workload["spec"]["rolloutStrategy"]["rollingUpdateConfiguration"]
+            assert rolling == {"maxSurge": 0, "maxUnavailable": 1}, name
+    assert seen == {True, False}
+
+
+def test_disruptions_take_one_leader_at_a_time(rendered):
+    for name, documents in rendered.items():
+        budgets = {b["metadata"]["name"]: b["spec"] for b in chart.of_kind(documents, "PodDisruptionBudget")}
+        kinds = ("Deployment", "LeaderWorkerSet")
+        workloads = {w["metadata"]["name"] for kind in kinds for w in chart.of_kind(documents, kind)}
+        assert set(budgets) == workloads, name
+        for budget in budgets.values():
+            assert budget["maxUnavailable"] == 1 and budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow", name
+        for workload in chart.of_kind(documents, "LeaderWorkerSet"):
+            selector = budgets[workload["metadata"]["name"]]["selector"]["matchLabels"]
+            assert selector["leaderworkerset.sigs.k8s.io/worker-index"] == "0", name
+
+
+def test_routers_see_leaders_that_are_not_ready(rendered):
+    for name, documents in rendered.items():
+        leaders = [s for s in chart.of_kind(documents, "Service") if s["metadata"]["name"].endswith("-leaders")]
+        assert leaders, name
+        for service in leaders:
+            assert service["spec"]["publishNotReadyAddresses"] is True, name
+            assert service["spec"]["clusterIP"] == "None", name
+
+
+def test_gpus_are_asked_for_by_rank(rendered):
+    asked = {}
+    for name, component, spec in all_pods(rendered):
+        if component == "worker":
+            limits = spec["containers"][0]["resources"].get("limits", {})
+            asked[name] = {k: v for k, v in limits.items() if k.startswith("nvidia.com/")}
+    assert asked["one-gpu: Deployment/lckv-worker-demo"] == {"nvidia.com/gpu": 1}
+    assert asked["eight-gpus: Deployment/lckv-worker-demo"] == {"nvidia.com/gpu": 8}
+    assert asked["mig: Deployment/lckv-worker-demo"] == {"nvidia.com/mig-1g.18gb": 1}
+    for part in ("leaderTemplate", "workerTemplate"):
+        assert asked[f"two-hosts: LeaderWorkerSet/lckv-worker-demo/{part}"] == {"nvidia.com/gpu": 4}
+    assert asked["defaults: Deployment/lckv-worker-demo"] == {}
+
+
+def test_threads_follow_the_limit_of_cpus(rendered):
+    flags = {name: chart.flags(spec["containers"][0]) for name, _, spec in all_pods(rendered)}
+    assert flags["cpu-ranks: Deployment/lckv-worker-demo"]["--threads"] == "1"  # 6 CPUs, 4 ranks
+    assert flags["ci-laptop: Deployment/lckv-worker-demo"]["--threads"] == "2"
+    assert "--threads" not in flags["defaults: Deployment/lckv-worker-demo"]
+
+
+def test_large_numbers_stay_whole(rendered):
+    (spec,) = [s for name, c, s in all_pods(rendered) if name.startswith("flags: ") and c == "worker"]
+    flags = chart.flags(spec["containers"][0])
+    assert flags["--max-num-batched-tokens"] == "16777216"
+    assert flags["--prefill-tolerance"] == "0.0001"
+    assert flags["--enable-prefix-caching"] == "false"
+
+
+def test_policies_let_through_what_is_needed_and_nothing_else(rendered):
+    for name, documents in rendered.items():
+        policies = chart.of_kind(documents, "NetworkPolicy")
+        assert bool(policies) == (name != "no-policy"), name
+        for policy, direction in itertools.product(policies, ("ingress", "egress")):
+            for rule in policy["spec"].get(direction, []):
+                peers = rule.get("from" if direction == "ingress" else "to")
+                component = policy["metadata"]["labels"]["app.kubernetes.io/component"]
+                # Clients of the router are all, unless they are listed.
+                if peers is None:
+                    assert (component, direction) == ("router", "ingress"), name
+                    assert rule["ports"] == [{"port": "grpc", "protocol": "TCP"}], name
+        for policy in policies:
+            assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"], name
+
+
+def test_each_group_of_ranks_has_a_policy_of_its_own(rendered):
+    for case, groups in (("two-hosts", 2), ("ci-four-hosts-tp16", 3), ("eight-hosts", 1), ("eight-gpus", 0)):
+        ranks = [p for p in chart.of_kind(rendered[case], "NetworkPolicy") if "-ranks-" in p["metadata"]["name"]]
+        indices = []
+        for policy in ranks:
+            own = policy["spec"]["podSelector"]
+            indices.append(own["matchLabels"]["leaderworkerset.sigs.k8s.io/group-index"])
+            # All ports, of this group alone.
+            assert policy["spec"]["ingress"] == [{"from": [{"podSelector": own}]}], case
+            assert policy["spec"]["egress"] == [{"to": [{"podSelector": own}]}], case
+        assert indices == [str(index) for index in range(groups)], case
+
+
+def test_plaintext_is_allowed_only_where_a_hop_has_no_tls(rendered):
+    expected = {
+        "defaults": (True, True),
+        "tls-given": (False, False),
+        "tls-clients-alone": (True, True),
+        "tls-workers-alone": (True, False),
+        "hosts-tls": (False, True),  # what ranks exchange within a step
+    }
+    for case, (router, worker) in expected.items():
+        for name, _, spec in chart.pods(rendered[case]):
+            if not name.startswith("Pod/"):
+                allowed = "--allow-plaintext" in spec["containers"][0]["args"]
+                assert allowed == (router if "router" in name else worker), (case, name)
+
+
+def test_switches_cover_ci():
+    assert len(chart.CI) == 4 and len(switches.everything()) > 40

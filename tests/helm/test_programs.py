@@ -1,0 +1,213 @@
+"""Every flag, port, variable and health service that the chart names exists in the programs, asked from them."""
+
+import json
+import os
+import re
+import subprocess
+
+import pytest
+import yaml
+
+import chart
+import programs
+
+# What the chart decides by itself, from values of other names.
+OWN_WORKER_FLAGS = {
+    "--model", "--served-model-name", "--device", "--tensor-parallel-size", "--drain-timeout", "--start-timeout",
+    "--leader", "--local-ranks", "--first-rank", "--rank", "--rank-metrics-port", "--sim-replicas",
+    "--rank-tls-ca", "--rank-tls-cert", "--rank-tls-key", "--rank-tls-server-name",
+}  # fmt: skip
+OWN_ROUTER_FLAGS = {
+    "--workers", "--models", "--tokens", "--tenants", "--shutdown-delay", "--shutdown-grace",
+    "--worker-tls-ca", "--worker-tls-cert", "--worker-tls-key", "--worker-tls-server-name",
+}  # fmt: skip
+OWN_FLAGS = {
+    "--host", "--port", "--metrics-port", "--health-port", "--tls-cert", "--tls-key", "--tls-client-ca",
+    "--allow-plaintext", "--log-level", "--log-format", "--help", "--version", "--check-health",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def helps():
+    return {
+        "worker": programs.read_help("lckv-worker"),
+        "router": programs.read_help("lckv-router"),
+        "test": programs.read_help("lckv", "generate"),
+    }
+
+
+@pytest.fixture(scope="module")
+def schema():
+    return json.loads((chart.CHART / "values.schema.json").read_text())
+
+
+def test_every_flag_exists_and_takes_its_value(rendered, helps):
+    seen = set()
+    for case, documents in rendered.items():
+        for name, labels, spec in chart.pods(documents):
+            component = labels["app.kubernetes.io/component"]
+            known, _ = helps[component]
+            for flag, value in chart.flags(spec["containers"][0]).items():
+                where = f"{case}: {name}: {flag}={value}"
+                assert flag in known, where
+                seen.add((component, flag))
+                options, bounds = programs.choices(known[flag]), programs.limits(known[flag])
+                # A device that images of another version have.
+                if options and (flag, value) != ("--device", "cuda"):
+                    assert value in options, where
+                if bounds:
+                    assert bounds[0] <= float(value) <= bounds[1], where
+    # The switches leave no flag of the chart's own aside.
+    never = {"--sim-replicas", "--leader", "--local-ranks", "--first-rank", "--rank", "--help", "--version"}
+    never |= {"--check-health"}
+    assert OWN_WORKER_FLAGS | OWN_FLAGS - never <= {f for c, f in seen if c == "worker"} | never
+    assert OWN_ROUTER_FLAGS | OWN_FLAGS - never <= {f for c, f in seen if c == "router"} | {"--workers"}
+
+
+@pytest.mark.parametrize("program, own", [("worker", OWN_WORKER_FLAGS), ("router", OWN_ROUTER_FLAGS)])
+def test_the_schema_has_every_other_flag_as_the_program_takes_it(helps, schema, program, own):
+    known, _ = helps[program]
+    listed = schema["definitions"][f"{program}Flags"]["properties"]
+    others = {flag for flag in known if flag not in own | OWN_FLAGS and not flag.startswith("--no-")}
+    assert {f"--{name}" for name in listed} == others
+    for name, one in listed.items():
+        options, bounds = programs.choices(known[f"--{name}"]), programs.limits(known[f"--{name}"])
+        if options:
+            assert one["enum"] == options, name
+        if bounds and "enum" not in one:
+            assert (one["minimum"], one["maximum"]) == bounds, name
+
+
+def test_devices_are_the_programs_or_cuda(helps, schema):
+    offered = set(schema["definitions"]["model"]["properties"]["device"]["enum"])
+    assert offered - set(programs.choices(helps["worker"][0]["--device"])) <= {"cuda"}
+    assert schema["properties"]["log"]["properties"]["level"]["enum"] == programs.choices(
+        helps["worker"][0]["--log-level"]
+    )
+
+
+def test_ports_are_the_flags(rendered):
+    for case, documents in rendered.items():
+        for name, _, spec in chart.pods(documents):
+            container = spec["containers"][0]
+            flags = chart.flags(container)
+            ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
+            for port, number in ports.items():
+                rank = re.fullmatch(r"rank-(\d+)", port)
+                if rank:
+                    expected = int(flags["--rank-metrics-port"]) + int(rank.group(1))
+                else:
+                    expected = int(flags[{"grpc": "--port"}.get(port, f"--{port}-port")])
+                assert number == expected, (case, name, port)
+
+
+def test_rank_metrics_meet_no_other_port(rendered):
+    for _, _, spec in chart.pods(rendered["eight-gpus"]):
+        ports = [port["containerPort"] for port in spec["containers"][0].get("ports", [])]
+        assert len(ports) == len(set(ports))
+
+
+def test_no_variable_is_named_that_no_program_reads(helps):
+    known = set().union(*(variables for _, variables in helps.values()))
+    for file in chart.CHART.rglob("*"):
+        if file.is_file():
+            named = set(re.findall(r"\bLCKV_[A-Z_]+\b", file.read_text()))
+            assert named <= known, file
+
+
+def test_links_of_services_would_be_flags():
+    """Why enableServiceLinks is off: a Service called lckv gives this variable."""
+    done = subprocess.run(
+        [programs.BIN / "lckv-worker", "--model", programs.DEMO],
+        env={**os.environ, "LCKV_PORT": "tcp://10.0.0.1:50051"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2 and "--port: Value tcp://10.0.0.1:50051" in done.stderr
+
+
+def on_this_machine(spec, replaced):
+    """The arguments of a pod's program, with the values that only a cluster has replaced."""
+    arguments = []
+    for argument in spec["containers"][0]["args"]:
+        flag = argument.partition("=")[0]
+        arguments.append(f"{flag}={replaced[flag]}" if flag in replaced else argument)
+    return arguments
+
+
+def test_the_laptop_chart_serves(rendered, tmp_path):
+    """The programs with the arguments of the chart's pods: health services, a generation, an orderly end."""
+    documents = rendered["ci-laptop"]
+    pods = {labels["app.kubernetes.io/component"]: spec for _, labels, spec in chart.pods(documents)}
+    ports = {(program, flag): programs.free_port() for program in ("worker", "router")
+             for flag in ("--port", "--metrics-port", "--health-port")}  # fmt: skip
+
+    def start(program, **replaced):
+        own = {flag: port for (name, flag), port in ports.items() if name == program}
+        own |= {"--host": "127.0.0.1"} | {f"--{flag}": value for flag, value in replaced.items()}
+        arguments = on_this_machine(pods[program], own)
+        return programs.Program(f"lckv-{program}", arguments, tmp_path)
+
+    (config,) = [d for d in chart.of_kind(documents, "ConfigMap") if "models.json" in d["data"]]
+    models = json.loads(config["data"]["models.json"])
+    models["models"][0]["workers"] = [f'127.0.0.1:{ports["worker", "--port"]}']
+    (tmp_path / "models.json").write_text(json.dumps(models))
+    running = {}
+    try:
+        running["worker"] = start("worker", model=programs.DEMO)
+        running["router"] = start("router", models=tmp_path / "models.json")
+        for name, program in running.items():
+            for probe in ("startup", "liveness", "readiness"):
+                asked = pods[name]["containers"][0][f"{probe}Probe"]["grpc"]
+                program.wait_until(ports[name, "--health-port"], asked["service"], "SERVING")
+        assert programs.health(ports["router", "--health-port"], "no-such-service") == "NOT_FOUND"
+        client = pods["test"]["containers"][0]
+        arguments = on_this_machine(pods["test"], {"--router": f'127.0.0.1:{ports["router", "--port"]}'})
+        done = subprocess.run(
+            [programs.BIN / client["command"][0], *arguments], capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0 and len(done.stdout.split()) > 3, done
+    finally:
+        statuses = {name: program.stop() for name, program in reversed(running.items())}
+    assert statuses == {"worker": 0, "router": 0}
+
+
+def test_tenants_are_what_the_router_reads(rendered, tmp_path):
+    (config,) = [d for d in chart.of_kind(rendered["tenants"], "ConfigMap") if "tenants.json" in d["data"]]
+    for name, text in config["data"].items():
+        (tmp_path / name).write_text(text)
+    assert yaml.safe_load(config["data"]["tenants.json"])["tenants"]["a b"] == {"tokens_per_minute": 123456789}
+    ports = [f"--{name}port={programs.free_port()}" for name in ("", "metrics-")]
+    port = programs.free_port()
+    arguments = [*ports, f"--health-port={port}", "--models", tmp_path / "models.json"]
+    router = programs.Program("lckv-router", [*arguments, "--tenants", tmp_path / "tenants.json"], tmp_path)
+    try:
+        router.wait_until(port, "readiness", "SERVING")
+    finally:
+        assert router.stop() == 0, router.log.read_text()
+
+
+# What each kind of bad input makes the container say last, as NOTES.txt tells it.
+LAST_LINES = {
+    "no such folder": ["lckv-worker", "--model", "/nonexistent"],
+    "--kv-cache-memory: ": ["lckv-worker", "--model", programs.DEMO, "--kv-cache-memory", "16KiB"],
+    "not expected": ["lckv-worker", "--model", programs.DEMO, "--no-such-flag"],
+    "cannot be opened": ["lckv-router", "--models", "/nonexistent/models.json"],
+}
+
+
+@pytest.mark.parametrize("said", LAST_LINES)
+def test_bad_input_is_said_last_and_in_the_notes(said):
+    program, *arguments = LAST_LINES[said]
+    ports = [f"--{name}port={programs.free_port()}" for name in ("", "metrics-", "health-")]
+    done = subprocess.run(
+        [programs.BIN / program, *arguments, *ports], capture_output=True, text=True, timeout=60, check=False
+    )
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    assert done.returncode != 0 and any(said in line for line in lines[-2:]), lines
+    notes = (chart.CHART / "templates" / "NOTES.txt").read_text()
+    operations = (chart.ROOT / "deploy" / "OPERATIONS.md").read_text()
+    assert said.strip(": ") in notes, said
+    assert said.strip(": ") in operations, said

@@ -1,0 +1,75 @@
+"""Whatever a manifest names is there."""
+
+import copy
+
+import pytest
+
+import chart
+import references
+import switches
+
+
+def test_every_reference_resolves(rendered):
+    faults = {
+        name: found
+        for name, documents in rendered.items()
+        if (found := references.find_faults(documents, switches.GIVEN))
+    }
+    assert not faults
+
+
+def change(documents, kind, edit):
+    """A copy in which the first document of a kind is edited."""
+    changed = copy.deepcopy(documents)
+    edit(chart.of_kind(changed, kind)[0])
+    return changed
+
+
+def drop(path, *keys):
+    def edit(document):
+        for key in path:
+            document = document[key]
+        for key in keys:
+            document.pop(key)
+
+    return edit
+
+
+def put(path, value):
+    def edit(document):
+        for key in path[:-1]:
+            document = document[key]
+        document[path[-1]] = value
+
+    return edit
+
+
+def pod(path):
+    return ["spec", "template", "spec", *path]
+
+
+PLANTED = [
+    ("ci-one-host-8-gpus", "Deployment", put(["spec", "selector", "matchLabels", "lckv/model"], "x"), "its own pods"),
+    ("ci-one-host-8-gpus", "Service", put(["spec", "selector", "lckv/model"], "x"), "selects no pod"),
+    ("ci-one-host-8-gpus", "Service", put(["spec", "ports", 0, "targetPort"], "http"), "has no port http"),
+    ("ci-one-host-8-gpus", "PodDisruptionBudget", put(["spec", "selector", "matchLabels", "a"], "x"), "selects no pod"),
+    ("ci-one-host-8-gpus", "NetworkPolicy", put(["spec", "ingress", 0, "ports", 0, "port"], "http"), "has the port http"),
+    ("ci-one-host-8-gpus", "ServiceMonitor", put(["spec", "endpoints", 0, "port"], "http"), "has the port http"),
+    ("ci-one-host-8-gpus", "PodMonitor", put(["spec", "podMetricsEndpoints", 0, "port"], "http"), "and there is"),
+    ("ci-one-host-8-gpus", "Deployment", put(pod(["volumes", 0]), {"name": "x"}), "mounts"),
+    ("ci-one-host-8-gpus", "ConfigMap", drop(["data"], "models.json"), "is not in ConfigMap"),
+    ("ci-one-host-8-gpus", "ConfigMap", put(["data", "models.json"], '{"models": [{"workers": ["a:1"]}]}'), "this address"),
+    ("ci-four-hosts-tp16", "ScaledObject", put(["spec", "scaleTargetRef", "kind"], "Deployment"), "is not there"),
+    ("ci-four-hosts-tp16", "LeaderWorkerSet", put(["spec", "replicas"], 1), "its number of replicas"),
+    ("ci-four-hosts-tp16", "Certificate", put(["spec", "secretName"], "x"), "Secret lckv-router-tls is not there"),
+    ("ci-four-hosts-tp16", "ServiceAccount", put(["metadata", "name"], "x"), "ServiceAccount lckv is not there"),
+    ("ci-many-small-models", "HorizontalPodAutoscaler", put(["spec", "scaleTargetRef", "name"], "x"), "is not there"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, kind, edit, fault", PLANTED)
+def test_a_planted_fault_is_found(rendered, name, kind, edit, fault):
+    # Given secrets would hide one that is missing.
+    given = {**switches.GIVEN, "Secret": switches.GIVEN["Secret"] - {"lckv-router-tls"}}
+    found = references.find_faults(change(rendered[name], kind, edit), given)
+    assert any(fault in line for line in found), found
