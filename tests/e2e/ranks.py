@@ -1,6 +1,8 @@
 """A replica of several ranks: its launcher, its processes, its ports."""
 
+import itertools
 import pathlib
+import random
 import re
 import socket
 
@@ -46,10 +48,13 @@ def is_free(port):
     return True
 
 
+# Below the range that connections take theirs from, which would take one again before its server has it.
+_PORTS = itertools.cycle(random.sample(range(20000, 32000), 12000))
+
+
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One that nobody listens at; another each time."""
+    return next(port for port in _PORTS if is_free(port))
 
 
 def errors(text):
