@@ -52,18 +52,9 @@ build() {
 
 pids=()
 logs=
-child=
-# Runs a command and waits for it as bash waits best: a signal ends the wait at once, and none is lost.
-await() {
-  "$@" &
-  child=$!
-  wait "$child"
-}
-
 stop_all() {
   local status=$?
   trap - EXIT INT TERM
-  [[ -z $child ]] || kill "$child" 2>/dev/null || true
   if [[ ${#pids[@]} -gt 0 ]]; then
     say "stopping"
     kill -TERM "${pids[@]}" 2>/dev/null || true
@@ -107,11 +98,10 @@ wait_until_ready() {
   local deadline=$((SECONDS + ready_seconds)) ready
   while true; do
     check_alive
-    await "$bin/lckv" replicas --router "$router" --timeout 2s >"$logs/replicas" 2>/dev/null || true
-    ready=$(grep -c ' ready ' "$logs/replicas" || true)
+    ready=$("$bin/lckv" replicas --router "$router" --timeout 2s 2>/dev/null | grep -c ' ready ' || true)
     [[ $ready -ge 2 ]] && return
     ((SECONDS < deadline)) || fail "not ready after $ready_seconds s; logs: $(cat "$logs"/*.log)"
-    await sleep 0.2
+    sleep 0.2
   done
 }
 
@@ -160,11 +150,11 @@ wait_until_ready
 
 prompt="The history of the city"
 printf '\n%s' "$prompt"
-await timeout 60 "$bin/lckv" generate --router "$router" --max-new-tokens 64 --seed 7 "$prompt"
+timeout 60 "$bin/lckv" generate --router "$router" --max-new-tokens 64 --seed 7 "$prompt"
 print_places
 [[ -z $once ]] || exit 0
 say "running until Ctrl-C"
 while true; do
   check_alive
-  await sleep 1
+  sleep 1
 done
