@@ -24,7 +24,6 @@
 #include "router/router_metrics.h"
 #include "router/routing/routing_policy.h"
 #include "router/tenants.h"
-#include "rpc/logging.h"
 #include "rpc/tls.h"
 
 namespace lckv {
@@ -78,7 +77,6 @@ class Router {
   const RouterOptions options_;
   const std::function<void(bool)> on_ready_;
   const std::unique_ptr<const RoutingPolicy> policy_;
-  RequestLog log_;
   RouterMetrics metrics_;
   Access access_;
   TenantGate tenants_;
@@ -95,7 +93,7 @@ class Router {
   std::unique_ptr<grpc::Server> server_;
 
   bool ready_ = false;  // the pulse's own, as it was last told
-  std::mutex mutex_;    // guards what follows
+  std::mutex mutex_;  // guards what follows
   bool withdrawn_ = false;
   bool stopped_ = false;
   absl::Time end_streams_at_ = absl::InfiniteFuture();
