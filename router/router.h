@@ -93,7 +93,7 @@ class Router {
   std::unique_ptr<grpc::Server> server_;
 
   bool ready_ = false;  // the pulse's own, as it was last told
-  std::mutex mutex_;  // guards what follows
+  std::mutex mutex_;    // guards what follows
   bool withdrawn_ = false;
   bool stopped_ = false;
   absl::Time end_streams_at_ = absl::InfiniteFuture();
