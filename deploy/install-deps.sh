@@ -15,7 +15,7 @@ kubernetes_version=1.34.1
 schemas=$root/build/tools/schemas-$kubernetes_version
 
 libraries=(libgrpc++-dev libprotobuf-dev libabsl-dev libdnnl-dev libgloo-dev libhwy-dev
-           libsentencepiece-dev libspdlog-dev libssl-dev prometheus-cpp-dev)
+           libjemalloc-dev libsentencepiece-dev libspdlog-dev libssl-dev prometheus-cpp-dev)
 build=("${libraries[@]}" ca-certificates g++ cmake ninja-build pkg-config mold ccache
        protobuf-compiler protobuf-compiler-grpc libcli11-dev nlohmann-json3-dev libbenchmark-dev
        libgtest-dev libgmock-dev libgomp1)

@@ -1,8 +1,7 @@
-#include <malloc.h>
-
 #include <string>
 
 #include "absl/time/clock.h"
+#include "kernels/check.h"
 #include "router/config.h"
 #include "router/router.h"
 #include "rpc/health_server.h"
@@ -11,12 +10,26 @@
 #include "rpc/shutdown.h"
 #include "spdlog/spdlog.h"
 
+// jemalloc's; a build for a sanitizer has its allocator instead.
+extern "C" [[gnu::weak]] int mallctl(const char* name, void* old_value, size_t* old_size,
+                                     void* new_value, size_t new_size);
+
 namespace lckv {
 namespace {
 
-// What streams need at once spreads over as many heaps as threads ever met, and each keeps its own
-// high-water mark: memory would creep for hours. Two heaps reach theirs at the first peak.
-constexpr int kNumHeaps = 2;
+// What a burst of streams needed goes back to the system a second after it. glibc's heaps keep it,
+// each thread's at a high-water mark of its own, so that memory creeps for hours.
+void give_freed_memory_back() {
+  if (mallctl == nullptr) return;
+  const auto set = [](const char* name, auto value) {
+    LCKV_CHECK(mallctl(name, nullptr, nullptr, &value, sizeof value) == 0);
+  };
+  set("arenas.dirty_decay_ms", ssize_t{1000});
+  set("arenas.muzzy_decay_ms", ssize_t{0});
+  set("arena.0.dirty_decay_ms", ssize_t{1000});  // the one there is already
+  set("arena.0.muzzy_decay_ms", ssize_t{0});
+  set("background_thread", true);
+}
 
 int report(const absl::Status& status) {
   spdlog::error("{}", std::string(status.message()));
@@ -61,9 +74,9 @@ int run(const RouterConfig& config, ShutdownSignal& shutdown) {
 }  // namespace lckv
 
 int main(int argc, char** argv) {
-  mallopt(M_ARENA_MAX, lckv::kNumHeaps);
   lckv::RouterConfig config;
   if (const auto code = lckv::parse_router_config(argc, argv, config)) return *code;
+  lckv::give_freed_memory_back();
   lckv::ShutdownSignal shutdown;
   lckv::set_up_logging(config.logging);
   return lckv::run(config, shutdown);

@@ -19,6 +19,10 @@ namespace {
 // After the grace: for the last statuses to be sent, and for sessions to close.
 constexpr absl::Duration kClosingTime = absl::Seconds(3);
 
+absl::Status in_flag(const char* flag, const absl::Status& wrong) {
+  return absl::Status(wrong.code(), absl::StrCat(flag, ": ", wrong.message()));
+}
+
 }  // namespace
 
 Router::Router(const RouterOptions& options, std::unique_ptr<const RoutingPolicy> policy,
@@ -31,13 +35,14 @@ Router::Router(const RouterOptions& options, std::unique_ptr<const RoutingPolicy
       access_(options.tokens_file),
       tenants_(
           options.tenants_file,
-          {.on_running = [this](const std::string& tenant,
-                                int64_t count) { metrics_.set_tenant_running(tenant, count); },
-           .on_rejected = [this](
-                              const std::string& tenant,
-                              const char* limit) { metrics_.count_tenant_rejected(tenant, limit); },
-           .on_tokens = [this](const std::string& tenant,
-                               uint64_t count) { metrics_.count_tenant_tokens(tenant, count); }}),
+          {.on_running = [this](const auto& tenant,
+                                auto count) { metrics_.tenant(tenant).running->Set(count); },
+           .on_rejected =
+               [this](const auto& tenant, const char* limit) {
+                 metrics_.tenant(tenant).rejected.at(limit)->Increment();
+               },
+           .on_tokens = [this](const auto& tenant,
+                               auto count) { metrics_.tenant(tenant).tokens->Increment(count); }}),
       fleet_(
           options.fleet, [this] { queue_.dispatch(); },
           [this](bool received) { metrics_.count_frame(received); }),
@@ -68,12 +73,12 @@ absl::StatusOr<std::unique_ptr<Router>> Router::start(const RouterOptions& optio
   RouterOptions completed = options;
   completed.fleet.link.credentials = *std::move(worker_credentials);
   std::unique_ptr<Router> router(new Router(completed, std::move(policy), std::move(on_ready)));
-  if (absl::Status status = router->access_.load(); !status.ok()) return status;
-  if (absl::Status status = router->tenants_.load(); !status.ok()) return status;
+  if (auto status = router->access_.load(); !status.ok()) return in_flag("--tokens", status);
+  if (auto status = router->tenants_.load(); !status.ok()) return in_flag("--tenants", status);
   auto discovery = Discovery::start(options.discovery, [fleet = &router->fleet_](Candidates found) {
     fleet->set_candidates(std::move(found));
   });
-  if (!discovery.ok()) return discovery.status();
+  if (!discovery.ok()) return in_flag("--models", discovery.status());
   router->discovery_ = *std::move(discovery);
   if (absl::Status status = router->listen(); !status.ok()) return status;
   router->pulse_thread_ = std::thread([raw = router.get()] { raw->pulse(); });

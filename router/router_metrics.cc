@@ -146,6 +146,19 @@ const ModelMetrics& RouterMetrics::model(const std::string& name) {
       .first->second;
 }
 
+const TenantMetrics& RouterMetrics::tenant(const std::string& label) {
+  std::lock_guard lock(mutex_);
+  const auto it = tenants_.find(label);
+  if (it != tenants_.end()) return it->second;
+  const prometheus::Labels labels = {{"tenant", label}};
+  TenantMetrics made = {.running = &tenant_running_.Add(labels),
+                        .tokens = &tenant_tokens_.Add(labels)};
+  for (const char* limit : kTenantLimits) {
+    made.rejected[limit] = &tenant_rejected_.Add({{"tenant", label}, {"limit", limit}});
+  }
+  return tenants_.emplace(label, std::move(made)).first->second;
+}
+
 void RouterMetrics::count_request(const std::string& model, absl::string_view method,
                                   absl::StatusCode code) {
   requests_
@@ -169,22 +182,6 @@ void RouterMetrics::count_frame(bool received) {
 
 void RouterMetrics::count_route(bool waited) {
   routes_.Add({{"policy", policy_}, {"reason", waited ? "after_wait" : "at_once"}}).Increment();
-}
-
-void RouterMetrics::set_tenant_running(const std::string& tenant, int64_t count) {
-  tenant_running_.Add({{"tenant", tenant}}).Set(static_cast<double>(count));
-  for (const char* limit : kTenantLimits) {
-    tenant_rejected_.Add({{"tenant", tenant}, {"limit", limit}});
-  }
-  tenant_tokens_.Add({{"tenant", tenant}});
-}
-
-void RouterMetrics::count_tenant_rejected(const std::string& tenant, const char* limit) {
-  tenant_rejected_.Add({{"tenant", tenant}, {"limit", limit}}).Increment();
-}
-
-void RouterMetrics::count_tenant_tokens(const std::string& tenant, uint64_t count) {
-  tenant_tokens_.Add({{"tenant", tenant}}).Increment(static_cast<double>(count));
 }
 
 void RouterMetrics::observe_overhead(OverheadStage stage, double seconds) {

@@ -34,6 +34,13 @@ struct ModelMetrics {
   std::vector<prometheus::Gauge*> replicas;  // by state, in the order of ReplicaState
 };
 
+// Of one tenant of the tenants file, or of "other".
+struct TenantMetrics {
+  prometheus::Gauge* running;
+  prometheus::Counter* tokens;
+  std::map<std::string, prometheus::Counter*> rejected;  // by limit
+};
+
 // What a gauge beside it is a part of.
 struct RouterLimits {
   size_t queue = 0;     // calls that wait
@@ -51,6 +58,7 @@ class RouterMetrics {
 
   // `name` is a served model's, or empty where a request named none that is.
   const ModelMetrics& model(const std::string& name);
+  const TenantMetrics& tenant(const std::string& label);
   void count_request(const std::string& model, absl::string_view method, absl::StatusCode code);
   // Refusals by their cause: the code, "slow_reader" or "poison".
   void count_rejected(absl::string_view reason);
@@ -58,10 +66,6 @@ class RouterMetrics {
   void count_frame(bool received);
   // A call found a replica at once, or after waiting.
   void count_route(bool waited);
-  // `tenant` is one of the tenants file's, or "other".
-  void set_tenant_running(const std::string& tenant, int64_t count);
-  void count_tenant_rejected(const std::string& tenant, const char* limit);
-  void count_tenant_tokens(const std::string& tenant, uint64_t count);
   void observe_overhead(OverheadStage stage, double seconds);
   // `file` is what is watched: "models", "tokens", "tenants". Stale: its last state could not be
   // taken over.
@@ -103,8 +107,9 @@ class RouterMetrics {
 
   // Of one address: up, then one per state.
   std::map<std::string, std::vector<prometheus::Gauge*>> workers_;  // set_replicas' own
-  std::mutex mutex_;                                                // guards models_
+  std::mutex mutex_;                                                // guards what follows
   std::map<std::string, ModelMetrics> models_;
+  std::map<std::string, TenantMetrics> tenants_;
 };
 
 }  // namespace lckv

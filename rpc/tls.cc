@@ -17,6 +17,10 @@ using grpc::experimental::FileWatcherCertificateProvider;
 
 constexpr unsigned kRefreshSeconds = 1;
 
+// A program ends while threads of gRPC's may still be shaking hands: OpenSSL is not taken down
+// under them. Before its first use.
+void keep_openssl_until_the_end() { OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr); }
+
 absl::Status unusable(const std::string& flag, const std::string& path, absl::string_view why) {
   ERR_clear_error();
   return absl::InvalidArgumentError(absl::StrCat(flag, ": ", path, " ", why));
@@ -35,6 +39,7 @@ struct PemPair {
 
 // gRPC would say nothing at the start and fail every handshake.
 absl::Status check_pair(const PemPair& pair) {
+  keep_openssl_until_the_end();
   if (pair.certificate.empty() != pair.key.empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat(pair.certificate_flag, " and ", pair.key_flag, " belong together"));

@@ -65,7 +65,7 @@ void GenerateCall::begin(const v1::GenerateRequest& request) {
     ticket_ = environment_.next_ticket++;
     relay_ = std::move(relay);
     // The call may have been cancelled while it was checked.
-    if (cancelled_) relay_->fail(absl::CancelledError("the caller went away"), true);
+    if (!cancelled_.ok()) relay_->fail(cancelled_, true);
     entry = entry_for(relay_->unplaced());
   }
   environment_.retries.earn(model);
@@ -248,13 +248,13 @@ void GenerateCall::OnCancel() {
   {
     std::lock_guard lock(mutex_);
     if (phase_ != Phase::kOpen) return;
-    cancelled_ = true;
-    if (relay_ == nullptr) return;  // begin() or tick() sees it
     const bool late = absl::FromChrono(context_.deadline()) <= absl::Now();
     environment_.metrics.count_cancelled(late);
-    relay_->fail(late ? absl::DeadlineExceededError("the deadline passed")
-                      : absl::CancelledError("the caller went away"),
-                 true);
+    cancelled_ = late ? absl::DeadlineExceededError("the deadline passed")
+                      : absl::CancelledError("the caller went away");
+    if (parked_) parked_->failure = cancelled_;  // for the next tick()
+    if (relay_ == nullptr) return;               // or begin() sees it
+    relay_->fail(cancelled_, true);
   }
   environment_.queue.remove(this);
   pump();

@@ -143,7 +143,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   Phase phase_ = Phase::kOpen;
   bool placed_ = false;
   bool waited_ = false;
-  bool cancelled_ = false;
+  absl::Status cancelled_;  // not OK: by the client or its deadline
   bool slow_ = false;
   bool writing_ = false;
   bool write_issued_ = false;

@@ -14,7 +14,7 @@ namespace lckv {
 bool GenerateCall::park(const v1::GenerateRequest& request) {
   const absl::Time now = absl::Now();
   std::lock_guard lock(mutex_);
-  if (!lacks_model_ || cancelled_) return false;
+  if (!lacks_model_ || !cancelled_.ok()) return false;
   parked_until_ = std::min({parked_until_, arrival_ + environment_.options.max_wait_for_model,
                             absl::FromChrono(context_.deadline())});
   if (now >= parked_until_) return false;
@@ -37,7 +37,6 @@ void GenerateCall::look_at_parked(absl::Time now) {
   }
   const bool is_here = find_model(*environment_.fleet.snapshot(), model).ok();
   std::lock_guard lock(mutex_);
-  if (cancelled_) parked_->failure = absl::CancelledError("the caller went away");
   if (!is_here && now < parked_->until && parked_->failure.ok()) return;
   parked_->waking = true;
   alarm_ = std::make_unique<grpc::Alarm>();

@@ -88,6 +88,9 @@ def test_calls_wait_for_the_first_replica_of_their_model(tmp_path):
     def depth():
         return serving.metric(router.metrics_address, "lckv_router_queue_depth", model_name="late")
 
+    def cancelled(by):
+        return serving.metric(router.metrics_address, "lckv_router_cancelled_total", by=by)
+
     try:
         made = api.request(text="Once", model="late", stopping={"max_new_tokens": 4, "ignore_eos": True})
         assert depth() == 0
@@ -103,6 +106,8 @@ def test_calls_wait_for_the_first_replica_of_their_model(tmp_path):
             router.client.generate(made, timeout=0.5)
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         serving.wait_until(lambda: depth() == 1, "and so has the second")
+        assert [cancelled(by) for by in ("client", "deadline")] == [1, 1]
+        serving.wait_until(lambda: router.log().count("code=DEADLINE_EXCEEDED") == 1, "its line")
 
         worker = serving.Worker(serving.DEMO, "--dtype", "float32", "--served-model-name", "late")
         write(path, late=[worker.address])
