@@ -45,8 +45,9 @@ LinkState::Turn LinkState::tick(absl::Time now) {
 }
 
 std::optional<LinkState::Role> LinkState::role_to_open(absl::Time now) const {
+  if (now < connect_time_) return std::nullopt;
   const LivePtr& current = live_[kCurrent];
-  if (current == nullptr) return now >= connect_time_ ? std::optional(kCurrent) : std::nullopt;
+  if (current == nullptr) return kCurrent;
   const bool is_old = times_.max_session_age > absl::ZeroDuration() && current->state.greeted() &&
                       now - current->opened >= times_.max_session_age;
   if (!is_old || live_[kNext] != nullptr || live_[kOld] != nullptr) return std::nullopt;
@@ -89,16 +90,18 @@ LinkState::Ending LinkState::on_end(uint64_t session, absl::Time now) {
   return ending;
 }
 
-// Sets the time of the next attempt where no session is left, doubling the delay, by half at
-// random.
+// Sets the time of the next attempt where one has failed or no session is left, doubling the
+// delay, by half at random.
 std::vector<LinkState::Route> LinkState::drop(Role role, absl::Time now) {
   std::vector<Route> orphans;
   const LivePtr dropped = std::exchange(live_[role], nullptr);
   if (dropped == nullptr) return orphans;
   for (auto& [handle, route] : dropped->state.take_all()) orphans.push_back(std::move(route));
-  if (role != kCurrent) return orphans;
-  live_[kCurrent] = std::exchange(live_[kNext], nullptr);
-  if (live_[kCurrent] != nullptr) return orphans;
+  if (role == kOld) return orphans;
+  if (role == kCurrent) {
+    live_[kCurrent] = std::exchange(live_[kNext], nullptr);
+    if (live_[kCurrent] != nullptr) return orphans;
+  }
   const double factor = std::uniform_real_distribution<double>(0.5, 1.0)(jitter_);
   connect_time_ = now + backoff_ * factor;
   backoff_ = std::min(backoff_ * 2, times_.backoff_max);
