@@ -54,7 +54,8 @@ Router::Router(const RouterOptions& options, std::unique_ptr<const RoutingPolicy
                metrics_.model(model).queue_depth->Increment(change);
              }),
       retries_(options.retries),
-      environment_{options.call, fleet_, queue_, registry_, metrics_, retries_, access_, tenants_},
+      environment_{options.call, fleet_,  queue_,   registry_, metrics_,
+                   retries_,     access_, tenants_, log_},
       inference_(environment_),
       models_(fleet_, access_),
       admin_(fleet_, access_) {

@@ -24,6 +24,7 @@
 #include "router/router_metrics.h"
 #include "router/routing/routing_policy.h"
 #include "router/tenants.h"
+#include "rpc/logging.h"
 #include "rpc/tls.h"
 
 namespace lckv {
@@ -77,6 +78,7 @@ class Router {
   const RouterOptions options_;
   const std::function<void(bool)> on_ready_;
   const std::unique_ptr<const RoutingPolicy> policy_;
+  RequestLog log_;
   RouterMetrics metrics_;
   Access access_;
   TenantGate tenants_;

@@ -356,7 +356,7 @@ void GenerateCall::close(const absl::Status& status) {
   fields.emplace_back("total_ms", rounded_ms(total_seconds));
   fields.emplace_back("code", std::string(code_name(status.code())));
   if (!status.ok()) fields.emplace_back("error", std::string(status.message()));
-  log_fields(spdlog::level::info, "generate", fields);
+  environment_.log.write("generate", fields);
   // Nothing of the call is used after this but what `self` holds.
   add_retry_trailer(status, context_);
   Finish(to_grpc_status(status));

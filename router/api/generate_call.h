@@ -48,6 +48,7 @@ struct CallEnvironment {
   RetryBudget& retries;
   const Access& access;
   TenantGate& tenants;
+  RequestLog& log;
   std::atomic<size_t> num_parked = 0;
   std::atomic<uint64_t> next_ticket = 0;
 };
