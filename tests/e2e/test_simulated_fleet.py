@@ -7,7 +7,7 @@ import restarts
 import serving
 
 NUM_STREAMS = 10_000
-# 100 tokens per second and stream, whatever the batch.
+# 100 tokens per second and stream, whatever the batch; fewer where routers and clients are slower too.
 DEVICE = {
     "name": "test",
     "memory_bytes": 1e11,
@@ -18,7 +18,7 @@ DEVICE = {
     "peer_bytes_per_second": 1e12,
     "memory_share": 1,
     "flops_share": 1,
-    "step_overhead_us": 10_000,
+    "step_overhead_us": 10_000 * serving.SLOWNESS,
     "layer_overhead_us": 0.1,
     "peer_latency_us": 1,
 }
