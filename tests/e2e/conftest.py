@@ -1,27 +1,7 @@
-import faulthandler
-import os
-
 import pytest
 
 import serving
-
-# Ends a run that hangs in spite of the deadlines of its parts.
-TEST_SECONDS = 600
-
-
-@pytest.fixture(autouse=True)
-def _deadline():
-    faulthandler.dump_traceback_later(TEST_SECONDS * serving.SLOWNESS, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _own_environment():
-    # A caller's LCKV_* would be flags of every process started here.
-    for name in list(os.environ):
-        if name.startswith("LCKV_"):
-            del os.environ[name]
+from fixtures import deadline, own_environment  # noqa: F401
 
 
 @pytest.fixture(scope="module")
