@@ -8,10 +8,15 @@ import switches
 SHUTDOWN_SLACK_SECONDS = {"router": 33, "worker": 32}  # after the flags' times: router/router.cc, worker/launch.cc
 
 
+def pods_of(documents):
+    for name, labels, spec in chart.pods(documents):
+        yield name, labels["app.kubernetes.io/component"], spec
+
+
 def all_pods(rendered):
     for case, documents in rendered.items():
-        for name, labels, spec in chart.pods(documents):
-            yield f"{case}: {name}", labels["app.kubernetes.io/component"], spec
+        for name, component, spec in pods_of(documents):
+            yield f"{case}: {name}", component, spec
 
 
 def seconds(text):
@@ -91,6 +96,23 @@ def test_probes_ask_those_who_answer_and_wait_for_the_weights(rendered):
         if component == "worker":
             budget = probes["startup"]["periodSeconds"] * probes["startup"]["failureThreshold"]
             assert 30 <= budget - seconds(flags["--start-timeout"]) < 40, name
+
+
+def test_calls_wait_where_a_model_may_have_no_replica(rendered):
+    """Only calls that wait are a demand, and bring a first replica; --max-queue-wait bounds each wait."""
+    seen = set()
+    for case, documents in rendered.items():
+        scaled = chart.of_kind(documents, "ScaledObject")
+        from_zero = any(one["spec"]["minReplicaCount"] == 0 for one in scaled)
+        given = [chart.flags(spec["containers"][0]) for _, component, spec in pods_of(documents) if component == "router"]
+        for flag in ("--max-ready-wait", "--max-queue-wait"):
+            assert (flag in given[0]) == from_zero, (case, flag)
+        seen.add(from_zero)
+        if case == "keda":
+            assert given[0]["--max-ready-wait"] == given[0]["--max-queue-wait"] == "720s"
+        elif case == "ci-four-hosts-tp16":
+            assert given[0]["--max-ready-wait"] == "30m"
+    assert seen == {True, False}
 
 
 def test_upgrades_need_no_gpu_more(rendered):

@@ -62,6 +62,10 @@ REFUSED_BY_TEMPLATES = [
     (of_model(autoscaling={"by": "hpa", "minReplicas": 5, "maxReplicas": 2}), "minReplicas 5 exceeds maxReplicas 2"),
     (of_model(autoscaling={"by": "hpa", "minReplicas": 0}), "minReplicas 0 needs keda"),
     (of_model(autoscaling={"by": "keda"}), "give autoscaling.prometheusUrl too"),
+    (
+        {**of_model(autoscaling={"by": "keda", "minReplicas": 0}), "router": {"flags": {"max-ready-wait": "0s"}}},
+        "router.flags.max-ready-wait must not be 0",
+    ),
     ({"models": {"b": {"source": {"pvc": {"claimName": "c"}}, "servedName": "demo"}}}, "have one servedName"),
 ]
 

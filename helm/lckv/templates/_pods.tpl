@@ -68,6 +68,21 @@ failureThreshold: {{ .failures }}
 {{ add (int .Values.router.shutdownDelaySeconds) (int .Values.router.shutdownGraceSeconds) 35 }}
 {{- end -}}
 
+{{/* How long a call waits for the first replica of its model, where that may have none: calls that do not wait would never
+     be seen by what scales it. Two minutes are for being seen, and for a pod to be scheduled. Empty: none may. */}}
+{{- define "lckv.readyWait" -}}
+{{- $seconds := 0 -}}
+{{- range include "lckv.models" . | fromYaml -}}
+{{- if and (eq .autoscaling.by "keda") (eq (int .autoscaling.minReplicas) 0) -}}
+{{- $seconds = max $seconds (add (int .startTimeoutSeconds) 120) -}}
+{{- if regexMatch "^0+[a-z]*$" (dig "max-ready-wait" "1s" $.Values.router.flags | toString) -}}
+{{- fail (printf "models.%s.autoscaling.minReplicas 0: router.flags.max-ready-wait must not be 0, or no call waits for a first replica" .key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if $seconds -}}{{ $seconds }}{{- end -}}
+{{- end -}}
+
 {{/* After the drain the launcher gives its ranks 20 s, and the kernel 10 s to end them (worker/launch.cc). */}}
 {{- define "lckv.workerGrace" -}}
 {{ add (int .drainTimeoutSeconds) 32 }}
