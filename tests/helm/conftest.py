@@ -1,17 +1,14 @@
-import os
+import pathlib
+import sys
 
 import pytest
 
 import chart
 import switches
 
+sys.path += [str(pathlib.Path(__file__).parents[1] / name) for name in ("e2e", "observability")]
 
-@pytest.fixture(scope="session", autouse=True)
-def _own_environment():
-    # A caller's LCKV_* would be flags of every process started here.
-    for name in list(os.environ):
-        if name.startswith("LCKV_") and name not in ("LCKV_BIN", "LCKV_CLUSTER"):
-            del os.environ[name]
+from fixtures import deadline, own_environment  # noqa: E402, F401
 
 
 @pytest.fixture(scope="session")

@@ -36,10 +36,10 @@ def scaled_rules(name, factor):
 class Prometheus(serving.Process):
     """Takes its targets from `watch`; everything it keeps goes with `close`."""
 
-    def __init__(self):
+    def __init__(self, interval="1s"):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="prometheus-"))
         config = yaml.safe_load((expressions.RULES / "prometheus.yml").read_text())
-        config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+        config["global"] = dict.fromkeys(["scrape_interval", "scrape_timeout", "evaluation_interval"], interval)
         for name in config["rule_files"]:
             (self.folder / name).write_text(yaml.safe_dump(scaled_rules(name, FACTOR)))
         self.target_files = {}
