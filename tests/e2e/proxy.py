@@ -8,8 +8,7 @@ class Proxy:
     """Passes bytes between whoever connects and `target` ("host:port")."""
 
     def __init__(self, target):
-        host, _, port = target.rpartition(":")
-        self.target = (host, int(port))
+        self.target = target
         self.flows = threading.Event()
         self.flows.set()
         self.sockets = []
@@ -21,12 +20,20 @@ class Proxy:
         while True:
             try:
                 near, _ = self.listener.accept()
-                far = socket.create_connection(self.target)
             except OSError:
-                return  # closed, or the target is gone
+                return  # closed
+            try:
+                far = self.connect()
+            except OSError:
+                near.close()  # the target is gone
+                continue
             self.sockets += [near, far]
             for one, other in ((near, far), (far, near)):
                 threading.Thread(target=self.pass_on, args=(one, other), daemon=True).start()
+
+    def connect(self):
+        host, _, port = self.target.rpartition(":")
+        return socket.create_connection((host, int(port)))
 
     def pass_on(self, one, other):
         try:
@@ -36,6 +43,7 @@ class Proxy:
         except OSError:
             pass
         for end in (one, other):
+            self.end(end)
             end.close()
 
     def stall(self):
@@ -45,10 +53,14 @@ class Proxy:
     def cut(self):
         """All connections break; new ones are taken."""
         for end in self.sockets:
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # has broken already
+            self.end(end)
+
+    def end(self, connection):
+        """Also for the thread that reads from it; to close it would not be enough."""
+        try:
+            connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # has broken already
 
     def close(self):
         self.flows.set()

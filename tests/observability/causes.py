@@ -12,16 +12,9 @@ import grpc
 import api
 import ranks
 import serving
+from devices import device
 
 PAUSE = 0.2  # seconds between the calls of one caller
-
-
-def device(folder, name, step_us):
-    """A simulated device that takes so long for a step."""
-    made = json.loads((serving.ROOT / "deploy/devices/l4.json").read_text())
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps(made | {"name": name, "step_overhead_us": step_us}))
-    return path
 
 
 def write(path, text):

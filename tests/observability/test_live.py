@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 import api
+import devices
 import draw
 import expressions
 import monitoring
@@ -54,14 +55,6 @@ def counting(text):
         if kinds.get(re.sub(r"_(bucket|sum|count)$", "", series.partition("{")[0]), "") == "histogram"
         or kinds.get(series.partition("{")[0]) == "counter"
     }
-
-
-def slow_device(folder):
-    """A device that takes a second for a step."""
-    device = json.loads((serving.ROOT / "deploy/devices/l4.json").read_text())
-    path = folder / "slow.json"
-    path.write_text(json.dumps(device | {"name": "slow", "step_overhead_us": 1_000_000}))
-    return path
 
 
 class Count(collections.Counter):
@@ -111,7 +104,7 @@ class Served:
             serving.Process(
                 "lckv-worker",
                 ["--model", serving.DEMO, "--served-model-name", "slow", "--device", "sim", "--sim-replicas", 2,
-                 "--sim-device", slow_device(folder), "--max-num-seqs", 4, "--kv-cache-memory", "2MiB",
+                 "--sim-device", devices.device(folder, "slow", 1_000_000), "--max-num-seqs", 4, "--kv-cache-memory", "2MiB",
                  "--swap-space", "512KiB", "--port", 0, "--metrics-port", 0, "--health-port", 0],
             )
         )  # fmt: skip
