@@ -7,10 +7,12 @@ kubernetes.io/docs/concepts/workloads/controllers/deployment ("Rolling Update De
 kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle ("Termination of Pods")."""
 
 import json
+import math
 import signal
 import socket
 import time
 
+import grpc
 import yaml
 
 import api
@@ -94,8 +96,13 @@ class Pod:
                 self.process.kill()
         elif now >= self.asked_at + self.probe["periodSeconds"] / FACTOR:
             self.asked_at = now
-            is_ready = self.health.health(self.probe["grpc"]["service"], self.probe["timeoutSeconds"]) == SERVING
-            self.ready_at = (self.ready_at or now) if is_ready else None
+            self.ready_at = (self.ready_at or now) if self.says_ready() else None
+
+    def says_ready(self):
+        try:
+            return self.health.health(self.probe["grpc"]["service"], self.probe["timeoutSeconds"]) == SERVING
+        except grpc.RpcError:
+            return False
 
     def close(self):
         if self.process is not None:
@@ -104,8 +111,8 @@ class Pod:
 
 
 class Deployment:
-    """As many pods of one version as its manifest says, from those of another one, by its strategy. Devices are as many
-    as replicas, where it asks for some."""
+    """As many pods of one version as its manifest says, from those of another one, by its strategy. Where they need
+    devices there are as many as replicas."""
 
     def __init__(self, documents, name, begin, local):
         [manifest] = [one for one in chart.of_kind(documents, "Deployment") if one["metadata"]["name"].endswith(name)]
@@ -116,7 +123,7 @@ class Deployment:
         self.surge, self.unavailable = rolling["maxSurge"], rolling["maxUnavailable"]
         limits = self.template["containers"][0]["resources"].get("limits", {})
         needs_device = any(resource.startswith("nvidia.com/") for resource in limits)
-        self.places = self.replicas if needs_device else 2 * self.replicas + self.surge
+        self.places = self.replicas if needs_device else math.inf
         self.begin, self.local = begin, local
         self.version = 0
         self.pods = []  # all that there were
@@ -126,7 +133,7 @@ class Deployment:
             pod.watch(now)
         live = [pod for pod in self.pods if pod.terminated_at is None]
         new = [pod for pod in live if pod.version == self.version]
-        while len(new) < self.replicas and len(live) < self.replicas + (self.surge if len(live) > len(new) else 0):
+        while len(new) < self.replicas and len(live) < self.replicas + self.surge:
             pod = Pod(self.template, self.begin, self.local, self.version)
             for pods in (self.pods, live, new):
                 pods.append(pod)

@@ -139,7 +139,7 @@ def play(scenes, prometheus, exporter):
         for scene in scenes:
             scene.pass_step(step)
         # The clock tells that what the rule gives is of this step.
-        lines = [f'{fleets.QUEUE}{{model_name="clock"}} {step}']
+        lines = [f'{fleets.RUNNING}{{model_name="clock"}} {step}']
         lines += [line for scene in scenes for line in scene.fleet.metrics()]
         exporter.text = "\n".join(lines) + "\n"
         serving.wait_until(lambda step=step: recorded(step), f"step {step} recorded", monitoring.SCRAPED_SECONDS)
