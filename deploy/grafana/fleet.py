@@ -22,6 +22,7 @@ def fleet():
                     "Replicas that at least one router can give work to.",
                     "short",
                     f'sum(max by (model_name) (lckv_router_replicas{{state="ready",{ROUTER}}}))',
+                    needed=1,
                 ),
                 number(
                     "Demand",
@@ -200,9 +201,10 @@ def fleet():
                 ),
                 lines(
                     "Replicas by state",
-                    "As the routers see them; a replica that routers see in two states counts in both.",
+                    "As the routers see them; a replica that routers see in two states counts in both. States that no replica "
+                    "is in are left out.",
                     "short",
-                    {"{{state}}": f"sum by (state) (max by (model_name,state) (lckv_router_replicas{{{ROUTER}}}))"},
+                    {"{{state}}": f"sum by (state) (max by (model_name,state) (lckv_router_replicas{{{ROUTER}}})) > 0"},
                     stacked=True,
                 ),
                 lines(

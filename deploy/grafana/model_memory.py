@@ -13,6 +13,7 @@ def model_memory():
     pool = f"{of('lckv_kv_capacity_tokens')} * {of('lckv_kv_bytes_per_token')}"
     all_layers, cached_layers = (of("lckv_kv_layers", f'kind="{kind}"') for kind in ("all", "cached"))
     used, free = (of("lckv_kv_blocks", f'state="{state}"') for state in ("used", "free"))
+    host_used, host_free = (of("lckv_host_blocks", f'state="{state}"') for state in ("used", "free"))
     seats = 'of="running"'
     ordinary = f"{held} * ignoring (kind) {all_layers} / ignoring (kind) {cached_layers}"
     return board(
@@ -104,7 +105,7 @@ def model_memory():
                     "Host tier",
                     "Blocks of the host tier, where preempted sequences wait.",
                     "short",
-                    {"{{state}}": f"sum by (state) ({of('lckv_host_blocks')})"},
+                    {"used": f"sum({host_used})", "free": f"sum({host_free})"},
                     stacked=True,
                 ),
             ],

@@ -5,8 +5,7 @@ from grafana_foundation_sdk.models import common as shapes
 from grafana_foundation_sdk.models import dashboard as models
 
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
-FIRST_COLOR = "green"
-COLORS = {"warning": "orange", "critical": "red"}
+COLORS = {"fine": "green", "warning": "orange", "critical": "red"}
 
 
 def _query(number, expr, legend, instant=False):
@@ -14,9 +13,9 @@ def _query(number, expr, legend, instant=False):
     return query.instant() if instant else query.range()
 
 
-def _thresholds(steps):
-    """`steps` maps a severity to where it begins."""
-    made = [models.Threshold(value=None, color=FIRST_COLOR)]
+def _thresholds(steps, first="fine"):
+    """`steps` maps a severity to where it begins; below all of them is `first`."""
+    made = [models.Threshold(value=None, color=COLORS[first])]
     for severity, value in steps.items():
         made.append(models.Threshold(value=value, color=COLORS[severity]))
     return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(made)
@@ -50,17 +49,17 @@ def lines(title, description, unit, queries, thresholds=None, stacked=False, top
     return panel
 
 
-def number(title, description, unit, expr, thresholds=None, legend=None, width=4, decimals=None):
-    """The latest value, large."""
-    panel = _described(stat.Panel(), title, description, unit, width, 4)
+def number(title, description, unit, expr, thresholds=None, needed=None, decimals=None):
+    """The latest value, large; red where it is below what is needed."""
+    panel = _described(stat.Panel(), title, description, unit, 4, 4)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).fields("").values(False))
     panel.graph_mode(shapes.BigValueGraphMode.NONE)
     panel.color_mode(shapes.BigValueColorMode.VALUE)
     panel.text_mode(shapes.BigValueTextMode.AUTO)
-    panel.thresholds(_thresholds(thresholds or {}))
+    panel.thresholds(_thresholds({"fine": needed}, "critical") if needed else _thresholds(thresholds or {}))
     if decimals is not None:
         panel.decimals(decimals)
-    return panel.with_target(_query(0, expr, legend or title, instant=True))
+    return panel.with_target(_query(0, expr, title, instant=True))
 
 
 def states(title, description, expr, legend, names, width=16):

@@ -170,7 +170,7 @@ class PanelDrawing:
     def draw_number(self, series):
         points = [point for _, points in series for point in points]
         value = points[-1][1] if points else math.nan
-        color = NAMED["green"]
+        color = NAMED[self.defaults["thresholds"]["steps"][0]["color"]]
         for step in self.steps():
             if value >= step["value"]:
                 color = NAMED[step["color"]]
