@@ -20,6 +20,9 @@ uint64_t random_number() {
   return (uint64_t{device()} << 32) | device();
 }
 
+// A client's clock of a deadline began earlier than ours: at the deadline its reset may come first.
+constexpr absl::Duration kClientsLead = absl::Milliseconds(100);
+
 double seconds_since(absl::Time time) { return absl::ToDoubleSeconds(absl::Now() - time); }
 
 double rounded_ms(double seconds) { return std::round(seconds * 1e4) / 10; }
@@ -248,7 +251,7 @@ void GenerateCall::OnCancel() {
   {
     std::lock_guard lock(mutex_);
     if (phase_ != Phase::kOpen) return;
-    const bool late = absl::FromChrono(context_.deadline()) <= absl::Now();
+    const bool late = absl::FromChrono(context_.deadline()) <= absl::Now() + kClientsLead;
     environment_.metrics.count_cancelled(late);
     cancelled_ = late ? absl::DeadlineExceededError("the deadline passed")
                       : absl::CancelledError("the caller went away");
