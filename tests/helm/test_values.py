@@ -12,6 +12,10 @@ def of_model(**fields):
     return {"models": {"demo": fields}}
 
 
+FROM_ZERO = {
+    **of_model(autoscaling={"by": "keda", "minReplicas": 0}),
+    "autoscaling": {"prometheusUrl": "http://prometheus:9090"},
+}
 # (values laid over a chart that works, where, what) that values.schema.json alone refuses.
 REFUSED_BY_SCHEMA = [
     ({"replicaCount": 2}, "at ''", "'replicaCount' not allowed"),
@@ -61,7 +65,13 @@ REFUSED_BY_TEMPLATES = [
     ),
     (of_model(autoscaling={"by": "hpa", "minReplicas": 5, "maxReplicas": 2}), "minReplicas 5 exceeds maxReplicas 2"),
     (of_model(autoscaling={"by": "hpa", "minReplicas": 0}), "minReplicas 0 needs keda"),
+    (of_model(podLabels={"lckv/model": "x"}), "models.demo.podLabels: pods are selected by lckv/model"),
+    ({"router": {"podLabels": {"app.kubernetes.io/name": "x"}}}, "router.podLabels: pods are selected by app."),
+    (of_model(autoscaling={"by": "hpa"}, servedName="acme/demo"), "cannot be a label's value"),
+    (of_model(autoscaling={"by": "hpa"}, servedName="a" * 64), "cannot be a label's value"),
     (of_model(autoscaling={"by": "keda"}), "give autoscaling.prometheusUrl too"),
+    (FROM_ZERO, "give router.flags.max-ready-wait too"),
+    ({**FROM_ZERO, "router": {"flags": {"max-ready-wait": "0s"}}}, "give router.flags.max-ready-wait too"),
     ({"models": {"b": {"source": {"pvc": {"claimName": "c"}}, "servedName": "demo"}}}, "have one servedName"),
 ]
 
