@@ -5,6 +5,7 @@
 #   install-deps.sh            to build, and to run every test
 #   install-deps.sh --build    to build only
 #   install-deps.sh --runtime  shared libraries of the built programs only
+#   install-deps.sh --cluster  to run every test, tests/helm/cluster.sh among them
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -13,13 +14,14 @@ tools=$root/build/tools/bin
 go_version=1.24.9
 kubernetes_version=1.34.1
 schemas=$root/build/tools/schemas-$kubernetes_version
+api_server=$root/build/tools/kube-apiserver-$kubernetes_version
 
 libraries=(libgrpc++-dev libprotobuf-dev libabsl-dev libdnnl-dev libgloo-dev libhwy-dev
            libjemalloc-dev libsentencepiece-dev libspdlog-dev libssl-dev prometheus-cpp-dev)
 build=("${libraries[@]}" ca-certificates g++ cmake ninja-build pkg-config mold ccache
        protobuf-compiler protobuf-compiler-grpc libcli11-dev nlohmann-json3-dev libbenchmark-dev
        libgtest-dev libgmock-dev libgomp1)
-tests=(clang-14 clang-format-14 libclang-rt-14-dev llvm-14 python3 python3-grpcio python3-protobuf
+tests=(clang-14 clang-format-14 curl libclang-rt-14-dev llvm-14 python3 python3-grpcio python3-protobuf
        python3-pytest python3-yaml openssl procps)
 observability=(python3-pil python3-venv fonts-dejavu-core)
 grafana_sdk='grafana-foundation-sdk==1769699379!11.6.0'  # what deploy/grafana/dashboards.py is written for
@@ -28,6 +30,9 @@ say() { echo "install-deps: $*" >&2; }
 fail() { say "$*"; exit 1; }
 
 installed() { [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 
 refreshed=
 as_root() {
@@ -60,23 +65,21 @@ runtime_packages() {
   apt-cache depends "${libraries[@]}" | awk '$1 == "Depends:" && $2 ~ /^lib/ && $2 !~ /-dev$/ { print $2 }' | sort -u
 }
 
-# The package would start a server; its programs are all we need.
-install_prometheus() {
-  local missing=()
-  for program in promtool prometheus; do
-    command -v $program >/dev/null || [[ -x $tools/$program ]] || missing+=("$program")
+# take_programs PACKAGE PROGRAM...: out of a package that would start a server if it were installed.
+take_programs() {
+  local package=$1 missing=() program
+  shift
+  for program in "$@"; do
+    command -v "$program" >/dev/null || [[ -x $tools/$program ]] || missing+=("$program")
   done
   [[ ${#missing[@]} -gt 0 ]] || return 0
-  say "taking ${missing[*]} from the package prometheus"
+  say "taking ${missing[*]} from the package $package"
   refresh
-  local folder
-  folder=$(mktemp -d)
-  (cd "$folder" && apt-get download -q prometheus >&2 && dpkg-deb -x prometheus_*.deb unpacked)
+  (cd "$scratch" && apt-get download -q "$package" >&2 && dpkg-deb -x "$package"_*.deb "$package")
   mkdir -p "$tools"
   for program in "${missing[@]}"; do
-    install -m 755 "$folder/unpacked/usr/bin/$program" "$tools/$program"
+    install -m 755 "$scratch/$package/usr/bin/$program" "$tools/$program"
   done
-  rm -rf "$folder"
 }
 
 # In an environment of its own: Debian has no package of it.
@@ -154,6 +157,27 @@ install_schemas() {
   mv "$unfinished" "$schemas"
 }
 
+install_api_server() {
+  [[ ! -x $api_server ]] || return 0
+  find_go
+  say "building kube-apiserver $kubernetes_version"
+  local file own flags="-s -w -X k8s.io/component-base/version.gitVersion=v$kubernetes_version"
+  file=$(module k8s.io/kubernetes "v$kubernetes_version")/go.mod
+  mkdir "$scratch/server"
+  (
+    cd "$scratch/server"
+    export GOFLAGS="$GOFLAGS -mod=mod" CGO_ENABLED=0
+    "$go" mod init server 2>/dev/null
+    "$go" mod edit -require "k8s.io/kubernetes@v$kubernetes_version"
+    # Its own modules stand beside it in its repository, and are published as v0.
+    for own in $(sed -n 's|^\t\(k8s.io/[a-z-]*\) => ./staging.*|\1|p' "$file"); do
+      "$go" mod edit -replace "$own=$own@v0.${kubernetes_version#1.}"
+    done
+    "$go" build -trimpath -ldflags "$flags" -o "$api_server.unfinished" k8s.io/kubernetes/cmd/kube-apiserver >&2
+  )
+  mv "$api_server.unfinished" "$api_server"
+}
+
 command -v dpkg-query >/dev/null || fail "this system has no dpkg; see the package lists in $0"
 case ${1-} in
   --runtime)
@@ -164,14 +188,18 @@ case ${1-} in
   --build)
     install_packages "${build[@]}"
     ;;
-  "")
+  "" | --cluster)
     install_packages "${build[@]}" "${tests[@]}" "${observability[@]}"
-    install_prometheus
+    take_programs prometheus prometheus promtool
     install_grafana_sdk
     command -v grpcurl >/dev/null || install_go_program github.com/fullstorydev/grpcurl/cmd/grpcurl v1.9.1
     install_go_program helm.sh/helm/v3/cmd/helm v3.19.0
     install_go_program sigs.k8s.io/kubectl-validate v0.0.4
     install_schemas
+    if [[ -n ${1-} ]]; then
+      take_programs etcd-server etcd
+      install_api_server
+    fi
     ;;
-  *) fail "unknown argument \"$1\"; valid: --build, --runtime" ;;
+  *) fail "unknown argument \"$1\"; valid: --build, --runtime, --cluster" ;;
 esac

@@ -1,45 +1,14 @@
 #!/usr/bin/env bash
 # Installs and upgrades the chart at a real Kubernetes API server without nodes, on loopback. The first run builds the
-# server from its module (minutes) into build/tools; etcd is taken from Debian's package. Nothing is left running.
+# server (minutes). Nothing is left running, and nothing is written but to build/tools.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-root=$PWD
-tools=$root/build/tools
+deploy/install-deps.sh --cluster
 version=$(sed -n 's/^kubernetes_version=//p' deploy/install-deps.sh)
-server=$tools/kube-apiserver-$version
-deploy/install-deps.sh
+server=$PWD/build/tools/kube-apiserver-$version
+export PATH=$PWD/build/tools/bin:$PATH
 
 say() { echo "cluster: $*" >&2; }
-
-build_server() {
-  [[ ! -x $server ]] || return 0
-  local go folder own
-  go=$(command -v go || echo /usr/local/go/bin/go)
-  folder=$(mktemp -d)
-  cd "$folder"
-  say "building kube-apiserver $version"
-  export GOFLAGS="-modcacherw -mod=mod ${GOFLAGS-}" CGO_ENABLED=0
-  "$go" mod init server 2>/dev/null
-  printf 'package main\n\nimport _ "k8s.io/kubernetes/cmd/kube-apiserver"\n' >server.go
-  "$go" mod edit -require "k8s.io/kubernetes@v$version"
-  # Its own modules stand beside it in its repository, and are published as v0.
-  "$go" mod download -json "k8s.io/kubernetes@v$version" | sed -n 's/^\t"GoMod": "\(.*\)",$/\1/p' >mod-file
-  own=$(sed -n 's|^\t\(k8s.io/[a-z-]*\) => ./staging.*|\1|p' "$(cat mod-file)")
-  for module in $own; do "$go" mod edit -replace "$module=$module@v0.${version#1.}"; done
-  "$go" build -trimpath -ldflags '-s -w' -o "$server" k8s.io/kubernetes/cmd/kube-apiserver >&2
-  cd "$root"
-  rm -rf "$folder"
-}
-
-take_etcd() {
-  [[ ! -x $tools/bin/etcd ]] || return 0
-  say "taking etcd from the package etcd-server"
-  local folder
-  folder=$(mktemp -d)
-  (cd "$folder" && apt-get download -q etcd-server >&2 && dpkg-deb -x etcd-server_*.deb unpacked)
-  install -m 755 "$folder/unpacked/usr/bin/etcd" "$tools/bin/etcd"
-  rm -rf "$folder"
-}
 
 work=
 pids=()
@@ -65,7 +34,7 @@ PYTHON
 
 start() {
   read -r store peers port < <(free_ports 3)
-  "$tools/bin/etcd" --data-dir "$work/etcd" --listen-client-urls "http://127.0.0.1:$store" \
+  etcd --data-dir "$work/etcd" --listen-client-urls "http://127.0.0.1:$store" \
     --advertise-client-urls "http://127.0.0.1:$store" --listen-peer-urls "http://127.0.0.1:$peers" \
     >"$work/etcd.log" 2>&1 &
   pids=($!)
@@ -96,12 +65,11 @@ END
   exit 1
 }
 
-build_server
-take_etcd
 trap stop EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 work=$(mktemp -d)
 start
-KUBECONFIG=$work/kubeconfig LCKV_CLUSTER=https://127.0.0.1:$port PYTHONDONTWRITEBYTECODE=1 \
-  /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/helm/cluster_check.py
+# Helm keeps what it has heard of a server in the home folder.
+HOME=$work KUBECONFIG=$work/kubeconfig LCKV_CLUSTER=https://127.0.0.1:$port PYTHONDONTWRITEBYTECODE=1 \
+  /usr/bin/python3 -m pytest -q -p no:cacheprovider --basetemp "$work/pytest" tests/helm/cluster_check.py

@@ -62,6 +62,22 @@ def test_install_and_upgrade(tmp_path, file):
     helm("rollback", "lckv", "--namespace", file.stem)
 
 
+def test_turning_an_autoscaler_on_begins_with_one_replica(tmp_path):
+    """As deploy/OPERATIONS.md warns."""
+    place = ["--namespace", "scaled", "--create-namespace", "--values", tmp_path / "values.yaml"]
+
+    def replicas_after(action, **model):
+        values = chart.values_of(chart.SMALL, {"models": {"demo": model}})
+        (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+        helm(action, "lckv", chart.CHART, *place)
+        status, found = ask("GET", "/apis/apps/v1/namespaces/scaled/deployments/lckv-worker-demo")
+        assert status == 200, found
+        return found["spec"]["replicas"]
+
+    assert replicas_after("install", replicas=3) == 3
+    assert replicas_after("upgrade", autoscaling={"by": "hpa", "minReplicas": 2}) == 1
+
+
 def test_pods_are_admitted_as_restricted(rendered):
     refused = {}
     for case, documents in rendered.items():

@@ -35,7 +35,7 @@ SWITCHES = {
     "another-name": {"fullnameOverride": "serve"},
     "images": {
         "images": {
-            "prefix": "images.example.net:5000/serving",
+            "prefix": "images.example.net:5000/our_serving",
             "pullPolicy": "Always",
             "pullSecrets": ["bucket"],
             "router": {"digest": "sha256:" + "0" * 64},
@@ -86,6 +86,7 @@ SWITCHES = {
     "keda": {
         **model(autoscaling={"by": "keda", "minReplicas": 0}, servedName='acme/a'),
         "autoscaling": {"prometheusUrl": "http://prometheus:9090"},
+        "router": {"flags": {"max-ready-wait": "20m"}},
     },
     "hosts-hpa": spread_over(2, autoscaling={"by": "hpa"}),
     "log": {"log": {"level": "debug", "format": "text"}, "listenAddress": "::"},

@@ -13,3 +13,8 @@ def test_the_charts_copies_are_the_files_of_deploy():
     assert set(copies) == set(deployed), "copy the files of deploy/ into helm/lckv/files/"
     for name, file in copies.items():
         assert file.read_bytes() == deployed[name].read_bytes(), f"{file} is not {deployed[name]}: copy it again"
+
+
+def test_an_adapters_rule_is_told_for_the_series_that_autoscalers_ask_for():
+    metric = yaml.safe_load((chart.CHART / "values.yaml").read_text())["autoscaling"]["metric"]
+    assert f"seriesQuery: '{{__name__=\"{metric}\"}}'" in (chart.ROOT / "deploy/OPERATIONS.md").read_text()

@@ -225,5 +225,11 @@ def test_plaintext_is_allowed_only_where_a_hop_has_no_tls(rendered):
                 assert allowed == (router if "router" in name else worker), (case, name)
 
 
+def test_users_labels_stand_beside_those_that_select(rendered):
+    found = {name: labels for name, labels, _ in chart.pods(rendered["placement"])}
+    for name in ("Deployment/lckv-router", "Deployment/lckv-worker-demo"):
+        assert found[name]["team"] == "a" and found[name]["app.kubernetes.io/name"] == "lckv", name
+
+
 def test_switches_cover_ci():
     assert len(chart.CI) == 4 and len(switches.everything()) > 40

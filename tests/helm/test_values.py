@@ -61,6 +61,10 @@ REFUSED_BY_TEMPLATES = [
     ),
     (of_model(autoscaling={"by": "hpa", "minReplicas": 5, "maxReplicas": 2}), "minReplicas 5 exceeds maxReplicas 2"),
     (of_model(autoscaling={"by": "hpa", "minReplicas": 0}), "minReplicas 0 needs keda"),
+    (of_model(podLabels={"lckv/model": "x"}), "models.demo.podLabels: pods are selected by lckv/model"),
+    ({"router": {"podLabels": {"app.kubernetes.io/name": "x"}}}, "router.podLabels: pods are selected by app."),
+    (of_model(autoscaling={"by": "hpa"}, servedName="acme/demo"), "cannot be a label's value"),
+    (of_model(autoscaling={"by": "hpa"}, servedName="a" * 64), "cannot be a label's value"),
     (of_model(autoscaling={"by": "keda"}), "give autoscaling.prometheusUrl too"),
     (
         {**of_model(autoscaling={"by": "keda", "minReplicas": 0}), "router": {"flags": {"max-ready-wait": "0s"}}},

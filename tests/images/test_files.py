@@ -106,6 +106,14 @@ def test_a_service_has_flags_of_its_program(service):
         assert argument.partition("=")[0] in known
 
 
+@pytest.mark.parametrize("service", OWN)
+def test_a_service_asks_itself_whether_it_is_ready(service):
+    target = OWN[service]["build"]["target"]
+    (path,) = values(target, "ENTRYPOINT")
+    assert OWN[service]["healthcheck"]["test"] == ["CMD", *yaml.safe_load(path), "--check-health"]
+    assert "--check-health" in help_of(PROGRAMS[target])
+
+
 def port_of(service, flag):
     return default_ports(PROGRAMS[OWN[service]["build"]["target"]])[flag]
 

@@ -93,6 +93,9 @@ def test_health(serving):
     for address in (WORKER_HEALTH, ROUTER_HEALTH):
         for service in ("", "liveness", "readiness"):
             assert health(address, service) == "SERVING", (address, service)
+    for image in ("worker-cpu", "router"):
+        with Container(image, "--check-health") as check:
+            assert check.wait() == 0, check.log()
 
 
 def test_the_program_is_the_first_process_and_has_no_rights(serving):

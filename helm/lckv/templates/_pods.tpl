@@ -28,6 +28,16 @@ securityContext:
   {{- include "lckv.podSecurity" . | nindent 2 }}
 {{- end -}}
 
+{{/* A user's labels, none of which may stand for one that pods are selected by: (dict "labels" LABELS "at" VALUE). */}}
+{{- define "lckv.podLabels" -}}
+{{- range $name, $_ := .labels -}}
+{{- if has $name (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "lckv/model") -}}
+{{- fail (printf "%s.podLabels: pods are selected by %s: give another label" $.at $name) -}}
+{{- end -}}
+{{- end -}}
+{{- with .labels }}{{ toYaml . }}{{ end -}}
+{{- end -}}
+
 {{- define "lckv.placement" -}}
 {{- with .priorityClassName }}
 priorityClassName: {{ . }}

@@ -67,13 +67,11 @@
 {{- define "lckv.workerPod" -}}
 {{- $values := .root.Values -}}
 {{- $model := .model -}}
-{{- $tls := or (ne $values.tls.workers.by "none") $values.tls.ranks -}}
+{{- $tls := ne $values.tls.workers.by "none" -}}
 metadata:
   labels:
     {{- include "lckv.selector" (dict "root" .root "component" "worker" "model" $model.key) | nindent 4 }}
-    {{- with $model.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- include "lckv.podLabels" (dict "labels" $model.podLabels "at" (printf "models.%s" $model.key)) | nindent 4 }}
   annotations:
     kubectl.kubernetes.io/default-container: worker
     {{- with $model.podAnnotations }}
