@@ -1,5 +1,7 @@
 """deploy/rolling-restart.sh with a test in the place of whatever restarts processes."""
 
+import os
+import signal
 import subprocess
 
 import serving
@@ -19,13 +21,15 @@ class RollingRestart:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,  # so that what it waits in can be ended with it
         )
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.script.kill()
+        if self.running():
+            os.killpg(self.script.pid, signal.SIGKILL)
         self.script.wait()
 
     def running(self):
