@@ -86,7 +86,6 @@ SWITCHES = {
     "keda": {
         **model(autoscaling={"by": "keda", "minReplicas": 0}, servedName='acme/a'),
         "autoscaling": {"prometheusUrl": "http://prometheus:9090"},
-        "router": {"flags": {"max-ready-wait": "20m"}},
     },
     "hosts-hpa": spread_over(2, autoscaling={"by": "hpa"}),
     "log": {"log": {"level": "debug", "format": "text"}, "listenAddress": "::"},
