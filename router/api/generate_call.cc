@@ -319,9 +319,8 @@ LogFields GenerateCall::describe() const {
   return fields;
 }
 
-void GenerateCall::count_end(const std::string& model, const absl::Status& status, bool slow) {
-  environment_.metrics.count_request(model, "Generate", status.code());
-  if (status.ok() || absl::IsCancelled(status)) return;
+void GenerateCall::count_rejected(const absl::Status& status, bool slow) {
+  if (absl::IsCancelled(status)) return;
   std::string reason(code_name(status.code()));
   if (slow) reason = "slow_reader";
   if (error_reason(status) == "POISON") reason = "poison";
@@ -336,12 +335,14 @@ void GenerateCall::close(const absl::Status& status) {
   RelaySummary summary;
   bool was_open = false;
   bool slow = false;
+  bool by_caller = false;  // OnCancel() has counted that
   std::optional<std::string> tenant;
   LogFields fields;
   {
     std::lock_guard lock(mutex_);
     fields = describe();
     slow = slow_;
+    by_caller = !cancelled_.ok() && status.code() == cancelled_.code();
     tenant.swap(tenant_);
     model = model_name_;
     was_open = relay_ != nullptr;
@@ -349,7 +350,8 @@ void GenerateCall::close(const absl::Status& status) {
   }
   environment_.registry.remove(self);
   if (tenant) environment_.tenants.release(*tenant, summary.num_new_tokens, absl::Now());
-  count_end(model, status, slow);
+  environment_.metrics.count_request(model, "Generate", status.code());
+  if (!status.ok() && !by_caller) count_rejected(status, slow);
   const ModelMetrics& of_model = environment_.metrics.model(model);
   of_model.e2e_seconds->Observe(total_seconds);
   if (was_open) of_model.inflight->Decrement();

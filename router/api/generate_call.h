@@ -113,7 +113,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   void take_trace();
   void close(const absl::Status& status);
   LogFields describe() const;
-  void count_end(const std::string& model, const absl::Status& status, bool slow);
+  void count_rejected(const absl::Status& status, bool slow);
 
   CallEnvironment& environment_;
   grpc::CallbackServerContext& context_;  // valid until OnDone
