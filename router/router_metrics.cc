@@ -67,8 +67,9 @@ RouterMetrics::RouterMetrics(const std::string& policy, const RouterLimits& limi
       worker_state_(gauge(*registry_, "lckv_router_worker_state", "1 for the replica's state")),
       cancelled_(counter(*registry_, "lckv_router_cancelled_total",
                          "Generate calls ended by the client or its deadline")),
-      rejected_(counter(*registry_, "lckv_router_rejected_total",
-                        "Generate calls ended with an error, by its kind")),
+      rejected_(
+          counter(*registry_, "lckv_router_rejected_total",
+                  "Generate calls ended with an error, but not by the client or its deadline")),
       resumes_(counter(*registry_, "lckv_router_resumes_total",
                        "Choices that went on at another replica")),
       retries_(counter(*registry_, "lckv_router_retries_total",

@@ -14,7 +14,7 @@ namespace lckv {
 bool GenerateCall::park(const v1::GenerateRequest& request) {
   const absl::Time now = absl::Now();
   std::lock_guard lock(mutex_);
-  if (!lacks_model_ || !cancelled_.ok()) return false;
+  if (!lacks_model_) return false;
   parked_until_ = std::min({parked_until_, arrival_ + environment_.options.max_wait_for_model,
                             absl::FromChrono(context_.deadline())});
   if (now >= parked_until_) return false;
@@ -23,7 +23,7 @@ bool GenerateCall::park(const v1::GenerateRequest& request) {
     return false;
   }
   environment_.metrics.model(model_name_).queue_depth->Increment();
-  parked_ = Parked{.request = request, .until = parked_until_, .failure = absl::OkStatus()};
+  parked_ = Parked{.request = request, .until = parked_until_, .failure = cancelled_};
   return true;
 }
 
