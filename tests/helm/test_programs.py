@@ -168,7 +168,7 @@ def test_the_laptop_chart_serves(rendered, tmp_path):
         done = subprocess.run(
             [programs.BIN / client["command"][0], *arguments], capture_output=True, text=True, timeout=120, check=False
         )
-        assert done.returncode == 0 and len(done.stdout.split()) > 3, done
+        assert done.returncode == 0 and done.stdout.strip(), done
     finally:
         statuses = {name: program.stop() for name, program in reversed(running.items())}
     assert statuses == {"worker": 0, "router": 0}
