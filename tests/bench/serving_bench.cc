@@ -226,9 +226,19 @@ void bench_prefix(const Scale& scale) {
          "share that is left", 1000 * miss * left, at_most(1.3)});
 }
 
-double best_prefill(Driver& driver, const std::vector<int32_t>& prompt, int32_t* walks) {
-  double best = 1e30;
-  for (int i = 0; i < 5; ++i) best = std::min(best, prefill(driver, {prompt}, walks));
+struct BestPrefills {
+  double ordinary = 1e30;
+  double lckv = 1e30;
+  int32_t walks = 0;
+};
+
+// In turns: what else runs on the machine comes and goes.
+BestPrefills best_prefills(Driver& ordinary, Driver& lckv, const std::vector<int32_t>& prompt) {
+  BestPrefills best;
+  for (int i = 0; i < 7; ++i) {
+    best.ordinary = std::min(best.ordinary, prefill(ordinary, {prompt}));
+    best.lckv = std::min(best.lckv, prefill(lckv, {prompt}, &best.walks));
+  }
   return best;
 }
 
@@ -236,22 +246,20 @@ void bench_demo_prefill() {
   print_heading("One prompt of 511 real tokens, demo model, bfloat16, free");
   const std::vector<int32_t> prompt = held_out_tokens(kDemo, 511);
   LCKV_CHECK(prompt.size() == 511);
-  int32_t walks = 0;
-  const auto ordinary_driver = open({.folder = kDemoOrdinary});
-  const double ordinary = best_prefill(*ordinary_driver, prompt, &walks);
-  print({"ordinary map of the same shape", 1000 * ordinary, "ms", "", 0, {}});
+  const auto ordinary = open({.folder = kDemoOrdinary});
   for (const int lookahead : {0, 4, 16, 64, 128, 256, 511}) {
     const auto driver = open({.folder = kDemo, .dummy = false, .lookahead = lookahead});
     for (const bool cold : {false, true}) {
       driver->set_cold(cold);
-      const double lckv = best_prefill(*driver, prompt, &walks);
+      const BestPrefills best = best_prefills(*ordinary, *driver, prompt);
       const bool is_default = lookahead == 0 && !cold;
       const std::string what =
           absl::StrCat("look-ahead ", lookahead == 0 ? "by cost" : absl::StrCat(lookahead),
                        cold ? ", from zeros" : ", warm guess");
-      print({what, 1000 * lckv, "ms", "ordinary map", 1000 * ordinary,
+      print({what, 1000 * best.lckv, "ms", "ordinary map of the same shape", 1000 * best.ordinary,
              is_default ? at_most(3.2) : Goal{}});
-      print({"  walks", static_cast<double>(walks), "", "", 0, is_default ? at_most(4) : Goal{}});
+      print({"  walks", static_cast<double>(best.walks), "", "", 0,
+             is_default ? at_most(4) : Goal{}});
     }
   }
 }
