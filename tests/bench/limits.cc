@@ -37,29 +37,31 @@ uint64_t sum_any(const uint64_t* data, size_t count) { return sum_lanes(data, co
 
 }  // namespace
 
-double read_bandwidth(size_t bytes, int threads) {
-  void* const memory =
-      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  LCKV_CHECK(memory != MAP_FAILED);
-  madvise(memory, bytes, MADV_HUGEPAGE);
-  std::memset(memory, 1, bytes);
-  const auto* const data = static_cast<const uint64_t*>(memory);
-  const size_t part = bytes / sizeof(uint64_t) / static_cast<size_t>(threads);
-  double best = 0.0;
-  uint64_t sink = 0;
+MemoryReads::MemoryReads(size_t bytes, int threads)
+    : bytes_(bytes),
+      threads_(threads),
+      memory_(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) {
+  LCKV_CHECK(memory_ != MAP_FAILED);
+  madvise(memory_, bytes, MADV_HUGEPAGE);
+  std::memset(memory_, 1, bytes);
+}
+
+MemoryReads::~MemoryReads() { munmap(memory_, bytes_); }
+
+double MemoryReads::read() {
+  const auto* const data = static_cast<const uint64_t*>(memory_);
+  const size_t part = bytes_ / sizeof(uint64_t) / static_cast<size_t>(threads_);
   const auto sum = __builtin_cpu_supports("avx512f") != 0 ? sum_avx512 : sum_any;
-  for (int run = 0; run < 5; ++run) {
-    const double start = seconds_now();
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(^ : sink)
-    for (int thread = 0; thread < threads; ++thread) {
-      sink ^= sum(data + static_cast<size_t>(thread) * part, part);
-    }
-    best = std::max(best, static_cast<double>(bytes) / (seconds_now() - start));
+  uint64_t sink = 0;
+  const double start = seconds_now();
+#pragma omp parallel for num_threads(threads_) schedule(static) reduction(^ : sink)
+  for (int thread = 0; thread < threads_; ++thread) {
+    sink ^= sum(data + static_cast<size_t>(thread) * part, part);
   }
+  const double taken = seconds_now() - start;
   volatile uint64_t keep = sink;
   (void)keep;
-  munmap(memory, bytes);
-  return best;
+  return static_cast<double>(bytes_) / taken;
 }
 
 double product_peak(const std::vector<ProductShape>& shapes, int threads) {

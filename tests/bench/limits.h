@@ -7,9 +7,22 @@
 
 namespace lckv::bench {
 
-// Bytes per second of reading a buffer of that size with `threads` threads: the best of five runs
-// of vector loads.
-double read_bandwidth(size_t bytes, int threads);
+// A buffer that is read with vector loads by `threads` threads.
+class MemoryReads {
+ public:
+  MemoryReads(size_t bytes, int threads);
+  ~MemoryReads();
+  MemoryReads(const MemoryReads&) = delete;
+  MemoryReads& operator=(const MemoryReads&) = delete;
+
+  // Reads all of it once; bytes per second.
+  double read();
+
+ private:
+  const size_t bytes_;
+  const int threads_;
+  void* const memory_;
+};
 
 struct ProductShape {
   int64_t rows = 0;
