@@ -391,8 +391,7 @@ namespace {
 
 HWY_EXPORT(RunTask);
 
-// Products below which it is quicker to go on alone than to wake the other threads.
-constexpr int64_t kParallelProducts = 65536;
+constexpr double kNanosecondsPerProduct = 0.1;  // of one thread
 
 int64_t products(const AttentionArgs& args) {
   int64_t total = 0;
@@ -429,14 +428,16 @@ void CpuAttention::run(const AttentionArgs& args) {
   LCKV_CHECK(args.num_heads % args.layout.kv_heads == 0);
   const std::vector<AttentionTask> tasks = tasks_of(args);
   const int64_t floats = task_floats(args);
-  const size_t bytes = static_cast<size_t>(floats * threads_) * sizeof(float);
+  const auto count = static_cast<int64_t>(tasks.size());
+  const int threads =
+      count > 1 ? threads_.for_work(kNanosecondsPerProduct * static_cast<double>(products(args)))
+                : 1;
+  const size_t bytes = static_cast<size_t>(floats * threads) * sizeof(float);
   if (scratch_ == nullptr || scratch_->bytes() < bytes) {
     scratch_ = std::make_unique<AnonymousMemory>(bytes);
   }
   auto* const scratch = reinterpret_cast<float*>(scratch_->data());
-  const auto count = static_cast<int64_t>(tasks.size());
-#pragma omp parallel for schedule(dynamic) \
-    num_threads(threads_) if (count > 1 && products(args) > kParallelProducts)
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (int64_t i = 0; i < count; ++i) {
     AttentionTask task = tasks[i];
     task.scratch = scratch + omp_get_thread_num() * floats;

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "kernels/cpu/memory.h"
+#include "kernels/cpu/threads.h"
 #include "kernels/ops.h"
 
 namespace lckv {
@@ -12,11 +13,11 @@ namespace lckv {
 // call.
 class CpuAttention {
  public:
-  explicit CpuAttention(int threads) : threads_(threads) {}
+  explicit CpuAttention(const CpuThreads& threads) : threads_(threads) {}
   void run(const AttentionArgs& args);
 
  private:
-  const int threads_;
+  const CpuThreads& threads_;
   std::unique_ptr<AnonymousMemory> scratch_;
 };
 

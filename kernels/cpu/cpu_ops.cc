@@ -32,16 +32,15 @@ class CpuBuffer final : public DeviceBuffer {
   AnonymousMemory memory_;
 };
 
-// One thread's share of rows is worth starting the others for.
-constexpr int64_t kParallelFloats = 32768;
+constexpr double kNanosecondsPerFloat = 0.2;  // of one thread
 
 class CpuOps final : public Ops {
  public:
   CpuOps(const CpuOpsOptions& options, int threads)
       : dtype_(options.dtype),
         threads_(threads),
-        products_(options, threads),
-        attention_(threads),
+        products_(options, threads_),
+        attention_(threads_),
         numerics_("cpu " + products_.numerics() + ", vectors of " +
                   std::to_string(vector_lanes())) {}
 
@@ -78,7 +77,8 @@ class CpuOps final : public Ops {
 
   void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t hidden,
                 float* out) override {
-#pragma omp parallel for schedule(static) num_threads(threads_) if (rows * hidden > kParallelFloats)
+    const int threads = threads_for(rows * hidden);
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t row = 0; row < rows; ++row) {
       rms_norm_row(x + row * hidden, weight, eps, hidden, out + row * hidden);
     }
@@ -103,8 +103,8 @@ class CpuOps final : public Ops {
     const float* const cos = table.floats();
     const float* const sin = cos + table.bytes() / sizeof(float) / 2;
     const auto rows = static_cast<int64_t>(positions.size());
-#pragma omp parallel for schedule(static) \
-    num_threads(threads_) if (rows * heads * head_dim > kParallelFloats)
+    const int threads = threads_for(rows * heads * head_dim);
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t at = positions[row] * half;
       for (int32_t head = 0; head < heads; ++head) {
@@ -115,7 +115,8 @@ class CpuOps final : public Ops {
   }
 
   void silu_mul(const float* gate_up, int64_t rows, int64_t inner, float* out) override {
-#pragma omp parallel for schedule(static) num_threads(threads_) if (rows * inner > kParallelFloats)
+    const int threads = threads_for(rows * inner);
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t row = 0; row < rows; ++row) {
       const float* const gate = gate_up + row * 2 * inner;
       silu_mul_row(gate, gate + inner, inner, out + row * inner);
@@ -180,12 +181,15 @@ class CpuOps final : public Ops {
   int32_t sample(const SampleArgs& args) override { return draw_token(args); }
 
  private:
+  int threads_for(int64_t floats) const {
+    return threads_.for_work(kNanosecondsPerFloat * static_cast<double>(floats));
+  }
   static void round_row(float* row, int64_t size) {
     for (int64_t i = 0; i < size; ++i) row[i] = bfloat16_to_float(float_to_bfloat16(row[i]));
   }
 
   const DType dtype_;
-  const int threads_;
+  const CpuThreads threads_;
   CpuProducts products_;
   CpuAttention attention_;
   const std::string numerics_;

@@ -17,9 +17,9 @@ namespace {
 constexpr int64_t kOnednnRows = 128;
 constexpr int64_t kOnednnRowsMax = 512;
 
-// Below these it is quicker to go on alone than to wake the other threads.
-constexpr int64_t kParallelProducts = 131072;
-constexpr int64_t kParallelValues = 32768;
+// Of one thread.
+constexpr double kNanosecondsPerProduct = 0.05;
+constexpr double kNanosecondsPerValue = 0.2;
 
 class PanelWeight final : public PackedWeight {
  public:
@@ -43,7 +43,7 @@ RowKernels best_kernels(DType dtype) {
 
 }  // namespace
 
-CpuProducts::CpuProducts(const CpuOpsOptions& options, int threads)
+CpuProducts::CpuProducts(const CpuOpsOptions& options, const CpuThreads& threads)
     : options_(options), threads_(threads), kernels_(best_kernels(options.dtype)) {
   if (!options.reproducible) onednn_ = std::make_unique<OnednnProducts>();
 }
@@ -87,7 +87,9 @@ void CpuProducts::multiply_by_onednn(const OnednnProduct& product, const float* 
   if (product.dtype != DType::kFloat32) {
     const int64_t row_bytes = product.k * static_cast<int64_t>(dtype_bytes(product.dtype));
     std::byte* const input = scratch(input_, static_cast<size_t>(product.rows * row_bytes));
-#pragma omp parallel for schedule(static) num_threads(threads_)
+    const int threads =
+        threads_.for_work(kNanosecondsPerValue * static_cast<double>(product.rows * product.k));
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t row = 0; row < product.rows; ++row) {
       convert_row(x + row * product.k, product.k, product.dtype, input + row * row_bytes);
     }
@@ -95,7 +97,7 @@ void CpuProducts::multiply_by_onednn(const OnednnProduct& product, const float* 
   }
   // oneDNN takes the number of threads from the calling thread's setting.
   const int before = omp_get_max_threads();
-  omp_set_num_threads(threads_);
+  omp_set_num_threads(threads_.count());
   onednn_->multiply(given);
   omp_set_num_threads(before);
 }
@@ -115,18 +117,21 @@ void CpuProducts::multiply_by_rows(const PackedWeight& weight, const float* x, i
   if (!as_given) {
     std::byte* const input =
         scratch(input_, static_cast<size_t>(shape.x_values()) * dtype_bytes(dtype));
-#pragma omp parallel for schedule(static) \
-    num_threads(threads_) if (shape.x_values() > kParallelValues)
+    const int threads =
+        threads_.for_work(kNanosecondsPerValue * static_cast<double>(shape.x_values()));
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t row = 0; row < shape.padded_rows; ++row) {
       lay_out_rows(shape, dtype, x, packed.k(), row, row + 1, input);
     }
     product.x = input;
   }
+  const int threads = threads_.for_work(kNanosecondsPerProduct *
+                                        static_cast<double>(rows * packed.n() * packed.k()));
   const int64_t sums_size = shape.sums_floats();
   auto* const sums = reinterpret_cast<float*>(
-      scratch(sums_, static_cast<size_t>(sums_size * threads_) * sizeof(float)));
+      scratch(sums_, static_cast<size_t>(sums_size * threads) * sizeof(float)));
   const int64_t panels = num_panels(packed.n());
-#pragma omp parallel num_threads(threads_) if (rows * packed.n() * packed.k() > kParallelProducts)
+#pragma omp parallel num_threads(threads)
   {
     const int64_t count = omp_get_num_threads();
     const int64_t thread = omp_get_thread_num();

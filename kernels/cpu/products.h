@@ -10,13 +10,14 @@
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/onednn_product.h"
 #include "kernels/cpu/row_product.h"
+#include "kernels/cpu/threads.h"
 
 namespace lckv {
 
 // Owner: the CPU backend. Thread: its caller's.
 class CpuProducts {
  public:
-  CpuProducts(const CpuOpsOptions& options, int threads);
+  CpuProducts(const CpuOpsOptions& options, const CpuThreads& threads);
 
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) const;
   void multiply(const PackedWeight& weight, const float* x, int64_t rows, float* y,
@@ -31,7 +32,7 @@ class CpuProducts {
   std::byte* scratch(std::unique_ptr<AnonymousMemory>& memory, size_t bytes);
 
   const CpuOpsOptions options_;
-  const int threads_;
+  const CpuThreads& threads_;
   const RowKernels kernels_;
   std::unique_ptr<OnednnProducts> onednn_;  // null in reproducible mode
   std::unique_ptr<AnonymousMemory> input_;  // x in the compute dtype
