@@ -87,6 +87,12 @@ SWITCHES = {
         **model(autoscaling={"by": "keda", "minReplicas": 0}, servedName='acme/a'),
         "autoscaling": {"prometheusUrl": "http://prometheus:9090"},
     },
+    "keda-init": {
+        "models": {
+            "fetched": {"source": {"init": {"image": "fetch:1"}}, "autoscaling": {"by": "keda", "minReplicas": 0}}
+        },
+        "autoscaling": {"prometheusUrl": "http://prometheus:9090"},
+    },
     "hosts-hpa": spread_over(2, autoscaling={"by": "hpa"}),
     "log": {"log": {"level": "debug", "format": "text"}, "listenAddress": "::"},
     "service": {"router": {"service": {"type": "LoadBalancer", "port": 443, "annotations": {"internal": "true"}}}},
@@ -134,6 +140,7 @@ SOURCES = {
             "sizeLimit": "20Gi",
         }
     },
+    "slow-init": {"init": {"image": "fetch:1", "timeoutSeconds": 7200}},
 }
 
 

@@ -98,6 +98,36 @@ def test_probes_ask_those_who_answer_and_wait_for_the_weights(rendered):
             assert 30 <= budget - seconds(flags["--start-timeout"]) < 40, name
 
 
+def test_a_container_that_a_probe_ends_is_not_waited_for_as_if_it_drained(rendered):
+    for name, _, spec in all_pods(rendered):
+        container = spec["containers"][0]
+        for key in ("startup", "liveness"):
+            if probe := container.get(f"{key}Probe"):
+                assert 5 <= probe["terminationGracePeriodSeconds"] <= 30 < spec["terminationGracePeriodSeconds"], name
+        # Which the API refuses.
+        assert "terminationGracePeriodSeconds" not in container.get("readinessProbe", {}), name
+
+
+FETCH_SECONDS = {"ci-many-small-models": 1800, "init": 1800, "keda-init": 1800, "slow-init": 7200}
+
+
+def test_an_upgrade_is_not_given_up_while_a_pod_may_still_start(rendered):
+    """Between two signs of progress a pod may wait for one to end, fetch its model, and use up its startup probe."""
+    seen = set()
+    for case, documents in rendered.items():
+        for deployment in chart.of_kind(documents, "Deployment"):
+            spec = deployment["spec"]["template"]["spec"]
+            probe = spec["containers"][0]["startupProbe"]
+            fetch = FETCH_SECONDS[case] if "initContainers" in spec else 0
+            seen.add(fetch)
+            needed = spec["terminationGracePeriodSeconds"] + fetch + probe["periodSeconds"] * probe["failureThreshold"]
+            where = f'{case}: {deployment["metadata"]["name"]}'
+            # And five minutes for a node and an image; but no hour more, in which nobody would hear of it.
+            assert needed + 300 <= deployment["spec"]["progressDeadlineSeconds"] <= needed + 310, where
+            assert deployment["spec"].get("minReadySeconds", 0) < 300, where
+    assert seen == {0, 1800, 7200}
+
+
 def test_calls_wait_where_a_model_may_have_no_replica(rendered):
     """Only calls that wait are a demand, and bring a first replica; --max-queue-wait bounds each wait."""
     seen = set()
@@ -110,6 +140,8 @@ def test_calls_wait_where_a_model_may_have_no_replica(rendered):
         seen.add(from_zero)
         if case == "keda":
             assert given[0]["--max-ready-wait"] == given[0]["--max-queue-wait"] == "720s"
+        elif case == "keda-init":
+            assert given[0]["--max-ready-wait"] == given[0]["--max-queue-wait"] == "2520s"
         elif case == "ci-four-hosts-tp16":
             assert given[0]["--max-ready-wait"] == "30m"
     assert seen == {True, False}

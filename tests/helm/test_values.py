@@ -48,6 +48,7 @@ REFUSED_BY_SCHEMA = [
     ({"tokens": {"secret": "t"}}, "/test/tokenSecret", "minLength: got 0, want 1"),
     ({"tenants": {"default": {"requests": 1}}}, "/tenants/default", "'requests' not allowed"),
     ({"fullnameOverride": "a" * 23}, "/fullnameOverride", "does not match pattern"),
+    ({"models": {"b": {"source": {"init": {"image": "a", "timeoutSeconds": "1h"}}}}}, "/init/timeoutSeconds", "want integer"),
 ]
 # That only templates can tell.
 REFUSED_BY_TEMPLATES = [

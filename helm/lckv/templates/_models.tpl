@@ -49,6 +49,18 @@
 {{- end -}}
 {{- end -}}
 
+{{/* From a pod's start to a ready replica at the most: an init container's time and the startup probe's. */}}
+{{- define "lckv.startSeconds" -}}
+{{- $fetch := 0 -}}
+{{- with .source.init }}{{ $fetch = .timeoutSeconds | default 1800 }}{{ end -}}
+{{ add (int $fetch) (mul 5 (include "lckv.startFailures" . | int)) }}
+{{- end -}}
+
+{{/* Of a startup probe every 5 s. */}}
+{{- define "lckv.startFailures" -}}
+{{ div (add (int .startTimeoutSeconds) 30 4) 5 }}
+{{- end -}}
+
 {{/* Whole CPUs of a quantity such as 4, "4" or 3500m, rounded down, at least 1. */}}
 {{- define "lckv.wholeCpus" -}}
 {{- $given := toString . -}}
