@@ -11,6 +11,11 @@ MANAGED_TLS = {
     "clients": {"by": "certManager", "issuer": {"name": "public", "kind": "ClusterIssuer"}, "dnsNames": ["a.example"]},
     "workers": {"by": "certManager", "issuer": {"name": "internal", "kind": "Issuer"}},
 }
+ON_SMALL_NODES = {
+    "requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [{"matchExpressions": [{"key": "size", "operator": "In", "values": ["small"]}]}]
+    }
+}
 # What users are said to have made themselves, by kind.
 GIVEN = {
     "Secret": {
@@ -45,6 +50,7 @@ SWITCHES = {
     "several-replicas": {"router": {"replicas": 5}, **model(replicas=3)},
     "served-name": model(servedName="acme/model-8b"),
     "no-folder": {"models": {"demo": {"source": {"pvc": {"claimName": "checkpoints", "folder": ""}}}}},
+    "no-replicas": {"models": {"other": {"source": PVC, "replicas": 0}}},
     "second-model": {"models": {"other": {"source": PVC, "servedName": "acme/other"}}},
     "simulated": model(device="sim", tensorParallelSize=8, flags={"sim-device": "h100"}),
     "cpu-ranks": model(tensorParallelSize=4, resources={"limits": {"cpu": "6500m"}}),
@@ -66,7 +72,7 @@ SWITCHES = {
         "router": {
             "nodeSelector": {"kind": "small"},
             "tolerations": [{"key": "a", "operator": "Equal", "value": "b", "effect": "NoExecute"}],
-            "affinity": {"podAntiAffinity": {}},
+            "affinity": {"podAntiAffinity": {}, "nodeAffinity": ON_SMALL_NODES},
             "priorityClassName": "high",
             "podLabels": {"team": "a"},
             "podAnnotations": {"note": "b"},

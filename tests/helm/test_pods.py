@@ -128,6 +128,30 @@ def test_an_upgrade_is_not_given_up_while_a_pod_may_still_start(rendered):
     assert seen == {0, 1800, 7200}
 
 
+def test_a_generation_runs_where_routers_may(rendered):
+    router, test = (
+        next(spec for _, component, spec in pods_of(rendered["placement"]) if component == wanted)
+        for wanted in ("router", "test")
+    )
+    for field in ("nodeSelector", "tolerations"):
+        assert test[field] == router[field]
+    # What keeps routers apart would keep it off nodes that are theirs.
+    assert test["affinity"] == {"nodeAffinity": router["affinity"]["nodeAffinity"]}
+
+
+def test_a_model_without_replicas_is_not_asked(rendered):
+    """Whoever has turned one off wants to hear of the others alone."""
+    for case, asked in (("second-model", ["demo", "other"]), ("no-replicas", ["demo"]), ("keda", ["demo"])):
+        tests = [d["metadata"]["name"] for d in chart.of_kind(rendered[case], "Pod")]
+        assert tests == [f"lckv-test-{key}" for key in asked], case
+
+
+def test_all_pods_have_the_secrets_of_the_registry(rendered):
+    pods = list(pods_of(rendered["images"]))
+    assert {component for _, component, _ in pods} == {"router", "worker", "test"}
+    assert all(spec["imagePullSecrets"] == [{"name": "bucket"}] for _, _, spec in pods)
+
+
 def test_calls_wait_where_a_model_may_have_no_replica(rendered):
     """Only calls that wait are a demand, and bring a first replica; --max-queue-wait bounds each wait."""
     seen = set()
