@@ -122,6 +122,8 @@ SWITCHES = {
             "workerEgress": [{"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}]}],
         }
     },
+    "dns-addresses": {"networkPolicy": {"dnsAddresses": ["10.96.0.10", "fd00:10:96::a"]}},
+    "no-dns-addresses": {"networkPolicy": {"dnsAddresses": []}},
     "monitoring": {
         "monitoring": {
             "monitors": {"enabled": True, "labels": {"release": "p"}},

@@ -253,6 +253,24 @@ def test_policies_let_through_what_is_needed_and_nothing_else(rendered):
             assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"], name
 
 
+def test_names_are_asked_of_the_clusters_servers_and_of_the_nodes(rendered):
+    """A cache on the node is no pod that a selector finds."""
+    blocks = {
+        "defaults": ["169.254.20.10/32"],
+        "dns-addresses": ["10.96.0.10/32", "fd00:10:96::a/128"],
+        "no-dns-addresses": [],
+    }
+    ports = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
+    for case, expected in blocks.items():
+        policies = [p for p in chart.of_kind(rendered[case], "NetworkPolicy") if "-ranks-" not in p["metadata"]["name"]]
+        assert len(policies) == 3
+        for policy in policies:
+            [rule] = [rule for rule in policy["spec"]["egress"] if rule["ports"] == ports]
+            found = [peer["ipBlock"] for peer in rule["to"] if "ipBlock" in peer]
+            assert found == [{"cidr": cidr} for cidr in expected], case
+            assert [set(peer) for peer in rule["to"] if "ipBlock" not in peer] == [{"namespaceSelector", "podSelector"}]
+
+
 def test_each_group_of_ranks_has_a_policy_of_its_own(rendered):
     for case, groups in (("two-hosts", 2), ("ci-four-hosts-tp16", 3), ("eight-hosts", 1), ("eight-gpus", 0)):
         ranks = [p for p in chart.of_kind(rendered[case], "NetworkPolicy") if "-ranks-" in p["metadata"]["name"]]

@@ -55,6 +55,7 @@ REFUSED_BY_SCHEMA = [
     ({"tenants": {"default": {"requests": 1}}}, "/tenants/default", "'requests' not allowed"),
     ({"fullnameOverride": "a" * 23}, "/fullnameOverride", "does not match pattern"),
     ({"models": {"b": {"source": {"init": {"image": "a", "timeoutSeconds": "1h"}}}}}, "/init/timeoutSeconds", "want integer"),
+    ({"networkPolicy": {"dnsAddresses": ["10.0.0.0/8"]}}, "/networkPolicy/dnsAddresses/0", "does not match pattern"),
 ]
 # That only templates can tell.
 REFUSED_BY_TEMPLATES = [

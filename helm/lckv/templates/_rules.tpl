@@ -2,7 +2,12 @@
 
 {{- define "lckv.dnsEgress" -}}
 - to:
-    {{- toYaml .Values.networkPolicy.dns | nindent 4 }}
+    {{- with .Values.networkPolicy.dns }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- range .Values.networkPolicy.dnsAddresses }}
+    - ipBlock: {cidr: "{{ . }}/{{ ternary 128 32 (contains ":" .) }}"}
+    {{- end }}
   ports:
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}
