@@ -132,6 +132,7 @@ SWITCHES = {
         }
     },
     "ranks-monitored": {**spread_over(2), "monitoring": {"monitors": {"enabled": True}}},
+    "runbook": {"monitoring": {"rules": {"enabled": True, "runbookUrl": "https://wiki.example.com/serving"}}},
     "no-test": {"test": {"enabled": False}},
 }
 # A null takes away what lies below.
