@@ -81,6 +81,7 @@ REFUSED_BY_TEMPLATES = [
         "router.flags.max-ready-wait must not be 0",
     ),
     ({"models": {"b": {"source": {"pvc": {"claimName": "c"}}, "servedName": "demo"}}}, "have one servedName"),
+    ({"networkPolicy": {"dns": [], "dnsAddresses": []}}, "networkPolicy: dns and dnsAddresses are both empty"),
     (long_groups(replicas=11), f'"{"n" * 22}-worker-{"k" * 20}-10" has more than 52 characters'),
     (long_groups(autoscaling={"by": "hpa", "maxReplicas": 101}), f'"{"n" * 22}-worker-{"k" * 20}-100" has more than 52'),
 ]

@@ -1,6 +1,10 @@
 {{/* Parts of network policies, autoscalers and certificates. */}}
 
 {{- define "lckv.dnsEgress" -}}
+{{- if not (or .Values.networkPolicy.dns .Values.networkPolicy.dnsAddresses) -}}
+{{- /* A rule without peers is one for all of them. */ -}}
+{{- fail "networkPolicy: dns and dnsAddresses are both empty: name what the cluster's pods ask for names, or set networkPolicy.enabled to false" -}}
+{{- end -}}
 - to:
     {{- with .Values.networkPolicy.dns }}
     {{- toYaml . | nindent 4 }}
