@@ -47,6 +47,7 @@ RpcStatus = message("google.rpc.Status")
 BadRequest = message("google.rpc.BadRequest")
 RetryInfo = message("google.rpc.RetryInfo")
 EXACT, ITERATED = 1, 2
+SERVING, NOT_SERVING = 1, 2  # of grpc.health.v1
 REASONS = {"EOS": 1, "STOP_TOKEN": 2, "STOP_STRING": 3, "MAX_NEW_TOKENS": 4, "CONTEXT_FULL": 5}
 
 

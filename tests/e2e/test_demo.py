@@ -6,35 +6,17 @@ import socket
 import subprocess
 import time
 
+import ranks
 import serving
 
 DEMO = serving.ROOT / "deploy/demo.sh"
-NAMES = ["ROUTER_PORT", "ROUTER_METRICS_PORT", "ROUTER_HEALTH_PORT"]
+# Each worker's is the first of two.
+PORTS = [f"{program}_{name}" for program in ("ROUTER", "WORKER") for name in ("PORT", "METRICS_PORT", "HEALTH_PORT")]
 PROMPT = "The history of the city"
-PAIRS = ["WORKER_PORT", "WORKER_METRICS_PORT", "WORKER_HEALTH_PORT"]
-
-
-def free_port(pair=False):
-    """A port, below the range that the system hands out itself, that nobody listens on; its successor too."""
-    for port in range(21000 + os.getpid() % 5000, 32000, 2):
-        if port in free_port.used:
-            continue
-        try:
-            for number in (port, port + 1) if pair else (port,):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", number))
-        except OSError:
-            continue
-        free_port.used.add(port)
-        return port
-    raise AssertionError("no free port")
-
-
-free_port.used = set()
 
 
 def start(*arguments):
-    ports = {name: str(free_port()) for name in NAMES} | {name: str(free_port(True)) for name in PAIRS}
+    ports = {name: str(ranks.free_port()) for name in PORTS}
     environment = os.environ | ports | {"LCKV_BIN": str(serving.BIN)}
     demo = subprocess.Popen(
         [str(DEMO), *arguments],

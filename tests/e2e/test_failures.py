@@ -137,7 +137,7 @@ def test_router_without_a_worker_says_so():
     router = serving.Router(["127.0.0.1:1"], "--max-ready-wait", "200ms")
     try:
         health = api.Client(router.health_address)
-        assert health.health("liveness") == 1 and health.health("readiness") == 2
+        assert health.health("liveness") == api.SERVING and health.health("readiness") == api.NOT_SERVING
         health.close()
         with pytest.raises(grpc.RpcError) as caught:
             router.client.generate(api.request([1], stopping={"max_new_tokens": 1}))

@@ -36,7 +36,7 @@ def test_models_by_file(tmp_path):
         write(path, first=[f"localhost:{first.port}"], second=[])
         router = serving.Router([], "--models", path, "--routing-policy", "prefix-affinity")
         assert router.client.models() is not None
-        serving.wait_until(lambda: api.Client(router.health_address).health("readiness") == 1, "ready")
+        serving.wait_until(lambda: api.Client(router.health_address).health("readiness") == api.SERVING, "ready")
         first.wait_ready()
         router.wait_ready()
         assert len(generate(router.client, "first").ids) == 4

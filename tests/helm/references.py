@@ -1,8 +1,12 @@
 """Finds what a rendered chart names, but nobody has: selectors, ports, targets, secrets, files."""
 
 import json
+import re
 
 import chart
+
+SERVICE_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+LABEL_VALUE = re.compile(r"(?=.{0,63}$)([A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?)?")
 
 
 def matches(selector, labels):
@@ -45,12 +49,40 @@ class Rendering:
 
 
 def check_names(rendering):
-    for name in set(rendering.names):
-        if rendering.names.count(name) > 1:
-            rendering.fault(name, "is there twice")
-        # A label of a LeaderWorkerSet's pods holds its name with a hash behind it.
-        if len(name[1]) > (52 if name[0] == "LeaderWorkerSet" else 63):
-            rendering.fault(name, "is too long")
+    names = [*rendering.names, *made_by_controllers(rendering.documents)]
+    for kind, name in set(names):
+        if names.count((kind, name)) > 1:
+            rendering.fault((kind, name), "is there twice")
+        # A label of a StatefulSet's pods holds its name with a dash and a hash of ten characters behind it.
+        if len(name) > (52 if kind == "StatefulSet" else 63):
+            rendering.fault((kind, name), "is too long")
+        if kind in ("Service", "LeaderWorkerSet") and not SERVICE_NAME.fullmatch(name):
+            rendering.fault((kind, name), "is no name of a Service")
+
+
+def made_by_controllers(documents):
+    """(kind, name) of what others make of the chart's objects, with names that follow from theirs."""
+    limits = {
+        scaler["spec"]["scaleTargetRef"]["name"]: scaler["spec"].get("maxReplicas", scaler["spec"].get("maxReplicaCount"))
+        for kind in ("HorizontalPodAutoscaler", "ScaledObject")
+        for scaler in chart.of_kind(documents, kind)
+    }
+    for workload in chart.of_kind(documents, "LeaderWorkerSet"):
+        name = workload["metadata"]["name"]
+        yield "Service", name
+        yield "StatefulSet", name
+        for group in range(limits.get(name, workload["spec"].get("replicas", 1))):
+            yield "StatefulSet", f"{name}-{group}"
+    for scaler in chart.of_kind(documents, "ScaledObject"):
+        yield "HorizontalPodAutoscaler", f'keda-hpa-{scaler["metadata"]["name"]}'
+
+
+def check_labels(rendering):
+    every = [(f'{d["kind"]}/{d["metadata"]["name"]}', d["metadata"].get("labels", {})) for d in rendering.documents]
+    for where, labels in every + [(name, labels) for name, labels, _ in rendering.pods]:
+        for label, value in labels.items():
+            if not LABEL_VALUE.fullmatch(value):
+                rendering.fault(where, f"{label} cannot be {value!r}")
 
 
 def check_workloads(rendering):
@@ -205,6 +237,7 @@ def find_faults(documents, given):
     rendering = Rendering(documents, given)
     for check in (
         check_names,
+        check_labels,
         check_workloads,
         check_services,
         check_budgets,

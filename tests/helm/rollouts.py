@@ -22,7 +22,6 @@ import proxy
 import serving
 
 FACTOR = 10
-SERVING = 1  # of grpc.health.v1
 # A record lives for 30 s in a cluster's DNS as it is usually set up, and routers look names up every 12.5 s at least.
 # Here a file stands for the name, at which they look every second.
 NAME_SECONDS = 42.5 / FACTOR - 1
@@ -100,7 +99,7 @@ class Pod:
 
     def says_ready(self):
         try:
-            return self.health.health(self.probe["grpc"]["service"], self.probe["timeoutSeconds"]) == SERVING
+            return self.health.health(self.probe["grpc"]["service"], self.probe["timeoutSeconds"]) == api.SERVING
         except grpc.RpcError:
             return False
 

@@ -11,6 +11,11 @@ MANAGED_TLS = {
     "clients": {"by": "certManager", "issuer": {"name": "public", "kind": "ClusterIssuer"}, "dnsNames": ["a.example"]},
     "workers": {"by": "certManager", "issuer": {"name": "internal", "kind": "Issuer"}},
 }
+ON_SMALL_NODES = {
+    "requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [{"matchExpressions": [{"key": "size", "operator": "In", "values": ["small"]}]}]
+    }
+}
 # What users are said to have made themselves, by kind.
 GIVEN = {
     "Secret": {
@@ -45,6 +50,7 @@ SWITCHES = {
     "several-replicas": {"router": {"replicas": 5}, **model(replicas=3)},
     "served-name": model(servedName="acme/model-8b"),
     "no-folder": {"models": {"demo": {"source": {"pvc": {"claimName": "checkpoints", "folder": ""}}}}},
+    "no-replicas": {"models": {"other": {"source": PVC, "replicas": 0}}},
     "second-model": {"models": {"other": {"source": PVC, "servedName": "acme/other"}}},
     "simulated": model(device="sim", tensorParallelSize=8, flags={"sim-device": "h100"}),
     "cpu-ranks": model(tensorParallelSize=4, resources={"limits": {"cpu": "6500m"}}),
@@ -66,7 +72,7 @@ SWITCHES = {
         "router": {
             "nodeSelector": {"kind": "small"},
             "tolerations": [{"key": "a", "operator": "Equal", "value": "b", "effect": "NoExecute"}],
-            "affinity": {"podAntiAffinity": {}},
+            "affinity": {"podAntiAffinity": {}, "nodeAffinity": ON_SMALL_NODES},
             "priorityClassName": "high",
             "podLabels": {"team": "a"},
             "podAnnotations": {"note": "b"},
@@ -85,6 +91,12 @@ SWITCHES = {
     "hpa": model(autoscaling={"by": "hpa", "minReplicas": 2}),
     "keda": {
         **model(autoscaling={"by": "keda", "minReplicas": 0}, servedName='acme/a'),
+        "autoscaling": {"prometheusUrl": "http://prometheus:9090"},
+    },
+    "keda-init": {
+        "models": {
+            "fetched": {"source": {"init": {"image": "fetch:1"}}, "autoscaling": {"by": "keda", "minReplicas": 0}}
+        },
         "autoscaling": {"prometheusUrl": "http://prometheus:9090"},
     },
     "hosts-hpa": spread_over(2, autoscaling={"by": "hpa"}),
@@ -110,6 +122,8 @@ SWITCHES = {
             "workerEgress": [{"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}]}],
         }
     },
+    "dns-addresses": {"networkPolicy": {"dnsAddresses": ["10.96.0.10", "fd00:10:96::a"]}},
+    "no-dns-addresses": {"networkPolicy": {"dnsAddresses": []}},
     "monitoring": {
         "monitoring": {
             "monitors": {"enabled": True, "labels": {"release": "p"}},
@@ -118,6 +132,7 @@ SWITCHES = {
         }
     },
     "ranks-monitored": {**spread_over(2), "monitoring": {"monitors": {"enabled": True}}},
+    "runbook": {"monitoring": {"rules": {"enabled": True, "runbookUrl": "https://wiki.example.com/serving"}}},
     "no-test": {"test": {"enabled": False}},
 }
 # A null takes away what lies below.
@@ -134,6 +149,7 @@ SOURCES = {
             "sizeLimit": "20Gi",
         }
     },
+    "slow-init": {"init": {"image": "fetch:1", "timeoutSeconds": 7200}},
 }
 
 

@@ -98,6 +98,60 @@ def test_probes_ask_those_who_answer_and_wait_for_the_weights(rendered):
             assert 30 <= budget - seconds(flags["--start-timeout"]) < 40, name
 
 
+def test_a_container_that_a_probe_ends_is_not_waited_for_as_if_it_drained(rendered):
+    for name, _, spec in all_pods(rendered):
+        container = spec["containers"][0]
+        for key in ("startup", "liveness"):
+            if probe := container.get(f"{key}Probe"):
+                assert 5 <= probe["terminationGracePeriodSeconds"] <= 30 < spec["terminationGracePeriodSeconds"], name
+        # Which the API refuses.
+        assert "terminationGracePeriodSeconds" not in container.get("readinessProbe", {}), name
+
+
+FETCH_SECONDS = {"ci-many-small-models": 1800, "init": 1800, "keda-init": 1800, "slow-init": 7200}
+
+
+def test_an_upgrade_is_not_given_up_while_a_pod_may_still_start(rendered):
+    """Between two signs of progress a pod may wait for one to end, fetch its model, and use up its startup probe."""
+    seen = set()
+    for case, documents in rendered.items():
+        for deployment in chart.of_kind(documents, "Deployment"):
+            spec = deployment["spec"]["template"]["spec"]
+            probe = spec["containers"][0]["startupProbe"]
+            fetch = FETCH_SECONDS[case] if "initContainers" in spec else 0
+            seen.add(fetch)
+            needed = spec["terminationGracePeriodSeconds"] + fetch + probe["periodSeconds"] * probe["failureThreshold"]
+            where = f'{case}: {deployment["metadata"]["name"]}'
+            # And five minutes for a node and an image; but no hour more, in which nobody would hear of it.
+            assert needed + 300 <= deployment["spec"]["progressDeadlineSeconds"] <= needed + 310, where
+            assert deployment["spec"].get("minReadySeconds", 0) < 300, where
+    assert seen == {0, 1800, 7200}
+
+
+def test_a_generation_runs_where_routers_may(rendered):
+    router, test = (
+        next(spec for _, component, spec in pods_of(rendered["placement"]) if component == wanted)
+        for wanted in ("router", "test")
+    )
+    for field in ("nodeSelector", "tolerations"):
+        assert test[field] == router[field]
+    # What keeps routers apart would keep it off nodes that are theirs.
+    assert test["affinity"] == {"nodeAffinity": router["affinity"]["nodeAffinity"]}
+
+
+def test_a_model_without_replicas_is_not_asked(rendered):
+    """Whoever has turned one off wants to hear of the others alone."""
+    for case, asked in (("second-model", ["demo", "other"]), ("no-replicas", ["demo"]), ("keda", ["demo"])):
+        tests = [d["metadata"]["name"] for d in chart.of_kind(rendered[case], "Pod")]
+        assert tests == [f"lckv-test-{key}" for key in asked], case
+
+
+def test_all_pods_have_the_secrets_of_the_registry(rendered):
+    pods = list(pods_of(rendered["images"]))
+    assert {component for _, component, _ in pods} == {"router", "worker", "test"}
+    assert all(spec["imagePullSecrets"] == [{"name": "bucket"}] for _, _, spec in pods)
+
+
 def test_calls_wait_where_a_model_may_have_no_replica(rendered):
     """Only calls that wait are a demand, and bring a first replica; --max-queue-wait bounds each wait."""
     seen = set()
@@ -110,6 +164,8 @@ def test_calls_wait_where_a_model_may_have_no_replica(rendered):
         seen.add(from_zero)
         if case == "keda":
             assert given[0]["--max-ready-wait"] == given[0]["--max-queue-wait"] == "720s"
+        elif case == "keda-init":
+            assert given[0]["--max-ready-wait"] == given[0]["--max-queue-wait"] == "2520s"
         elif case == "ci-four-hosts-tp16":
             assert given[0]["--max-ready-wait"] == "30m"
     assert seen == {True, False}
@@ -195,6 +251,24 @@ def test_policies_let_through_what_is_needed_and_nothing_else(rendered):
                     assert rule["ports"] == [{"port": "grpc", "protocol": "TCP"}], name
         for policy in policies:
             assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"], name
+
+
+def test_names_are_asked_of_the_clusters_servers_and_of_the_nodes(rendered):
+    """A cache on the node is no pod that a selector finds."""
+    blocks = {
+        "defaults": ["169.254.20.10/32"],
+        "dns-addresses": ["10.96.0.10/32", "fd00:10:96::a/128"],
+        "no-dns-addresses": [],
+    }
+    ports = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
+    for case, expected in blocks.items():
+        policies = [p for p in chart.of_kind(rendered[case], "NetworkPolicy") if "-ranks-" not in p["metadata"]["name"]]
+        assert len(policies) == 3
+        for policy in policies:
+            [rule] = [rule for rule in policy["spec"]["egress"] if rule["ports"] == ports]
+            found = [peer["ipBlock"] for peer in rule["to"] if "ipBlock" in peer]
+            assert found == [{"cidr": cidr} for cidr in expected], case
+            assert [set(peer) for peer in rule["to"] if "ipBlock" not in peer] == [{"namespaceSelector", "podSelector"}]
 
 
 def test_each_group_of_ranks_has_a_policy_of_its_own(rendered):

@@ -10,6 +10,8 @@ import yaml
 
 import chart
 import programs
+import ranks
+import serving
 
 # What the chart decides by itself, from values of other names.
 OWN_WORKER_FLAGS = {
@@ -118,7 +120,7 @@ def test_no_variable_is_named_that_no_program_reads(helps):
 def test_links_of_services_would_be_flags():
     """Why enableServiceLinks is off: a Service called lckv gives this variable."""
     done = subprocess.run(
-        [programs.BIN / "lckv-worker", "--model", programs.DEMO],
+        [serving.BIN / "lckv-worker", "--model", serving.DEMO],
         env={**os.environ, "LCKV_PORT": "tcp://10.0.0.1:50051"},
         capture_output=True,
         text=True,
@@ -141,14 +143,13 @@ def test_the_laptop_chart_serves(rendered, tmp_path):
     """The programs with the arguments of the chart's pods: health services, a generation, an orderly end."""
     documents = rendered["ci-laptop"]
     pods = {labels["app.kubernetes.io/component"]: spec for _, labels, spec in chart.pods(documents)}
-    ports = {(program, flag): programs.free_port() for program in ("worker", "router")
+    ports = {(program, flag): ranks.free_port() for program in ("worker", "router")
              for flag in ("--port", "--metrics-port", "--health-port")}  # fmt: skip
 
     def start(program, **replaced):
         own = {flag: port for (name, flag), port in ports.items() if name == program}
         own |= {"--host": "127.0.0.1"} | {f"--{flag}": value for flag, value in replaced.items()}
-        arguments = on_this_machine(pods[program], own)
-        return programs.Program(f"lckv-{program}", arguments, tmp_path)
+        return serving.Process(f"lckv-{program}", on_this_machine(pods[program], own))
 
     (config,) = [d for d in chart.of_kind(documents, "ConfigMap") if "models.json" in d["data"]]
     models = json.loads(config["data"]["models.json"])
@@ -156,22 +157,21 @@ def test_the_laptop_chart_serves(rendered, tmp_path):
     (tmp_path / "models.json").write_text(json.dumps(models))
     running = {}
     try:
-        running["worker"] = start("worker", model=programs.DEMO)
+        running["worker"] = start("worker", model=serving.DEMO)
         running["router"] = start("router", models=tmp_path / "models.json")
-        for name, program in running.items():
+        for name, process in running.items():
             for probe in ("startup", "liveness", "readiness"):
                 asked = pods[name]["containers"][0][f"{probe}Probe"]["grpc"]
-                program.wait_until(ports[name, "--health-port"], asked["service"], "SERVING")
+                programs.wait_until_serving(process, ports[name, "--health-port"], asked["service"])
         assert programs.health(ports["router", "--health-port"], "no-such-service") == "NOT_FOUND"
         client = pods["test"]["containers"][0]
         arguments = on_this_machine(pods["test"], {"--router": f'127.0.0.1:{ports["router", "--port"]}'})
-        done = subprocess.run(
-            [programs.BIN / client["command"][0], *arguments], capture_output=True, text=True, timeout=120, check=False
-        )
+        done = serving.run(client["command"][0], *arguments)
         assert done.returncode == 0 and done.stdout.strip(), done
+        assert {name: process.stop() for name, process in reversed(running.items())} == {"worker": 0, "router": 0}
     finally:
-        statuses = {name: program.stop() for name, program in reversed(running.items())}
-    assert statuses == {"worker": 0, "router": 0}
+        for process in running.values():
+            process.close()
 
 
 def test_tenants_are_what_the_router_reads(rendered, tmp_path):
@@ -179,21 +179,19 @@ def test_tenants_are_what_the_router_reads(rendered, tmp_path):
     for name, text in config["data"].items():
         (tmp_path / name).write_text(text)
     assert yaml.safe_load(config["data"]["tenants.json"])["tenants"]["a b"] == {"tokens_per_minute": 123456789}
-    ports = [f"--{name}port={programs.free_port()}" for name in ("", "metrics-")]
-    port = programs.free_port()
-    arguments = [*ports, f"--health-port={port}", "--models", tmp_path / "models.json"]
-    router = programs.Program("lckv-router", [*arguments, "--tenants", tmp_path / "tenants.json"], tmp_path)
+    router = serving.Router([], "--models", tmp_path / "models.json", "--tenants", tmp_path / "tenants.json")
     try:
-        router.wait_until(port, "readiness", "SERVING")
+        programs.wait_until_serving(router, router.health_address.rpartition(":")[2], "readiness")
+        assert router.stop() == 0, router.log()
     finally:
-        assert router.stop() == 0, router.log.read_text()
+        router.close()
 
 
 # What each kind of bad input makes the container say last, as NOTES.txt tells it.
 LAST_LINES = {
     "no such folder": ["lckv-worker", "--model", "/nonexistent"],
-    "--kv-cache-memory: ": ["lckv-worker", "--model", programs.DEMO, "--kv-cache-memory", "16KiB"],
-    "not expected": ["lckv-worker", "--model", programs.DEMO, "--no-such-flag"],
+    "--kv-cache-memory: ": ["lckv-worker", "--model", serving.DEMO, "--kv-cache-memory", "16KiB"],
+    "not expected": ["lckv-worker", "--model", serving.DEMO, "--no-such-flag"],
     "cannot be opened": ["lckv-router", "--models", "/nonexistent/models.json"],
 }
 
@@ -201,10 +199,7 @@ LAST_LINES = {
 @pytest.mark.parametrize("said", LAST_LINES)
 def test_bad_input_is_said_last_and_in_the_notes(said):
     program, *arguments = LAST_LINES[said]
-    ports = [f"--{name}port={programs.free_port()}" for name in ("", "metrics-", "health-")]
-    done = subprocess.run(
-        [programs.BIN / program, *arguments, *ports], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = serving.run(program, *arguments, "--port=0", "--metrics-port=0", "--health-port=0")
     lines = (done.stdout + done.stderr).strip().splitlines()
     assert done.returncode != 0 and any(said in line for line in lines[-2:]), lines
     notes = (chart.CHART / "templates" / "NOTES.txt").read_text()

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import yaml
 
 import chart
 import references
@@ -16,6 +17,48 @@ def test_every_reference_resolves(rendered):
         if (found := references.find_faults(documents, switches.GIVEN))
     }
     assert not faults
+
+
+# As long as they may be.
+NAME, KEY = "n" * 22, "k" * 20
+LONG = {
+    "a-deployment": {},
+    "groups": {"device": "cuda", "tensorParallelSize": 2, "hosts": 2, "replicas": 10},
+    "keda": {"autoscaling": {"by": "keda"}},
+    "hpa": {"autoscaling": {"by": "hpa"}},
+}
+
+
+@pytest.mark.parametrize("model", LONG)
+def test_the_longest_names_fit(tmp_path, model):
+    own = {"models": {KEY: {"source": switches.PVC, **LONG[model]}}, "fullnameOverride": NAME}
+    tls = {"tls": switches.MANAGED_TLS, "autoscaling": {"prometheusUrl": "http://prometheus:9090"}}
+    documents = chart.render(tmp_path, chart.values_of(own, tls, switches.SWITCHES["monitoring"]))
+    assert {d["metadata"]["name"] for d in documents} >= {f"{NAME}-router", f"{NAME}-worker-{KEY}-leaders"}
+    assert references.find_faults(documents, switches.GIVEN) == []
+
+
+def is_no_other_models(error, *keys):
+    return all(f"models.{key}" in error for key in keys) and "give one of them another key" in error
+
+
+@pytest.mark.parametrize("suffix", ["0", "7", "07", "0-1", "leaders", "ranks", "ranks-0", "ranks-7", "router", "worker"])
+@pytest.mark.parametrize("hosts", [(1, 1), (1, 2), (2, 1), (2, 2)], ids=str)
+def test_keys_whose_names_would_meet_are_refused(tmp_path, suffix, hosts):
+    keys = ("a", f"a-{suffix}")
+    models = {
+        key: {"source": switches.PVC, "device": "cuda", "tensorParallelSize": 2, "hosts": number, "replicas": 8}
+        for key, number in zip(keys, hosts)
+    }
+    status, text, error = chart.template(tmp_path, {"models": models})
+    meets = {"leaders": hosts[1] == 2, "ranks-0": hosts[0] == 2, "ranks-7": hosts[0] == 2}
+    meets |= dict.fromkeys(("0", "7"), hosts == (2, 2))
+    if meets.get(suffix):
+        assert status != 0 and is_no_other_models(error, *keys), error
+    else:
+        assert status == 0, error
+        documents = [document for document in yaml.safe_load_all(text) if document]
+        assert references.find_faults(documents, switches.GIVEN) == []
 
 
 def change(documents, kind, edit):
@@ -64,6 +107,10 @@ PLANTED = [
     ("ci-four-hosts-tp16", "LeaderWorkerSet", put(["spec", "replicas"], 1), "its number of replicas"),
     ("ci-four-hosts-tp16", "Certificate", put(["spec", "secretName"], "x"), "Secret lckv-router-tls is not there"),
     ("ci-four-hosts-tp16", "ServiceAccount", put(["metadata", "name"], "x"), "ServiceAccount lckv is not there"),
+    ("ci-four-hosts-tp16", "LeaderWorkerSet", put(["metadata", "name"], "lckv-worker-huge-leaders"), "is there twice"),
+    ("ci-four-hosts-tp16", "LeaderWorkerSet", put(["metadata", "name"], "1"), "is no name of a Service"),
+    ("ci-four-hosts-tp16", "ScaledObject", put(["metadata", "name"], "a" * 55), "is too long"),
+    ("ci-laptop", "Deployment", put(["metadata", "labels", "a"], "b" * 64), "a cannot be"),
     ("ci-many-small-models", "HorizontalPodAutoscaler", put(["spec", "scaleTargetRef", "name"], "x"), "is not there"),
 ]  # fmt: skip
 

@@ -59,6 +59,20 @@ def test_files_become_rules_and_dashboards(with_files):
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
+@pytest.mark.parametrize(
+    "case, page", [("monitoring", None), ("ci-one-host-8-gpus", None), ("runbook", "https://wiki.example.com/serving")]
+)
+def test_alerts_link_to_the_runbook_where_it_is_told(rendered, case, page):
+    """Without a page, what an alert names is no link: the runbook's place in the source."""
+    (rule,) = chart.of_kind(rendered[case], "PrometheusRule")
+    alerts = [one for group in rule["spec"]["groups"] for one in group["rules"] if "alert" in one]
+    assert len(alerts) > 10
+    for alert in alerts:
+        anchor = alert["alert"].lower()
+        assert alert["annotations"]["runbook"] == f"deploy/OPERATIONS.md#{anchor}"
+        assert alert["annotations"].get("runbook_url") == (page and f"{page}#{anchor}")
+
+
 def test_monitors_give_the_jobs_that_rules_name(all_rendered):
     endpoints = [
         (kind, endpoint)

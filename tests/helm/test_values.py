@@ -12,6 +12,12 @@ def of_model(**fields):
     return {"models": {"demo": fields}}
 
 
+def long_groups(**fields):
+    """With names as long as they may be."""
+    model = {"source": {"pvc": {"claimName": "c"}}, "device": "cuda", "tensorParallelSize": 2, "hosts": 2, **fields}
+    return {"fullnameOverride": "n" * 22, "models": {"k" * 20: model}}
+
+
 # (values laid over a chart that works, where, what) that values.schema.json alone refuses.
 REFUSED_BY_SCHEMA = [
     ({"replicaCount": 2}, "at ''", "'replicaCount' not allowed"),
@@ -48,6 +54,10 @@ REFUSED_BY_SCHEMA = [
     ({"tokens": {"secret": "t"}}, "/test/tokenSecret", "minLength: got 0, want 1"),
     ({"tenants": {"default": {"requests": 1}}}, "/tenants/default", "'requests' not allowed"),
     ({"fullnameOverride": "a" * 23}, "/fullnameOverride", "does not match pattern"),
+    ({"models": {"b": {"source": {"init": {"image": "a", "timeoutSeconds": "1h"}}}}}, "/init/timeoutSeconds", "want integer"),
+    ({"networkPolicy": {"dnsAddresses": ["10.0.0.0/8"]}}, "/networkPolicy/dnsAddresses/0", "does not match pattern"),
+    ({"monitoring": {"rules": {"runbookUrl": "deploy/OPERATIONS.md"}}}, "/rules/runbookUrl", "does not match pattern"),
+    ({"monitoring": {"rules": {"runbookUrl": "https://a.example/b#c"}}}, "/rules/runbookUrl", "does not match pattern"),
 ]
 # That only templates can tell.
 REFUSED_BY_TEMPLATES = [
@@ -71,6 +81,9 @@ REFUSED_BY_TEMPLATES = [
         "router.flags.max-ready-wait must not be 0",
     ),
     ({"models": {"b": {"source": {"pvc": {"claimName": "c"}}, "servedName": "demo"}}}, "have one servedName"),
+    ({"networkPolicy": {"dns": [], "dnsAddresses": []}}, "networkPolicy: dns and dnsAddresses are both empty"),
+    (long_groups(replicas=11), f'"{"n" * 22}-worker-{"k" * 20}-10" has more than 52 characters'),
+    (long_groups(autoscaling={"by": "hpa", "maxReplicas": 101}), f'"{"n" * 22}-worker-{"k" * 20}-100" has more than 52'),
 ]
 
 
@@ -93,12 +106,20 @@ def test_templates_refuse(tmp_path, values, what):
     assert len(error.strip().splitlines()) <= 3, error
 
 
-def test_a_release_name_that_is_too_long_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "release, what",
+    [
+        ("a" * 53, "give a shorter fullnameOverride"),
+        ("1st", '"1st-lckv" cannot name a Service: give a fullnameOverride of a-z'),
+        ("a.b", '"a.b-lckv" cannot name a Service: give a fullnameOverride'),
+    ],
+)
+def test_a_release_name_that_cannot_be_part_of_names_is_refused(tmp_path, release, what):
     (tmp_path / "values.yaml").write_text("models: {a: {source: {pvc: {claimName: c}}}}")
     status, _, error = chart.helm(
-        "template", "a" * 30, chart.CHART, "--kube-version", chart.NEWEST, "--values", tmp_path / "values.yaml"
+        "template", release, chart.CHART, "--kube-version", chart.NEWEST, "--values", tmp_path / "values.yaml"
     )
-    assert status != 0 and "give a shorter fullnameOverride" in error
+    assert status != 0 and what in error and len(error.strip().splitlines()) <= 3, error
 
 
 def open_objects(schema, path):

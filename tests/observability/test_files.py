@@ -62,7 +62,7 @@ def test_an_alert_says_what_to_do(rule):
     assert "for" in rule
     notes = rule["annotations"]
     assert notes["summary"] and notes["description"] and not notes["summary"].endswith(".")
-    file, _, anchor = notes["runbook_url"].partition("#")
+    file, _, anchor = notes["runbook"].partition("#")
     assert file == "deploy/OPERATIONS.md" and anchor == rule["alert"].lower()
     section = headings()[anchor]
     for part in ("Meaning", "First look", "Action"):

@@ -12,6 +12,7 @@
 {{- $_ := set $model "servedName" ($model.servedName | default $key) -}}
 {{- $_ := set $model "workload" (printf "%s-worker-%s" (include "lckv.fullname" $root) $key) -}}
 {{- $_ := set $model "leaders" (printf "%s-leaders" $model.workload) -}}
+{{- $_ := set $model "maxReplicas" (ternary $model.replicas $model.autoscaling.maxReplicas (eq $model.autoscaling.by "none")) -}}
 {{- include "lckv.checkModel" $model -}}
 {{- $_ := set $model "ranksPerHost" (div (int $model.tensorParallelSize) (max 1 (int $model.hosts))) -}}
 {{- $_ := set $model "kind" (ternary "LeaderWorkerSet" "Deployment" (gt (int $model.hosts) 1)) -}}
@@ -22,7 +23,31 @@
 {{- $_ := set $served $model.servedName $key -}}
 {{- $_ := set $models $key $model -}}
 {{- end -}}
+{{- include "lckv.checkKeys" $models -}}
 {{- toYaml $models -}}
+{{- end -}}
+
+{{/* Of two keys, one with a suffix to the other, some would give one name to two objects: the chart's own, or those that
+     LeaderWorkerSet makes of a model NAME, which are the Service NAME and StatefulSets NAME-0, NAME-1 and so on. */}}
+{{- define "lckv.checkKeys" -}}
+{{- range $long, $longer := . -}}
+{{- range $short, $shorter := $ -}}
+{{- if hasPrefix (printf "%s-" $short) $long -}}
+{{- $suffix := trimPrefix (printf "%s-" $short) $long -}}
+{{- $meeting := "" -}}
+{{- if and (gt (int $shorter.hosts) 1) (regexMatch "^ranks-(0|[1-9][0-9]*)$" $suffix) -}}
+{{- $meeting = "a NetworkPolicy" -}}
+{{- else if and (gt (int $longer.hosts) 1) (eq $suffix "leaders") -}}
+{{- $meeting = "a Service" -}}
+{{- else if and (gt (int $shorter.hosts) 1) (gt (int $longer.hosts) 1) (regexMatch "^(0|[1-9][0-9]*)$" $suffix) -}}
+{{- $meeting = "a StatefulSet" -}}
+{{- end -}}
+{{- with $meeting -}}
+{{- fail (printf "models.%s and models.%s would each have %s named %s: give one of them another key" $short $long . $longer.workload) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* What the schema cannot tell, because it follows from several values, defaults among them. */}}
@@ -34,6 +59,13 @@
 {{- end -}}
 {{- if mod $size (int .hosts) -}}
 {{- fail (printf "%s: tensorParallelSize %d cannot be shared out to %d hosts in equal parts" $at $size (int .hosts)) -}}
+{{- end -}}
+{{- if gt (int .hosts) 1 -}}
+{{- /* The StatefulSet of the last group, whose name is in a label of its pods, with a dash and ten characters more. */ -}}
+{{- $last := printf "%s-%d" .workload (max 0 (sub (int .maxReplicas) 1)) -}}
+{{- if gt (len $last) 52 -}}
+{{- fail (printf "%s: its last group's name %q has more than 52 characters: give a shorter key, a shorter fullnameOverride, or fewer replicas" $at $last) -}}
+{{- end -}}
 {{- end -}}
 {{- if and (eq .device "sim") (gt (int .hosts) 1) -}}
 {{- fail (printf "%s: device sim has all ranks of a replica in one process: hosts must be 1" $at) -}}
@@ -47,6 +79,18 @@
 {{- if and (eq .autoscaling.by "hpa") (lt (int .autoscaling.minReplicas) 1) -}}
 {{- fail (printf "%s.autoscaling: minReplicas 0 needs keda" $at) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* From a pod's start to a ready replica at the most: an init container's time and the startup probe's. */}}
+{{- define "lckv.startSeconds" -}}
+{{- $fetch := 0 -}}
+{{- with .source.init }}{{ $fetch = .timeoutSeconds | default 1800 }}{{ end -}}
+{{ add (int $fetch) (mul 5 (include "lckv.startFailures" . | int)) }}
+{{- end -}}
+
+{{/* Of a startup probe every 5 s. */}}
+{{- define "lckv.startFailures" -}}
+{{ div (add (int .startTimeoutSeconds) 30 4) 5 }}
 {{- end -}}
 
 {{/* Whole CPUs of a quantity such as 4, "4" or 3500m, rounded down, at least 1. */}}

@@ -9,6 +9,9 @@
 {{- if gt (len $name) 22 -}}
 {{- fail (printf "the name %q has more than 22 characters: give a shorter fullnameOverride" $name) -}}
 {{- end -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "the name %q cannot name a Service: give a fullnameOverride of a-z, 0-9 and -, a letter first" $name) -}}
+{{- end -}}
 {{- $name -}}
 {{- end -}}
 

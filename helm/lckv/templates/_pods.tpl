@@ -65,11 +65,17 @@ topologySpreadConstraints:
   {{- end }}
 {{- end -}}
 
+{{/* `ends`: whether a container that fails it is ended. That one does not answer, so it does not drain either, and the
+     pod's grace period would keep it from being started again; its streams go on elsewhere meanwhile. 10 s are for last
+     log lines. */}}
 {{- define "lckv.probe" -}}
 grpc: {port: {{ .port }}, service: {{ .service }}}
 periodSeconds: {{ .period }}
 timeoutSeconds: 5
 failureThreshold: {{ .failures }}
+{{- if .ends }}
+terminationGracePeriodSeconds: 10
+{{- end }}
 {{- end -}}
 
 {{/* After SIGTERM the router accepts for the delay and streams for the grace; then it has 3 s for last statuses and up
@@ -79,12 +85,12 @@ failureThreshold: {{ .failures }}
 {{- end -}}
 
 {{/* How long a call waits for the first replica of its model, where that may have none: calls that do not wait would never
-     be seen by what scales it. Two minutes are for being seen, and for a pod to be scheduled. Empty: none may. */}}
+     be seen by what scales it. A minute and a half is for being seen, and for a pod to be scheduled. Empty: none may. */}}
 {{- define "lckv.readyWait" -}}
 {{- $seconds := 0 -}}
 {{- range include "lckv.models" . | fromYaml -}}
 {{- if and (eq .autoscaling.by "keda") (eq (int .autoscaling.minReplicas) 0) -}}
-{{- $seconds = max $seconds (add (int .startTimeoutSeconds) 120) -}}
+{{- $seconds = max $seconds (add (include "lckv.startSeconds" . | int) 90) -}}
 {{- if regexMatch "^0+[a-z]*$" (dig "max-ready-wait" "1s" $.Values.router.flags | toString) -}}
 {{- fail (printf "models.%s.autoscaling.minReplicas 0: router.flags.max-ready-wait must not be 0, or no call waits for a first replica" .key) -}}
 {{- end -}}

@@ -1,8 +1,17 @@
 {{/* Parts of network policies, autoscalers and certificates. */}}
 
 {{- define "lckv.dnsEgress" -}}
+{{- if not (or .Values.networkPolicy.dns .Values.networkPolicy.dnsAddresses) -}}
+{{- /* A rule without peers is one for all of them. */ -}}
+{{- fail "networkPolicy: dns and dnsAddresses are both empty: name what the cluster's pods ask for names, or set networkPolicy.enabled to false" -}}
+{{- end -}}
 - to:
-    {{- toYaml .Values.networkPolicy.dns | nindent 4 }}
+    {{- with .Values.networkPolicy.dns }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- range .Values.networkPolicy.dnsAddresses }}
+    - ipBlock: {cidr: "{{ . }}/{{ ternary 128 32 (contains ":" .) }}"}
+    {{- end }}
   ports:
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}

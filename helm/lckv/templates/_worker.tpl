@@ -127,10 +127,10 @@ spec:
       {{- /* Only rank 0 has a health port; a launcher ends with its ranks. */}}
       {{- if .leads }}
       startupProbe:
-        {{- $failures := div (add (int $model.startTimeoutSeconds) 30 4) 5 }}
-        {{- include "lckv.probe" (dict "port" 50062 "service" "readiness" "period" 5 "failures" $failures) | nindent 8 }}
+        {{- $failures := include "lckv.startFailures" $model }}
+        {{- include "lckv.probe" (dict "port" 50062 "service" "readiness" "period" 5 "failures" $failures "ends" true) | nindent 8 }}
       livenessProbe:
-        {{- include "lckv.probe" (dict "port" 50062 "service" "liveness" "period" 10 "failures" 3) | nindent 8 }}
+        {{- include "lckv.probe" (dict "port" 50062 "service" "liveness" "period" 10 "failures" 3 "ends" true) | nindent 8 }}
       readinessProbe:
         {{- include "lckv.probe" (dict "port" 50062 "service" "readiness" "period" 5 "failures" 1) | nindent 8 }}
       {{- end }}
