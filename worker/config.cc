@@ -57,11 +57,6 @@ void add_model_flags(CLI::App& app, WorkerConfig& config) {
              "Threads of a rank's kernels; 0: one per core, which the ranks of a host share")
       ->take_last()
       ->group(group);
-  add_enum(app, "--thread-wait", config.thread_wait,
-           {{"sleep", ThreadWait::kSleep}, {"spin", ThreadWait::kSpin}},
-           "Of kernels' threads between operations; spin: quicker where nobody else needs their "
-           "cores, far slower where somebody does")
-      ->group(group);
   add_number(app, "--max-model-len", config.max_model_len, 0, kMaxRows,
              "Prompt plus generated tokens; 0: the checkpoint's")
       ->group(group);

@@ -21,8 +21,6 @@ enum class Device : uint8_t { kCpu, kSim };
 enum class NumberFormat : uint8_t { kAuto, kFloat32, kBFloat16 };
 enum class Choice : uint8_t { kAuto, kOn, kOff };
 enum class Compatibility : uint8_t { kNone, kOfficialDecode };
-// How kernels' threads wait for the next operation.
-enum class ThreadWait : uint8_t { kSleep, kSpin };
 
 struct WorkerConfig {
   std::string model;              // folder of the checkpoint
@@ -33,8 +31,7 @@ struct WorkerConfig {
   int32_t sim_replicas = 1;         // in this process
   NumberFormat dtype = NumberFormat::kAuto;
   NumberFormat kv_cache_dtype = NumberFormat::kAuto;
-  int32_t threads = 0;  // 0: one per core
-  ThreadWait thread_wait = ThreadWait::kSleep;
+  int32_t threads = 0;        // 0: one per core
   int32_t max_model_len = 0;  // tokens; 0: the checkpoint's
   int32_t max_logprobs = 20;  // -1: the vocabulary
   Choice reproducible = Choice::kAuto;

@@ -40,24 +40,19 @@ constexpr absl::Duration kCloseTimeout = absl::Seconds(2);
 // No step takes so long; one that does is not waited for.
 constexpr std::chrono::seconds kStopTimeout(10);
 
-// About a millisecond: longer than an engine needs between two steps.
-constexpr char kSpinCount[] = "20000";
-
-// The OpenMP runtime reads its settings once, before main, so the process starts itself again with
-// them. What the environment says of waiting stays.
-void set_openmp(const WorkerConfig& config, char** argv) {
-  bool changed = false;
-  const auto set = [&changed](const char* name, const std::string& value, bool overwrite) {
-    const char* const now = std::getenv(name);
-    if (now != nullptr && (!overwrite || now == value)) return;
-    setenv(name, value.c_str(), 1);
-    changed = true;
-  };
-  set("OMP_WAIT_POLICY", "passive", false);
-  if (config.thread_wait == ThreadWait::kSpin) set("GOMP_SPINCOUNT", kSpinCount, false);
-  if (config.threads > 0) set("OMP_NUM_THREADS", absl::StrCat(config.threads), true);
-  if (changed) execv("/proc/self/exe", argv);
-  // Without /proc the worker still runs, but with the runtime's own settings.
+// oneDNN's threads must sleep between operations, not spin: kernels' own threads and other
+// processes share the cores. The OpenMP runtime reads its settings once, before main, so the
+// process starts itself again with them.
+void quiet_openmp(const WorkerConfig& config, char** argv) {
+  const std::string threads = config.threads > 0 ? absl::StrCat(config.threads) : "";
+  const char* given_threads = std::getenv("OMP_NUM_THREADS");
+  const bool threads_set =
+      threads.empty() || (given_threads != nullptr && threads == given_threads);
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr && threads_set) return;
+  setenv("OMP_WAIT_POLICY", "passive", /*overwrite=*/0);
+  if (!threads.empty()) setenv("OMP_NUM_THREADS", threads.c_str(), 1);
+  execv("/proc/self/exe", argv);
+  // Without /proc the worker still runs, only less quietly.
 }
 
 // The other ranks of the replica; null where there are none.
@@ -218,6 +213,6 @@ int main(int argc, char** argv) {
   lckv::set_up_logging(config.logging);
   if (lckv::is_launcher(config)) return lckv::run_launcher(config, argc, argv);
   if (config.device == lckv::Device::kSim) return lckv::simulate(config);
-  lckv::set_openmp(config, argv);
+  lckv::quiet_openmp(config, argv);
   return config.rank > 0 ? lckv::follow(config) : lckv::run(config);
 }

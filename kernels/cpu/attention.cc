@@ -4,8 +4,6 @@
 // bit.
 #include "kernels/cpu/attention.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -429,20 +427,19 @@ void CpuAttention::run(const AttentionArgs& args) {
   const std::vector<AttentionTask> tasks = tasks_of(args);
   const int64_t floats = task_floats(args);
   const auto count = static_cast<int64_t>(tasks.size());
-  const int threads =
-      count > 1 ? threads_.for_work(kNanosecondsPerProduct * static_cast<double>(products(args)))
-                : 1;
-  const size_t bytes = static_cast<size_t>(floats * threads) * sizeof(float);
+  const size_t bytes = static_cast<size_t>(floats * threads_.count()) * sizeof(float);
   if (scratch_ == nullptr || scratch_->bytes() < bytes) {
     scratch_ = std::make_unique<AnonymousMemory>(bytes);
   }
   auto* const scratch = reinterpret_cast<float*>(scratch_->data());
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (int64_t i = 0; i < count; ++i) {
-    AttentionTask task = tasks[i];
-    task.scratch = scratch + omp_get_thread_num() * floats;
-    HWY_DYNAMIC_DISPATCH(RunTask)(task);
-  }
+  threads_.share(count, kNanosecondsPerProduct * static_cast<double>(products(args)),
+                 [&](int64_t begin, int64_t end, int thread) {
+                   for (int64_t i = begin; i < end; ++i) {
+                     AttentionTask task = tasks[i];
+                     task.scratch = scratch + thread * floats;
+                     HWY_DYNAMIC_DISPATCH(RunTask)(task);
+                   }
+                 });
 }
 
 }  // namespace lckv

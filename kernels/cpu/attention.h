@@ -13,11 +13,11 @@ namespace lckv {
 // call.
 class CpuAttention {
  public:
-  explicit CpuAttention(const CpuThreads& threads) : threads_(threads) {}
+  explicit CpuAttention(CpuThreads& threads) : threads_(threads) {}
   void run(const AttentionArgs& args);
 
  private:
-  const CpuThreads& threads_;
+  CpuThreads& threads_;
   std::unique_ptr<AnonymousMemory> scratch_;
 };
 

@@ -77,11 +77,9 @@ class CpuOps final : public Ops {
 
   void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t hidden,
                 float* out) override {
-    const int threads = threads_for(rows * hidden);
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t row = 0; row < rows; ++row) {
+    share_rows(rows, hidden, [&](int64_t row) {
       rms_norm_row(x + row * hidden, weight, eps, hidden, out + row * hidden);
-    }
+    });
   }
 
   void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y, const float* bias,
@@ -103,24 +101,20 @@ class CpuOps final : public Ops {
     const float* const cos = table.floats();
     const float* const sin = cos + table.bytes() / sizeof(float) / 2;
     const auto rows = static_cast<int64_t>(positions.size());
-    const int threads = threads_for(rows * heads * head_dim);
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t row = 0; row < rows; ++row) {
+    share_rows(rows, int64_t{heads} * head_dim, [&](int64_t row) {
       const int64_t at = positions[row] * half;
       for (int32_t head = 0; head < heads; ++head) {
         rotate_row(x + row * row_stride + static_cast<int64_t>(head) * head_dim, cos + at, sin + at,
                    half);
       }
-    }
+    });
   }
 
   void silu_mul(const float* gate_up, int64_t rows, int64_t inner, float* out) override {
-    const int threads = threads_for(rows * inner);
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t row = 0; row < rows; ++row) {
+    share_rows(rows, inner, [&](int64_t row) {
       const float* const gate = gate_up + row * 2 * inner;
       silu_mul_row(gate, gate + inner, inner, out + row * inner);
-    }
+    });
   }
 
   void gather_rows(const float* x, std::span<const int32_t> ids, int64_t hidden,
@@ -181,15 +175,18 @@ class CpuOps final : public Ops {
   int32_t sample(const SampleArgs& args) override { return draw_token(args); }
 
  private:
-  int threads_for(int64_t floats) const {
-    return threads_.for_work(kNanosecondsPerFloat * static_cast<double>(floats));
+  void share_rows(int64_t rows, int64_t width, absl::FunctionRef<void(int64_t row)> work) {
+    threads_.share(rows, kNanosecondsPerFloat * static_cast<double>(rows * width),
+                   [&](int64_t begin, int64_t end, int) {
+                     for (int64_t row = begin; row < end; ++row) work(row);
+                   });
   }
   static void round_row(float* row, int64_t size) {
     for (int64_t i = 0; i < size; ++i) row[i] = bfloat16_to_float(float_to_bfloat16(row[i]));
   }
 
   const DType dtype_;
-  const CpuThreads threads_;
+  CpuThreads threads_;
   CpuProducts products_;
   CpuAttention attention_;
   const std::string numerics_;

@@ -43,7 +43,7 @@ RowKernels best_kernels(DType dtype) {
 
 }  // namespace
 
-CpuProducts::CpuProducts(const CpuOpsOptions& options, const CpuThreads& threads)
+CpuProducts::CpuProducts(const CpuOpsOptions& options, CpuThreads& threads)
     : options_(options), threads_(threads), kernels_(best_kernels(options.dtype)) {
   if (!options.reproducible) onednn_ = std::make_unique<OnednnProducts>();
 }
@@ -87,15 +87,17 @@ void CpuProducts::multiply_by_onednn(const OnednnProduct& product, const float* 
   if (product.dtype != DType::kFloat32) {
     const int64_t row_bytes = product.k * static_cast<int64_t>(dtype_bytes(product.dtype));
     std::byte* const input = scratch(input_, static_cast<size_t>(product.rows * row_bytes));
-    const int threads =
-        threads_.for_work(kNanosecondsPerValue * static_cast<double>(product.rows * product.k));
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t row = 0; row < product.rows; ++row) {
-      convert_row(x + row * product.k, product.k, product.dtype, input + row * row_bytes);
-    }
+    threads_.share(
+        product.rows, kNanosecondsPerValue * static_cast<double>(product.rows * product.k),
+        [&](int64_t begin, int64_t end, int) {
+          for (int64_t row = begin; row < end; ++row) {
+            convert_row(x + row * product.k, product.k, product.dtype, input + row * row_bytes);
+          }
+        });
     given.x = input;
   }
-  // oneDNN takes the number of threads from the calling thread's setting.
+  // oneDNN has threads of its own, as many as the calling thread's setting says.
+  threads_.rest();
   const int before = omp_get_max_threads();
   omp_set_num_threads(threads_.count());
   onednn_->multiply(given);
@@ -117,27 +119,20 @@ void CpuProducts::multiply_by_rows(const PackedWeight& weight, const float* x, i
   if (!as_given) {
     std::byte* const input =
         scratch(input_, static_cast<size_t>(shape.x_values()) * dtype_bytes(dtype));
-    const int threads =
-        threads_.for_work(kNanosecondsPerValue * static_cast<double>(shape.x_values()));
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t row = 0; row < shape.padded_rows; ++row) {
-      lay_out_rows(shape, dtype, x, packed.k(), row, row + 1, input);
-    }
+    threads_.share(shape.padded_rows, kNanosecondsPerValue * static_cast<double>(shape.x_values()),
+                   [&](int64_t begin, int64_t end, int) {
+                     lay_out_rows(shape, dtype, x, packed.k(), begin, end, input);
+                   });
     product.x = input;
   }
-  const int threads = threads_.for_work(kNanosecondsPerProduct *
-                                        static_cast<double>(rows * packed.n() * packed.k()));
   const int64_t sums_size = shape.sums_floats();
   auto* const sums = reinterpret_cast<float*>(
-      scratch(sums_, static_cast<size_t>(sums_size * threads) * sizeof(float)));
-  const int64_t panels = num_panels(packed.n());
-#pragma omp parallel num_threads(threads)
-  {
-    const int64_t count = omp_get_num_threads();
-    const int64_t thread = omp_get_thread_num();
-    multiply_panels(kernels_, shape, product, panels * thread / count,
-                    panels * (thread + 1) / count, sums + thread * sums_size);
-  }
+      scratch(sums_, static_cast<size_t>(sums_size * threads_.count()) * sizeof(float)));
+  threads_.share(num_panels(packed.n()), shape.panels_together(),
+                 kNanosecondsPerProduct * static_cast<double>(rows * packed.n() * packed.k()),
+                 [&](int64_t begin, int64_t end, int thread) {
+                   multiply_panels(kernels_, shape, product, begin, end, sums + thread * sums_size);
+                 });
 }
 
 std::byte* CpuProducts::scratch(std::unique_ptr<AnonymousMemory>& memory, size_t bytes) {

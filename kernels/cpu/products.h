@@ -17,7 +17,7 @@ namespace lckv {
 // Owner: the CPU backend. Thread: its caller's.
 class CpuProducts {
  public:
-  CpuProducts(const CpuOpsOptions& options, const CpuThreads& threads);
+  CpuProducts(const CpuOpsOptions& options, CpuThreads& threads);
 
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) const;
   void multiply(const PackedWeight& weight, const float* x, int64_t rows, float* y,
@@ -32,7 +32,7 @@ class CpuProducts {
   std::byte* scratch(std::unique_ptr<AnonymousMemory>& memory, size_t bytes);
 
   const CpuOpsOptions options_;
-  const CpuThreads& threads_;
+  CpuThreads& threads_;
   const RowKernels kernels_;
   std::unique_ptr<OnednnProducts> onednn_;  // null in reproducible mode
   std::unique_ptr<AnonymousMemory> input_;  // x in the compute dtype

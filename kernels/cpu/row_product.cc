@@ -16,8 +16,6 @@ constexpr int64_t kRowsTogether = 512;
 constexpr int64_t kPanelsTogether = 4;
 constexpr int64_t kFewRows = 64;
 
-int64_t panels_together(int64_t rows) { return rows <= kFewRows ? 1 : kPanelsTogether; }
-
 // Column `column` of the panels, from row `row` of `source`.
 void pack_column(const WeightSource& source, int64_t row, int64_t column, DType dtype,
                  std::byte* panels) {
@@ -100,8 +98,10 @@ ProductShape::ProductShape(const RowKernels& kernels, int64_t rows_given, int64_
   chunk_k = once ? k : kernels.chunk_bytes / kPanelColumns / bytes;
 }
 
+int64_t ProductShape::panels_together() const { return rows <= kFewRows ? 1 : kPanelsTogether; }
+
 int64_t ProductShape::sums_floats() const {
-  return std::min(padded_rows, kRowsTogether) * kPanelColumns * panels_together(rows);
+  return std::min(padded_rows, kRowsTogether) * kPanelColumns * panels_together();
 }
 
 void lay_out_rows(const ProductShape& shape, DType dtype, const float* x, int64_t k, int64_t begin,
@@ -123,7 +123,7 @@ void multiply_panels(const RowKernels& kernels, const ProductShape& shape,
                      const PanelProduct& product, int64_t begin, int64_t end, float* sums) {
   const auto bytes = static_cast<int64_t>(dtype_bytes(kernels.dtype));
   const auto panel_size = static_cast<int64_t>(panel_bytes(kernels.dtype, kPanelColumns, shape.k));
-  const int64_t together = panels_together(shape.rows);
+  const int64_t together = shape.panels_together();
   const bool once = shape.chunks() == 1;
   for (int64_t row = 0; row < shape.padded_rows; row += kRowsTogether) {
     const int64_t rows = std::min(kRowsTogether, shape.padded_rows - row);

@@ -76,6 +76,8 @@ struct ProductShape {
   // Values of x, and floats of partial sums that each thread needs.
   int64_t x_values() const { return padded_rows * k; }
   int64_t sums_floats() const;
+  // Panels that share the loads of x.
+  int64_t panels_together() const;
   int64_t chunks() const { return (k + chunk_k - 1) / chunk_k; }
 };
 

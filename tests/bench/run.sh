@@ -14,11 +14,10 @@ if [[ -z "$smoke" || "$programs" == "build/release/bin" ]]; then
   cmake --build --preset release --target lckv lckv-router lckv-worker lckv_serving_bench lckv_start_bench \
     lckv_collectives_bench lckv_fleet_bench lckv_overload_bench
 fi
-# As lckv-worker sets it for itself; the bench that runs the engine alone has the cores to itself, so its threads wait as
-# with --thread-wait spin.
+# As lckv-worker sets it for itself.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 "$programs/lckv_start_bench" "$programs/lckv-worker" $smoke
-GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-20000}" "$programs/lckv_serving_bench" $smoke
+"$programs/lckv_serving_bench" $smoke
 "$programs/lckv_collectives_bench" $smoke
 "$programs/lckv_fleet_bench" "$programs/lckv-router" $smoke
 "$programs/lckv_overload_bench" "$programs/lckv-router" $smoke
