@@ -158,11 +158,8 @@ void CudaAttention::run(const AttentionArgs& args) {
   const auto across = static_cast<unsigned>(args.layout.kv_heads * shape.chunks);
   const size_t shares = static_cast<size_t>(plan.num_partials) * across * kBlockQueries;
   const size_t bytes = shares * (args.layout.head_dim + 2) * sizeof(float);
-  if (bytes > 0 && (partials_ == nullptr || partials_->bytes() < bytes)) {
-    partials_.reset();
-    partials_ = std::make_unique<CudaBuffer>(bytes, stream_);
-  }
   if (bytes > 0) {
+    grow(partials_, bytes, stream_);
     device.partial_sums = partials_->floats();
     device.partial_norms = device.partial_sums + shares * args.layout.head_dim;
   }

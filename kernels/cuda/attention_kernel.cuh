@@ -338,8 +338,9 @@ class AttentionBlock {
 template <class Value, int kHeadDim, class Mask>
 __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(const DeviceAttention args) {
   using Block = AttentionBlock<Value, kHeadDim, Mask>;
-  __shared__ typename Block::Shared shared;
-  Block(args, shared).run();
+  // As bytes: shared memory is never constructed.
+  alignas(16) __shared__ std::byte shared[sizeof(typename Block::Shared)];
+  Block(args, reinterpret_cast<typename Block::Shared&>(shared)).run();
 }
 
 }  // namespace lckv

@@ -39,7 +39,8 @@ class Stream {
 class CudaOps final : public Ops {
  public:
   CudaOps(const CudaOpsOptions& options, int32_t num_multiprocessors)
-      : dtype_(options.dtype),
+      : device_(options.device),
+        dtype_(options.dtype),
         uploads_(stream_),
         products_(options.dtype, options.reproducible, uploads_, stream_),
         attention_(
@@ -48,6 +49,7 @@ class CudaOps final : public Ops {
         numerics_(options.reproducible ? "cuda rows" : "cuda cublaslt") {}
 
   DType dtype() const override { return dtype_; }
+  void enter_thread() override { check_cuda(cudaSetDevice(device_), "choosing the device"); }
   const char* numerics() const override { return numerics_.c_str(); }
 
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override {
@@ -175,6 +177,17 @@ class CudaOps final : public Ops {
     check_cuda(cudaStreamSynchronize(stream_), "copy");
   }
 
+  void change_logits(float* logits, LogitChange change, std::span<const int32_t> ids,
+                     std::span<const float> values) override {
+    LCKV_CHECK(ids.size() == values.size());
+    change_row_logits({.logits = logits,
+                       .change = change,
+                       .ids = uploads_.upload(ids),
+                       .values = uploads_.upload(values),
+                       .count = static_cast<int32_t>(ids.size())},
+                      stream_);
+  }
+
   void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,
                 int32_t num_top, TopEntry* top) override {
     const size_t own_at = sizeof(double);
@@ -243,10 +256,7 @@ class CudaOps final : public Ops {
   // Device memory for `count` results, until it is asked for again.
   template <class Value>
   Value* results(size_t count) {
-    if (results_ == nullptr || results_->bytes() < count * sizeof(Value)) {
-      results_.reset();
-      results_ = std::make_unique<CudaBuffer>(count * sizeof(Value), stream_);
-    }
+    grow(results_, count * sizeof(Value), stream_);
     return reinterpret_cast<Value*>(results_->data());
   }
   template <class Value>
@@ -255,6 +265,7 @@ class CudaOps final : public Ops {
          count * sizeof(Value));
   }
 
+  const int32_t device_;
   const DType dtype_;
   const Stream stream_;
   UploadRing uploads_;

@@ -17,9 +17,9 @@ struct CudaOpsOptions {
 };
 
 // The device belongs to the calling thread and those it hands the Ops to, one at a time. Errors,
-// each of one line: FailedPrecondition where there is no driver or device, the driver is too old or
-// the device is of a compute capability that no kernel was compiled for; OutOfRange where there is
-// no device of this number; ResourceExhausted where it has too little free memory.
+// each of one line: FailedPrecondition where there is no driver, device or cuBLASLt, the driver is
+// too old or the device is of a compute capability that no kernel was compiled for; OutOfRange
+// where there is no device of this number; ResourceExhausted where it has too little free memory.
 absl::StatusOr<std::unique_ptr<Ops>> open_cuda_ops(const CudaOpsOptions& options);
 
 // The same on the calling thread's current device, which was found fit. `num_multiprocessors` of

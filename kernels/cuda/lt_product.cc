@@ -1,27 +1,56 @@
 #include "kernels/cuda/lt_product.h"
 
-#include <cublasLt.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <optional>
+#include <string>
 #include <tuple>
 
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/lt_library.h"
 
 namespace lckv {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 
-void check_lt(cublasStatus_t status, const char* operation) {
-  if (status == CUBLAS_STATUS_SUCCESS) return;
-  std::fprintf(stderr, "cuBLASLt error in %s: %s\n", operation, cublasLtGetStatusString(status));
-  std::_Exit(1);
-}
+// cuBLASLt's functions, each answer looked at.
+class CheckedLt {
+ public:
+  CheckedLt() {
+    auto loaded = load_lt_library();
+    if (!loaded.ok()) end("opening cuBLASLt", std::string(loaded.status().message()).c_str());
+    functions_ = *loaded;
+  }
+  const LtLibrary* operator->() const { return &functions_; }
+
+  void check(cublasStatus_t status, const char* operation) const {
+    if (status != CUBLAS_STATUS_SUCCESS) end(operation, functions_.status_string(status));
+  }
+  template <class Value>
+  void set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t attribute,
+           const Value& value) const {
+    check(functions_.set_product(product, attribute, &value, sizeof(value)),
+          "describing a product");
+  }
+  template <class Value>
+  void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t attribute,
+           const Value& value) const {
+    check(functions_.set_preference(preference, attribute, &value, sizeof(value)),
+          "describing a preference");
+  }
+
+ private:
+  [[noreturn]] static void end(const char* operation, const char* why) {
+    std::fprintf(stderr, "cuBLASLt error in %s: %s\n", operation, why);
+    std::_Exit(1);
+  }
+
+  LtLibrary functions_;
+};
 
 // Of a pointer, as far as kernels care.
 uint32_t alignment_of(const void* pointer) {
@@ -29,45 +58,28 @@ uint32_t alignment_of(const void* pointer) {
   return address == 0 ? 256U : 1U << std::min(8, std::countr_zero(address));
 }
 
-template <class Value>
-void set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t attribute,
-         const Value& value) {
-  check_lt(cublasLtMatmulDescSetAttribute(product, attribute, &value, sizeof(value)),
-           "describing a product");
-}
-
-template <class Value>
-void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t attribute,
-         const Value& value) {
-  check_lt(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)),
-           "describing a preference");
-}
-
 // cuBLASLt's matrices lie column by column: y^T [n, rows] = W [n, k] * x^T [k, rows], where what it
 // sees of W's memory is W^T.
 class Descriptions {
  public:
-  explicit Descriptions(const ProductArgs& args) {
+  Descriptions(const CheckedLt& lt, const ProductArgs& args) : lt_(lt) {
     const cudaDataType type = args.dtype == DType::kFloat32 ? CUDA_R_32F : CUDA_R_16BF;
-    check_lt(cublasLtMatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F),
-             "describing a product");
-    set(product, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+    lt_.check(lt_->create_product(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+              "describing a product");
+    lt_.set(product, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
     if (args.bias != nullptr) {
-      set(product, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-      set(product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
+      lt_.set(product, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+      lt_.set(product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
     }
-    check_lt(cublasLtMatrixLayoutCreate(&weights, type, args.k, args.n, args.k),
-             "describing a matrix");
-    check_lt(cublasLtMatrixLayoutCreate(&x, type, args.k, args.rows, args.k),
-             "describing a matrix");
-    check_lt(cublasLtMatrixLayoutCreate(&y, CUDA_R_32F, args.n, args.rows, args.n),
-             "describing a matrix");
+    weights = matrix(type, args.k, args.n);
+    x = matrix(type, args.k, args.rows);
+    y = matrix(CUDA_R_32F, args.n, args.rows);
   }
   ~Descriptions() {
-    cublasLtMatrixLayoutDestroy(y);
-    cublasLtMatrixLayoutDestroy(x);
-    cublasLtMatrixLayoutDestroy(weights);
-    cublasLtMatmulDescDestroy(product);
+    lt_->destroy_matrix(y);
+    lt_->destroy_matrix(x);
+    lt_->destroy_matrix(weights);
+    lt_->destroy_product(product);
   }
   Descriptions(const Descriptions&) = delete;
   Descriptions& operator=(const Descriptions&) = delete;
@@ -76,6 +88,15 @@ class Descriptions {
   cublasLtMatrixLayout_t weights = nullptr;
   cublasLtMatrixLayout_t x = nullptr;
   cublasLtMatrixLayout_t y = nullptr;
+
+ private:
+  cublasLtMatrixLayout_t matrix(cudaDataType type, int64_t rows, int64_t columns) const {
+    cublasLtMatrixLayout_t made = nullptr;
+    lt_.check(lt_->create_matrix(&made, type, rows, columns, rows), "describing a matrix");
+    return made;
+  }
+
+  const CheckedLt& lt_;
 };
 
 }  // namespace
@@ -83,24 +104,24 @@ class Descriptions {
 class LtProducts::Impl {
  public:
   explicit Impl(cudaStream_t stream) : stream_(stream) {
-    check_lt(cublasLtCreate(&lt_), "opening cuBLASLt");
+    lt_.check(lt_->create(&handle_), "opening cuBLASLt");
     check_cuda(cudaMalloc(&workspace_, kWorkspaceBytes), "allocating cuBLASLt's workspace");
   }
   ~Impl() {
     check_cuda(cudaFree(workspace_), "freeing device memory");
-    cublasLtDestroy(lt_);
+    lt_->destroy(handle_);
   }
 
   bool multiply(const ProductArgs& args) {
-    const Descriptions descriptions(args);
+    const Descriptions descriptions(lt_, args);
     const auto& algorithm = algorithm_of(args, descriptions);
     if (!algorithm) return false;
     const float one = 1.0F;
     const float kept = args.accumulate ? 1.0F : 0.0F;
-    check_lt(cublasLtMatmul(lt_, descriptions.product, &one, args.weights, descriptions.weights,
-                            args.x, descriptions.x, &kept, args.y, descriptions.y, args.y,
-                            descriptions.y, &*algorithm, workspace_, kWorkspaceBytes, stream_),
-             "matmul");
+    lt_.check(lt_->matmul(handle_, descriptions.product, &one, args.weights, descriptions.weights,
+                          args.x, descriptions.x, &kept, args.y, descriptions.y, args.y,
+                          descriptions.y, &*algorithm, workspace_, kWorkspaceBytes, stream_),
+              "matmul");
     return true;
   }
 
@@ -121,25 +142,26 @@ class LtProducts::Impl {
   std::optional<cublasLtMatmulAlgo_t> choose(const ProductArgs& args,
                                              const Descriptions& descriptions) const {
     cublasLtMatmulPreference_t preference = nullptr;
-    check_lt(cublasLtMatmulPreferenceCreate(&preference), "describing a preference");
-    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(args.weights));
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(args.x));
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(args.y));
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(args.y));
+    lt_.check(lt_->create_preference(&preference), "describing a preference");
+    lt_.set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
+    lt_.set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(args.weights));
+    lt_.set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(args.x));
+    lt_.set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(args.y));
+    lt_.set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(args.y));
     cublasLtMatmulHeuristicResult_t result = {};
     int num_found = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-        lt_, descriptions.product, descriptions.weights, descriptions.x, descriptions.y,
-        descriptions.y, preference, 1, &result, &num_found);
-    cublasLtMatmulPreferenceDestroy(preference);
+    const cublasStatus_t status =
+        lt_->choose(handle_, descriptions.product, descriptions.weights, descriptions.x,
+                    descriptions.y, descriptions.y, preference, 1, &result, &num_found);
+    lt_->destroy_preference(preference);
     if (status == CUBLAS_STATUS_NOT_SUPPORTED || num_found == 0) return std::nullopt;
-    check_lt(status, "choosing an algorithm");
+    lt_.check(status, "choosing an algorithm");
     return result.algo;
   }
 
   const cudaStream_t stream_;
-  cublasLtHandle_t lt_ = nullptr;
+  const CheckedLt lt_;
+  cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
   std::map<Key, std::optional<cublasLtMatmulAlgo_t>> algorithms_;
 };

@@ -16,6 +16,13 @@ CudaBuffer::CudaBuffer(size_t bytes, cudaStream_t stream) : bytes_(bytes) {
 
 CudaBuffer::~CudaBuffer() { check_cuda(cudaFree(data_), "freeing device memory"); }
 
+void grow(std::unique_ptr<CudaBuffer>& buffer, size_t bytes, cudaStream_t stream) {
+  if (buffer != nullptr && buffer->bytes() >= bytes) return;
+  if (buffer != nullptr) check_cuda(cudaStreamSynchronize(stream), "freeing device memory");
+  buffer.reset();
+  buffer = std::make_unique<CudaBuffer>(bytes, stream);
+}
+
 UploadRing::UploadRing(cudaStream_t stream) : stream_(stream) {
   void* memory = nullptr;
   check_cuda(cudaHostAlloc(&memory, kSegments * kSegmentBytes, cudaHostAllocDefault),

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstring>
+#include <memory>
 #include <span>
 
 #include "kernels/cuda/ring_cursor.h"
@@ -28,6 +29,10 @@ class CudaBuffer final : public DeviceBuffer {
   std::byte* data_ = nullptr;
   size_t bytes_ = 0;
 };
+
+// Makes `buffer` at least so large, not keeping what it holds. Waits for the stream where what it
+// was may still be in use.
+void grow(std::unique_ptr<CudaBuffer>& buffer, size_t bytes, cudaStream_t stream);
 
 // UploadRing: host arrays that a kernel needs are copied into page-locked memory at once, so that
 // the caller may reuse them, and from there to the device in the stream's order. Waits for the

@@ -4,6 +4,7 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/device_check.h"
 #include "kernels/cuda/device_image.h"
+#include "kernels/cuda/lt_library.h"
 
 namespace lckv {
 namespace {
@@ -50,6 +51,9 @@ absl::StatusOr<std::unique_ptr<Ops>> open_cuda_ops(const CudaOpsOptions& options
   const auto facts = look_at(options);
   if (!facts.ok()) return facts.status();
   if (absl::Status status = check_device(*facts); !status.ok()) return status;
+  if (!options.reproducible) {
+    if (const auto lt = load_lt_library(); !lt.ok()) return lt.status();
+  }
   int num_multiprocessors = 0;
   if (const cudaError_t error = cudaDeviceGetAttribute(
           &num_multiprocessors, cudaDevAttrMultiProcessorCount, options.device);

@@ -70,10 +70,7 @@ const std::byte* CudaProducts::input(const float* x, int64_t rows, int64_t k) {
   const int64_t padded_k = chunked_k(dtype_, k);
   if (dtype_ == DType::kFloat32 && padded_k == k) return reinterpret_cast<const std::byte*>(x);
   const size_t bytes = static_cast<size_t>(rows * padded_k) * dtype_bytes(dtype_);
-  if (input_ == nullptr || input_->bytes() < bytes) {
-    input_.reset();
-    input_ = std::make_unique<CudaBuffer>(bytes, stream_);
-  }
+  grow(input_, bytes, stream_);
   lay_out_rows({.x = reinterpret_cast<const std::byte*>(x),
                 .from = DType::kFloat32,
                 .to = dtype_,

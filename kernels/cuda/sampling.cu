@@ -215,7 +215,19 @@ __global__ void __launch_bounds__(kThreads) logprobs_kernel(const RowLogprobs ar
   }
 }
 
+__global__ void change_kernel(const ChangedLogits args) {
+  const auto i = static_cast<int32_t>(blockIdx.x * kThreads + threadIdx.x);
+  if (i >= args.count) return;
+  float& logit = args.logits[args.ids[i]];
+  logit = changed_logit(args.change, logit, args.values[i]);
+}
+
 }  // namespace
+
+void change_row_logits(const ChangedLogits& args, cudaStream_t stream) {
+  const auto blocks = static_cast<unsigned>((args.count + kThreads - 1) / kThreads);
+  launch("change_logits", stream, {.grid = dim3(blocks), .threads = kThreads}, change_kernel, args);
+}
 
 void draw_row(const SampleArgs& args, Mass* masses, int32_t* token, cudaStream_t stream) {
   LCKV_CHECK(args.vocabulary > 0 && args.temperature >= 0.0F);

@@ -11,6 +11,15 @@
 
 namespace lckv {
 
+struct ChangedLogits {
+  float* logits = nullptr;
+  LogitChange change = LogitChange::kAdd;
+  const int32_t* ids = nullptr;  // [count]
+  const float* values = nullptr;
+  int32_t count = 0;
+};
+void change_row_logits(const ChangedLogits& args, cudaStream_t stream);
+
 // *token: the id. masses [vocabulary]: scratch.
 void draw_row(const SampleArgs& args, Mass* masses, int32_t* token, cudaStream_t stream);
 

@@ -20,3 +20,5 @@ set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
 set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
 set(CMAKE_CUDA_FLAGS_RELEASE "-O3")
 find_package(CUDAToolkit REQUIRED)
+# Its libraries that are loaded by name. Installed programs find them as the system does.
+set(CMAKE_BUILD_RPATH ${CUDAToolkit_LIBRARY_DIR})

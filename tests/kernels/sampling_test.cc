@@ -148,6 +148,16 @@ TEST_P(Sampling, DrawsTheTokensOfTheHost) {
   }
 }
 
+TEST_P(Sampling, ChangesTheLogitsNamed) {
+  const auto ops = GetParam().open();
+  const auto row = on_device(*ops, std::vector<float>{1.0F, -2.0F, 3.0F, 0.5F});
+  ops->change_logits(row->floats(), LogitChange::kAdd, {{0, 1}}, {{0.25F, -1.0F}});
+  ops->change_logits(row->floats(), LogitChange::kDiscourage, {{1, 2}}, {{2.0F, 2.0F}});
+  ops->change_logits(row->floats(), LogitChange::kSet, {{3, 3}}, {{-7.0F, -7.0F}});
+  ops->change_logits(row->floats(), LogitChange::kAdd, {}, {});
+  EXPECT_EQ(from_device(*ops, *row), (std::vector<float>{1.25F, -6.0F, 1.5F, -7.0F}));
+}
+
 TEST_P(Sampling, InfiniteLogitsTakeAll) {
   const auto ops = GetParam().open();
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
