@@ -1,8 +1,9 @@
 // What our kernels and their callers use of CUDA, on the host: the same sources compiled with this
 // header first run without a device, under sanitizers too. The threads of a block are contexts that
 // one thread of the host runs in turn, each until it waits for others; every second launch begins
-// with the last one, so that a missing barrier shows in one of the two orders. What this cannot
-// show is what two threads do at the same moment, how much of a resource a kernel takes, and time.
+// with the last one, so that a missing barrier shows in one of the two orders. Device memory is
+// closed to the host but while a kernel or a copy runs. What this cannot show is what two threads
+// do at the same moment, how much of a resource a kernel takes, and time.
 #pragma once
 
 #include <cmath>

@@ -1,6 +1,8 @@
+#include <sys/mman.h>
 #include <ucontext.h>
 
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -17,6 +19,60 @@ namespace {
 
 constexpr size_t kStackBytes = size_t{64} << 10;
 constexpr unsigned kWarp = 32;
+
+// Memory that the host may not touch but through the functions below, each piece before a page that
+// nobody may.
+class Memory {
+ public:
+  void* allocate(size_t bytes) {
+    const size_t length = rounded(bytes, kPage);
+    void* const base = mmap(nullptr, length + kPage, PROT_NONE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) return nullptr;
+    // So that a step too far leaves it, the piece ends where its page does.
+    void* const begin = static_cast<std::byte*>(base) + (length - rounded(bytes, kAlignment));
+    pieces_[begin] = {base, length};
+    return begin;
+  }
+  void free(void* begin) {
+    if (begin == nullptr) return;
+    const auto piece = pieces_.find(begin);
+    LCKV_CHECK(piece != pieces_.end());
+    LCKV_CHECK(munmap(piece->second.base, piece->second.length + kPage) == 0);
+    pieces_.erase(piece);
+  }
+  void allow(bool access) const {
+    for (const auto& [begin, piece] : pieces_) {
+      const int mode = access ? PROT_READ | PROT_WRITE : PROT_NONE;
+      LCKV_CHECK(mprotect(piece.base, piece.length, mode) == 0);
+    }
+  }
+
+ private:
+  static constexpr size_t kPage = 4096;
+  static constexpr size_t kAlignment = 16;
+  static size_t rounded(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+  struct Piece {
+    void* base = nullptr;
+    size_t length = 0;
+  };
+  std::map<void*, Piece> pieces_;
+};
+
+Memory& memory() {
+  static Memory& memory = *new Memory();
+  return memory;
+}
+
+// While the device does something.
+class Access {
+ public:
+  Access() { memory().allow(true); }
+  ~Access() { memory().allow(false); }
+  Access(const Access&) = delete;
+  Access& operator=(const Access&) = delete;
+};
 
 // Where threads wait until `expected` of them have come.
 struct Barrier {
@@ -129,6 +185,7 @@ void Block::enter() {
 }  // namespace
 
 void run_grid(dim3 grid, dim3 threads, const std::function<void()>& body) {
+  const Access access;
   static bool backwards = false;
   backwards = !backwards;
   gridDim = grid;
@@ -152,27 +209,30 @@ int lane() { return static_cast<int>(block().current() % kWarp); }
 void __syncthreads() { emulated_cuda::block().wait_for_block(); }
 void __syncwarp(unsigned) { emulated_cuda::block().wait_for_warp(); }
 
-// What was never written must not matter.
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
-  *memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
-  if (*memory == nullptr) return cudaErrorMemoryAllocation;
-  std::memset(*memory, 0xFF, bytes);
-  return cudaSuccess;
+  *memory = emulated_cuda::memory().allocate(bytes);
+  return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 cudaError_t cudaFree(void* memory) {
-  std::free(memory);
+  emulated_cuda::memory().free(memory);
   return cudaSuccess;
 }
 cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
-  return cudaMalloc(memory, bytes);
+  *memory = std::malloc(bytes);
+  return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
-cudaError_t cudaFreeHost(void* memory) { return cudaFree(memory); }
+cudaError_t cudaFreeHost(void* memory) {
+  std::free(memory);
+  return cudaSuccess;
+}
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
                             cudaStream_t) {
-  std::memcpy(to, from, bytes);
+  const emulated_cuda::Access access;
+  if (bytes > 0) std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+  const emulated_cuda::Access access;
   std::memset(memory, value, bytes);
   return cudaSuccess;
 }
