@@ -36,17 +36,25 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
+// In the free mode histories are cut, and algorithms chosen, by what fills the device.
+std::string numerics_of(const CudaOpsOptions& options, const CudaDeviceTraits& traits) {
+  const std::string device = "cuda " + std::to_string(traits.capability);
+  if (options.reproducible) return device + " rows";
+  return device + " cublaslt and rows, " + std::to_string(traits.num_multiprocessors) +
+         " multiprocessors";
+}
+
 class CudaOps final : public Ops {
  public:
-  CudaOps(const CudaOpsOptions& options, int32_t num_multiprocessors)
+  CudaOps(const CudaOpsOptions& options, const CudaDeviceTraits& traits)
       : device_(options.device),
         dtype_(options.dtype),
         uploads_(stream_),
         products_(options.dtype, options.reproducible, uploads_, stream_),
-        attention_(
-            {.num_multiprocessors = num_multiprocessors, .reproducible = options.reproducible},
-            uploads_, stream_),
-        numerics_(options.reproducible ? "cuda rows" : "cuda cublaslt") {}
+        attention_({.num_multiprocessors = traits.num_multiprocessors,
+                    .reproducible = options.reproducible},
+                   uploads_, stream_),
+        numerics_(numerics_of(options, traits)) {}
 
   DType dtype() const override { return dtype_; }
   void enter_thread() override { check_cuda(cudaSetDevice(device_), "choosing the device"); }
@@ -277,9 +285,9 @@ class CudaOps final : public Ops {
 
 }  // namespace
 
-std::unique_ptr<Ops> make_cuda_ops(const CudaOpsOptions& options, int32_t num_multiprocessors) {
+std::unique_ptr<Ops> make_cuda_ops(const CudaOpsOptions& options, const CudaDeviceTraits& traits) {
   LCKV_CHECK(options.dtype != DType::kFloat16);
-  return std::make_unique<CudaOps>(options, num_multiprocessors);
+  return std::make_unique<CudaOps>(options, traits);
 }
 
 }  // namespace lckv

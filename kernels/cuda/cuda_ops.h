@@ -22,8 +22,13 @@ struct CudaOpsOptions {
 // where there is no device of this number; ResourceExhausted where it has too little free memory.
 absl::StatusOr<std::unique_ptr<Ops>> open_cuda_ops(const CudaOpsOptions& options);
 
-// The same on the calling thread's current device, which was found fit. `num_multiprocessors` of
-// it.
-std::unique_ptr<Ops> make_cuda_ops(const CudaOpsOptions& options, int32_t num_multiprocessors);
+// What results depend on, besides the options.
+struct CudaDeviceTraits {
+  int32_t num_multiprocessors = 1;
+  int32_t capability = 0;  // 90: compute capability 9.0
+};
+
+// The same on the calling thread's current device, which was found fit.
+std::unique_ptr<Ops> make_cuda_ops(const CudaOpsOptions& options, const CudaDeviceTraits& traits);
 
 }  // namespace lckv

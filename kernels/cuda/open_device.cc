@@ -54,14 +54,14 @@ absl::StatusOr<std::unique_ptr<Ops>> open_cuda_ops(const CudaOpsOptions& options
   if (!options.reproducible) {
     if (const auto lt = load_lt_library(); !lt.ok()) return lt.status();
   }
-  int num_multiprocessors = 0;
+  CudaDeviceTraits traits{.capability = facts->capability};
   if (const cudaError_t error = cudaDeviceGetAttribute(
-          &num_multiprocessors, cudaDevAttrMultiProcessorCount, options.device);
+          &traits.num_multiprocessors, cudaDevAttrMultiProcessorCount, options.device);
       error != cudaSuccess) {
     return absl::InternalError(
         absl::StrCat("CUDA device ", options.device, ": ", cudaGetErrorString(error)));
   }
-  return make_cuda_ops(options, num_multiprocessors);
+  return make_cuda_ops(options, traits);
 }
 
 }  // namespace lckv

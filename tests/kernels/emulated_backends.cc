@@ -14,7 +14,7 @@ std::vector<Backend> all_backends() {
                      .reproducible = reproducible,
                      .open_with = [dtype, reproducible](int) {
                        return make_cuda_ops({.dtype = dtype, .reproducible = reproducible},
-                                            /*num_multiprocessors=*/2);
+                                            {.num_multiprocessors = 2});
                      }});
     }
   }

@@ -80,7 +80,7 @@ TEST(EmulatedEngine, GivesTheTokensOfTheReference) {
   const Tokens expected = generate(open_reference_ops(DType::kFloat32));
   EXPECT_EQ(expected.at(1).size(), 3U);
   EXPECT_EQ(expected.at(2).size(), 2U);
-  EXPECT_EQ(generate(make_cuda_ops(options, /*num_multiprocessors=*/2)), expected);
+  EXPECT_EQ(generate(make_cuda_ops(options, {.num_multiprocessors = 2})), expected);
 }
 
 }  // namespace
