@@ -1,3 +1,4 @@
+#include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -88,7 +89,10 @@ struct Warp {
 
 struct Thread {
   std::unique_ptr<std::byte[]> stack;
-  ucontext_t state = {};
+  ucontext_t begin = {};
+  // Where it goes on: jumps, unlike switches of contexts, ask nothing of the system.
+  jmp_buf place = {};
+  bool began = false;
   bool done = false;
 };
 
@@ -107,7 +111,7 @@ class Block {
       for (unsigned i = 0; i < num_threads; ++i) {
         current_ = backwards ? num_threads - 1 - i : i;
         threadIdx = dim3(current_);
-        if (!threads_[current_].done) swapcontext(&scheduler_, &threads_[current_].state);
+        if (!threads_[current_].done) go_on(threads_[current_]);
       }
       // All that are left wait for threads that do not come.
       LCKV_CHECK(progress_ != before);
@@ -135,12 +139,19 @@ class Block {
 
   void prepare(Thread& thread) {
     if (thread.stack == nullptr) thread.stack.reset(new std::byte[kStackBytes]);
+    thread.began = false;
     thread.done = false;
-    LCKV_CHECK(getcontext(&thread.state) == 0);
-    thread.state.uc_stack.ss_sp = thread.stack.get();
-    thread.state.uc_stack.ss_size = kStackBytes;
-    thread.state.uc_link = &scheduler_;
-    makecontext(&thread.state, enter, 0);
+    LCKV_CHECK(getcontext(&thread.begin) == 0);
+    thread.begin.uc_stack.ss_sp = thread.stack.get();
+    thread.begin.uc_stack.ss_size = kStackBytes;
+    makecontext(&thread.begin, enter, 0);
+  }
+
+  void go_on(Thread& thread) {
+    if (_setjmp(scheduler_) != 0) return;
+    if (thread.began) _longjmp(thread.place, 1);
+    thread.began = true;
+    setcontext(&thread.begin);
   }
 
   template <class Expected>
@@ -154,8 +165,7 @@ class Block {
         ++barrier.generation;
         return;
       }
-      const unsigned self = current_;
-      swapcontext(&threads_[self].state, &scheduler_);
+      if (_setjmp(threads_[current_].place) == 0) _longjmp(scheduler_, 1);
     }
   }
 
@@ -166,7 +176,7 @@ class Block {
   Barrier all_;
   std::vector<Warp> warps_;
   std::vector<Thread> threads_;
-  ucontext_t scheduler_ = {};
+  jmp_buf scheduler_ = {};
 };
 
 Block& block() {
@@ -180,6 +190,7 @@ void Block::enter() {
   self.threads_[self.current_].done = true;
   --self.alive_;
   ++self.progress_;
+  _longjmp(self.scheduler_, 1);
 }
 
 }  // namespace
