@@ -7,8 +7,9 @@
 // Reproducible mode. A row of a result depends on that row's inputs and on static shapes only:
 // never on the number of rows, their order, the thread count, the block size or the chunking.
 //
-// Owner: ModelRunner. Thread: the engine's only. Shapes are the caller's promise and checked by
-// assertion; no call fails.
+// Owner: ModelRunner. Thread: the engine's only, or before it starts the one that loads: whichever
+// called enter_thread() last. Shapes are the caller's promise and checked by assertion; no call
+// fails.
 #pragma once
 
 #include <cstddef>
@@ -138,11 +139,32 @@ struct TopEntry {
   float logprob = 0.0F;
 };
 
+// What becomes of a logit, of a value that comes with it.
+enum class LogitChange : uint8_t {
+  kAdd,         // logit + value
+  kDiscourage,  // logit / value where it is positive, else logit * value (Keskar et al., 2019)
+  kSet,         // value
+};
+
+constexpr float changed_logit(LogitChange change, float logit, float value) {
+  switch (change) {
+    case LogitChange::kAdd:
+      return logit + value;
+    case LogitChange::kDiscourage:
+      return logit > 0.0F ? logit / value : logit * value;
+    case LogitChange::kSet:
+      return value;
+  }
+  return logit;
+}
+
 class Ops {
  public:
   virtual ~Ops() = default;
 
   virtual DType dtype() const = 0;
+  // From here on the calling thread uses the device, and no other.
+  virtual void enter_thread() {}
   // Instruction set and kernels that results depend on, for the numerics fingerprint.
   virtual const char* numerics() const = 0;
 
@@ -198,6 +220,10 @@ class Ops {
   // Copies whole blocks of `bytes` between device and host memory; the pointers may be either.
   virtual void copy(const std::byte* from, std::byte* to, size_t bytes) = 0;
 
+  // logits[ids[i]] = changed_logit(change, logits[ids[i]], values[i]). ids and values: host; of ids
+  // that are equal, values are too, and the change is kSet.
+  virtual void change_logits(float* logits, LogitChange change, std::span<const int32_t> ids,
+                             std::span<const float> values) = 0;
   // Natural log-probabilities of one row of logits: own[i] of ids[i], and the `num_top` most likely
   // of all, most likely first, equal ones by id.
   virtual void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids,

@@ -7,8 +7,8 @@
 
 namespace lckv {
 
-inline std::array<uint32_t, 4> philox_4x32_10(std::array<uint32_t, 4> counter,
-                                              std::array<uint32_t, 2> key) {
+constexpr std::array<uint32_t, 4> philox_4x32_10(std::array<uint32_t, 4> counter,
+                                                 std::array<uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t low = 0xD2511F53ULL * counter[0];
     const uint64_t high = 0xCD9E8D57ULL * counter[2];

@@ -257,6 +257,14 @@ class ReferenceOps final : public Ops {
     std::memcpy(to, from, bytes);
   }
 
+  void change_logits(float* logits, LogitChange change, std::span<const int32_t> ids,
+                     std::span<const float> values) override {
+    LCKV_CHECK(ids.size() == values.size());
+    for (size_t i = 0; i < ids.size(); ++i) {
+      logits[ids[i]] = changed_logit(change, logits[ids[i]], values[i]);
+    }
+  }
+
   void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,
                 int32_t num_top, TopEntry* top) override {
     row_logprobs(logits, vocabulary, ids, own, num_top, top);

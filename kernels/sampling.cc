@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "kernels/check.h"
-#include "kernels/philox.h"
 
 namespace lckv {
 namespace {
@@ -42,13 +41,9 @@ void order_first(const float* logits, std::vector<int32_t>& ids, size_t count) {
   std::sort(ids.begin(), end, ByLogit{logits});
 }
 
-// In [0, 1), from the seed, the choice and the position alone.
+// In [0, 1).
 double uniform(const SampleArgs& args) {
-  const auto words =
-      philox_4x32_10({args.position, args.choice, 0, 0},
-                     {static_cast<uint32_t>(args.seed), static_cast<uint32_t>(args.seed >> 32)});
-  const uint64_t bits = (static_cast<uint64_t>(words[0]) << 32 | words[1]) >> 11;
-  return static_cast<double>(bits) * 0x1.0p-53;
+  return static_cast<double>(draw_bits(args.seed, args.choice, args.position)) * 0x1.0p-53;
 }
 
 // What may be drawn. Weights are relative to the most likely token's.

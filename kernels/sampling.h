@@ -6,8 +6,16 @@
 #include <span>
 
 #include "kernels/ops.h"
+#include "kernels/philox.h"
 
 namespace lckv {
+
+// 53 random bits, from the seed, the choice and the position alone: every backend's draw.
+constexpr uint64_t draw_bits(uint64_t seed, uint32_t choice, uint32_t position) {
+  const auto words = philox_4x32_10(
+      {position, choice, 0, 0}, {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+  return (uint64_t{words[0]} << 32 | words[1]) >> 11;
+}
 
 // See Ops::logprobs and Ops::sample.
 void row_logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,

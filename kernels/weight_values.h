@@ -10,7 +10,7 @@
 namespace lckv {
 
 // IEEE 754 binary16, exactly.
-inline float float16_to_float(uint16_t value) {
+constexpr float float16_to_float(uint16_t value) {
   const uint32_t sign = static_cast<uint32_t>(value & 0x8000U) << 16;
   const uint32_t exponent = (value >> 10) & 0x1FU;
   const uint32_t mantissa = value & 0x3FFU;
@@ -22,7 +22,7 @@ inline float float16_to_float(uint16_t value) {
   return std::bit_cast<float>(sign | wide << 23 | mantissa << 13);
 }
 
-inline float weight_value(const WeightSource& source, int64_t index) {
+constexpr float weight_value(const WeightSource& source, int64_t index) {
   switch (source.dtype) {
     case DType::kFloat32:
       return static_cast<const float*>(source.data)[index];

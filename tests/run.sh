@@ -4,7 +4,7 @@
 #   run.sh [--preset release|asan|tsan] [--only PART]
 #
 # Parts: unit (GoogleTest), tidy (layering, limits, format), e2e (real processes, from Python), and, in release only,
-# helm (the chart), observability (dashboards and rules under a real Prometheus), fuzz.
+# helm (the chart), observability (dashboards and rules under a real Prometheus), fuzz, cuda (the CUDA backend compiled).
 # Checks that take longer than five minutes are targets of their own; CONTRIBUTING.md names them.
 set -uo pipefail
 
@@ -21,8 +21,8 @@ while [[ $# -gt 0 ]]; do
 done
 case $preset in release | asan | tsan) ;; *) echo "run: --preset: valid: release, asan, tsan" >&2; exit 2 ;; esac
 case $only in
-  "" | unit | tidy | e2e | helm | fuzz | observability) ;;
-  *) echo "run: --only: valid: unit, tidy, e2e, helm, fuzz, observability" >&2; exit 2 ;;
+  "" | unit | tidy | e2e | helm | fuzz | observability | cuda) ;;
+  *) echo "run: --only: valid: unit, tidy, e2e, helm, fuzz, observability, cuda" >&2; exit 2 ;;
 esac
 
 python=/usr/bin/python3  # the one that Debian's grpcio and pytest belong to
@@ -52,7 +52,7 @@ require() { step "$@" || finish; }
 
 require "install" "$root/deploy/install-deps.sh"
 export PATH=$root/build/tools/bin:$PATH
-if [[ $only != tidy ]]; then
+if [[ $only != tidy && $only != cuda ]]; then
   [[ -f $build/build.ninja ]] || require "configure" cmake --preset "$preset"
   require "build" cmake --build "$build"
 fi
@@ -91,6 +91,9 @@ if wanted observability && [[ $preset == release ]]; then
   say "observability"
   "$python" -m pytest -q -p no:cacheprovider tests/observability --junitxml "$reports/observability.xml"
   [[ -f $reports/observability.xml ]] || step "pytest tests/observability" false
+fi
+if wanted cuda && [[ $preset == release ]]; then
+  step "tests/kernels/run_cuda.sh" tests/kernels/run_cuda.sh
 fi
 if wanted fuzz && [[ $preset == release ]]; then
   step "tests/fuzz/run.sh" tests/fuzz/run.sh

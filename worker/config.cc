@@ -33,6 +33,27 @@ const std::vector<std::pair<std::string, NumberFormat>>& number_formats() {
   return formats;
 }
 
+// "cuda:1" -> 1; nothing where it is none.
+std::optional<int32_t> cuda_index(absl::string_view given) {
+  int32_t index = 0;
+  if (given == "cuda") return index;
+  if (!absl::ConsumePrefix(&given, "cuda:") || !absl::SimpleAtoi(given, &index) || index < 0) {
+    return std::nullopt;
+  }
+  return index;
+}
+
+// As CLI11 asks: empty where it is right.
+std::string check_device_name(const std::string& given) {
+  if (given == "cpu" || given == "sim" || cuda_index(given)) return "";
+  return absl::StrCat(given, " is no device; valid: cpu, cuda, cuda:N, sim");
+}
+
+void set_device(const std::string& given, WorkerConfig& config) {
+  config.device = given == "cpu" ? Device::kCpu : given == "sim" ? Device::kSim : Device::kCuda;
+  config.device_index = cuda_index(given).value_or(0);
+}
+
 void add_model_flags(CLI::App& app, WorkerConfig& config) {
   const char* group = "Model";
   app.add_option("--model", config.model, "Folder of the checkpoint: config.json, *.safetensors")
@@ -47,8 +68,12 @@ void add_model_flags(CLI::App& app, WorkerConfig& config) {
            {{"auto", LoadFormat::kAuto}, {"dummy", LoadFormat::kDummy}},
            "dummy: random weights from config.json alone")
       ->group(group);
-  add_enum(app, "--device", config.device, {{"cpu", Device::kCpu}, {"sim", Device::kSim}},
-           "What runs the model; sim: nothing, but it takes as long as --sim-device would")
+  app.add_option_function<std::string>(
+         "--device", [&config](const std::string& given) { set_device(given, config); },
+         "What runs the model; sim: nothing, but it takes as long as --sim-device would")
+      ->check(CLI::Validator(check_device_name, "", ""))
+      ->type_name("cpu|cuda[:N]|sim")
+      ->default_str("cpu")
       ->group(group);
   add_enum(app, "--dtype", config.dtype, number_formats(),
            "Of weights and of what products take in; auto: the checkpoint's")
@@ -265,6 +290,18 @@ absl::Status check_simulation(const WorkerConfig& config) {
   return absl::OkStatus();
 }
 
+absl::Status check_cuda(const WorkerConfig& config) {
+  if (config.device != Device::kCuda) return absl::OkStatus();
+  if (config.tensor_parallel_size > 1) {
+    return absl::InvalidArgumentError("--device cuda serves models of one rank only");
+  }
+  if (!config.kv_cache_given) {
+    return absl::InvalidArgumentError(
+        "--device cuda needs --kv-cache-memory: it does not measure what is left");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status check_ranks(const WorkerConfig& config) {
   const int32_t size = config.tensor_parallel_size;
   if (!config.leader.empty()) {
@@ -313,6 +350,7 @@ absl::Status check_worker_config(const WorkerConfig& config) {
                      config.max_num_seqs, ": every running sequence holds a row"));
   }
   if (absl::Status status = check_simulation(config); !status.ok()) return status;
+  if (absl::Status status = check_cuda(config); !status.ok()) return status;
   if (absl::Status status = check_ranks(config); !status.ok()) return status;
   return check_plaintext(config.host, config.tls, config.allow_plaintext);
 }

@@ -17,7 +17,7 @@
 namespace lckv {
 
 enum class LoadFormat : uint8_t { kAuto, kDummy };
-enum class Device : uint8_t { kCpu, kSim };
+enum class Device : uint8_t { kCpu, kCuda, kSim };
 enum class NumberFormat : uint8_t { kAuto, kFloat32, kBFloat16 };
 enum class Choice : uint8_t { kAuto, kOn, kOff };
 enum class Compatibility : uint8_t { kNone, kOfficialDecode };
@@ -27,6 +27,7 @@ struct WorkerConfig {
   std::string served_model_name;  // empty: the folder's name
   LoadFormat load_format = LoadFormat::kAuto;
   Device device = Device::kCpu;
+  int32_t device_index = 0;         // of --device cuda:N
   std::string sim_device = "h200";  // of --device sim: a name, or the path of a .json file
   int32_t sim_replicas = 1;         // in this process
   NumberFormat dtype = NumberFormat::kAuto;

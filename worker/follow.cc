@@ -45,10 +45,8 @@ absl::Status serve_leader(const WorkerConfig& config, RankProgress& progress, Ra
   const absl::Time deadline = absl::Now() + config.start_timeout;
   auto loaded = read_model(config, shard_of(config));
   if (!loaded.ok()) return loaded.status();
-  if (absl::Status status = open_weights(config, open_device(config, loaded->plan), *loaded);
-      !status.ok()) {
-    return status;
-  }
+  if (absl::Status status = open_device(config, *loaded); !status.ok()) return status;
+  if (absl::Status status = open_weights(config, *loaded); !status.ok()) return status;
   progress.enter(Operation::kJoin);
   auto joined =
       FollowerLink::join(config.leader, config.rank_tls, make_identity(config, *loaded), deadline);

@@ -99,10 +99,8 @@ absl::StatusOr<std::unique_ptr<Engine>> start_engine(const WorkerConfig& config,
   const absl::Time deadline = absl::Now() + config.start_timeout;
   auto loaded = read_model(config, shard_of(config));
   if (!loaded.ok()) return loaded.status();
-  if (absl::Status status = open_weights(config, open_device(config, loaded->plan), *loaded);
-      !status.ok()) {
-    return status;
-  }
+  if (absl::Status status = open_device(config, *loaded); !status.ok()) return status;
+  if (absl::Status status = open_weights(config, *loaded); !status.ok()) return status;
   auto ranks = gather_ranks(config, *loaded, group, deadline, progress);
   if (!ranks.ok()) return ranks.status();
   progress.enter(Operation::kLoad);

@@ -7,4 +7,8 @@ lckv_library(lckv_worker_startup
     lckv_sim absl::memory
     absl::status absl::statusor absl::strings absl::str_format absl::time)
 target_compile_definitions(lckv_worker_startup PUBLIC LCKV_VERSION="${PROJECT_VERSION}")
+if(LCKV_CUDA)
+  target_compile_definitions(lckv_worker_startup PRIVATE LCKV_CUDA)
+  target_link_libraries(lckv_worker_startup PRIVATE lckv_kernels_cuda)
+endif()
 lckv_binary(lckv-worker SOURCES main.cc DEPS lckv_worker_startup)

@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cuda/cuda_ops.h"
 #include "rpc/byte_size.h"
 #include "rpc/logging.h"
 #include "worker/engine/numerics.h"
@@ -63,6 +64,32 @@ std::string random_id() {
   return absl::StrFormat("%08x%08x", random(), random());
 }
 
+// What of a model's memory is known before it is loaded: weights, blocks and staging. The embedding
+// table stays in host memory.
+uint64_t known_device_bytes(const LoadedModel& loaded) {
+  const ModelConfig& model = loaded.config;
+  const uint64_t embedding =
+      static_cast<uint64_t>(model.vocabulary_size) * static_cast<uint64_t>(model.hidden_size);
+  const uint64_t packed = num_parameters(model) - (model.tie_word_embeddings ? 0 : embedding);
+  const MemoryGeometry& geometry = loaded.plan.geometry;
+  return packed * dtype_bytes(loaded.plan.dtype) +
+         static_cast<uint64_t>(geometry.num_blocks * geometry.block_bytes + geometry.staging_bytes);
+}
+
+absl::StatusOr<std::unique_ptr<Ops>> open_cuda(const WorkerConfig& config,
+                                               const LoadedModel& loaded) {
+  const CudaOpsOptions options{.device = config.device_index,
+                               .dtype = loaded.plan.dtype,
+                               .reproducible = loaded.plan.reproducible,
+                               .required_bytes = known_device_bytes(loaded)};
+#ifdef LCKV_CUDA
+  return open_cuda_ops(options);
+#else
+  return absl::FailedPreconditionError(
+      absl::StrCat("--device cuda:", options.device, ": this lckv-worker was built without CUDA"));
+#endif
+}
+
 void fill_defaults(internal::v1::GenerationDefaults& to, const GenerationDefaults& from) {
   if (from.temperature) to.set_temperature(*from.temperature);
   if (from.top_k) to.set_top_k(*from.top_k);
@@ -97,15 +124,20 @@ absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config, TensorShard s
   return loaded;
 }
 
-std::unique_ptr<Ops> open_device(const WorkerConfig& config, const ServingPlan& plan) {
-  return open_cpu_ops(
+absl::Status open_device(const WorkerConfig& config, LoadedModel& loaded) {
+  const ServingPlan& plan = loaded.plan;
+  if (config.device == Device::kCuda) {
+    auto ops = open_cuda(config, loaded);
+    if (ops.ok()) loaded.ops = *std::move(ops);
+    return ops.status();
+  }
+  loaded.ops = open_cpu_ops(
       {.dtype = plan.dtype, .threads = config.threads, .reproducible = plan.reproducible});
+  return absl::OkStatus();
 }
 
-absl::Status open_weights(const WorkerConfig& config, std::unique_ptr<Ops> ops,
-                          LoadedModel& loaded) {
+absl::Status open_weights(const WorkerConfig& config, LoadedModel& loaded) {
   const absl::Time began = absl::Now();
-  loaded.ops = std::move(ops);
   auto weights = open_store(config, loaded);
   if (!weights.ok()) return weights.status();
   loaded.weights = *std::move(weights);

@@ -53,12 +53,12 @@ TensorShard shard_of(const WorkerConfig& config);
 // key, or the flags that are in each other's way.
 absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config, TensorShard shard = {});
 
-std::unique_ptr<Ops> open_device(const WorkerConfig& config, const ServingPlan& plan);
+// What runs the model, kept in `loaded`. Errors: why the device cannot, in one line.
+absl::Status open_device(const WorkerConfig& config, LoadedModel& loaded);
 
-// Maps the weights, for `ops`, which `loaded` keeps, and takes the fingerprints; reads no more than
-// these need. Errors: one line that names the file and the tensor.
-absl::Status open_weights(const WorkerConfig& config, std::unique_ptr<Ops> ops,
-                          LoadedModel& loaded);
+// Maps the weights for the open device and takes the fingerprints; reads no more than these need.
+// Errors: one line that names the file and the tensor.
+absl::Status open_weights(const WorkerConfig& config, LoadedModel& loaded);
 
 // What the ranks of a replica compare; after open_weights().
 RankIdentity make_identity(const WorkerConfig& config, const LoadedModel& loaded);

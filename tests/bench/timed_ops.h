@@ -17,6 +17,7 @@ class TimedOps final : public Ops {
       : ops_(std::move(ops)), total_(*total) {}
 
   DType dtype() const override { return ops_->dtype(); }
+  void enter_thread() override { ops_->enter_thread(); }
   const char* numerics() const override { return ops_->numerics(); }
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override { return ops_->allocate(bytes); }
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
@@ -100,6 +101,11 @@ class TimedOps final : public Ops {
   void copy(const std::byte* from, std::byte* to, size_t bytes) override {
     const Timer timer(total_);
     ops_->copy(from, to, bytes);
+  }
+  void change_logits(float* logits, LogitChange change, std::span<const int32_t> ids,
+                     std::span<const float> values) override {
+    const Timer timer(total_);
+    ops_->change_logits(logits, change, ids, values);
   }
   void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,
                 int32_t num_top, TopEntry* top) override {

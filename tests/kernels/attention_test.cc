@@ -53,8 +53,7 @@ Output attend(Ops& ops, const Shape& shape, const History& history) {
   layout.block_bytes = 2 * width * shape.slots_per_block * size + 64;
   const int32_t num_blocks = positions / shape.slots_per_block + 2;
   // What was never written must not matter: NaN.
-  const auto memory = ops.allocate(num_blocks * layout.block_bytes);
-  std::memset(memory->data(), 0xFF, memory->bytes());
+  const auto memory = nan_on_device(ops, num_blocks * layout.block_bytes);
   layout.base = memory->data();
   std::vector<int32_t> blocks(num_blocks);
   std::iota(blocks.rbegin(), blocks.rend(), 0);
@@ -66,18 +65,18 @@ Output attend(Ops& ops, const Shape& shape, const History& history) {
     block_of.push_back(blocks[i / shape.slots_per_block]);
     slot_of.push_back(i % shape.slots_per_block);
   }
-  ops.append_kv(history.k.data(), history.v.data(), width, layout, block_of, slot_of);
+  const auto k = on_device(ops, history.k);
+  const auto v = on_device(ops, history.v);
+  const auto q = on_device(ops, history.q);
+  ops.append_kv(k->floats(), v->floats(), width, layout, block_of, slot_of);
 
   const int32_t staging_rows = shape.staged + 3;
-  const auto staged_k = ops.allocate(staging_rows * width * size);
-  const auto staged_v = ops.allocate(staging_rows * width * size);
-  std::memset(staged_k->data(), 0xFF, staged_k->bytes());
-  std::memset(staged_v->data(), 0xFF, staged_v->bytes());
+  const auto staged_k = nan_on_device(ops, staging_rows * width * size);
+  const auto staged_v = nan_on_device(ops, staging_rows * width * size);
   std::vector<int32_t> staged_rows(shape.staged);
   std::iota(staged_rows.rbegin(), staged_rows.rend(), 2);
-  ops.stage_kv(history.k.data() + shape.committed * width,
-               history.v.data() + shape.committed * width, width, layout, staged_rows,
-               {staged_k->data(), staged_v->data()});
+  ops.stage_kv(k->floats() + shape.committed * width, v->floats() + shape.committed * width, width,
+               layout, staged_rows, {staged_k->data(), staged_v->data()});
 
   const AttentionSegment segment{.row_begin = 0,
                                  .row_end = shape.rows,
@@ -89,10 +88,10 @@ Output attend(Ops& ops, const Shape& shape, const History& history) {
                                  .num_staged = shape.staged};
   const int64_t q_width = static_cast<int64_t>(shape.heads) * shape.head_dim;
   const std::vector<uint8_t> official(shape.rows, 1);
-  Output output{std::vector<float>(shape.rows * q_width),
-                std::vector<float>(shape.rows * shape.heads)};
-  ops.attention({.q = history.q.data() + (positions - shape.rows) * q_width,
-                 .out = output.out.data(),
+  const auto out = nan_on_device(ops, shape.rows * q_width * sizeof(float));
+  const auto log_sum_exp = nan_on_device(ops, shape.rows * shape.heads * sizeof(float));
+  ops.attention({.q = q->floats() + (positions - shape.rows) * q_width,
+                 .out = out->floats(),
                  .positions = all.data() + positions - shape.rows,
                  .num_heads = shape.heads,
                  .scale = 1.0F / std::sqrt(static_cast<float>(shape.head_dim)),
@@ -103,8 +102,8 @@ Output attend(Ops& ops, const Shape& shape, const History& history) {
                  .layout = layout,
                  .staged = {staged_k->data(), staged_v->data()},
                  .segments = {&segment, 1},
-                 .log_sum_exp = output.log_sum_exp.data()});
-  return output;
+                 .log_sum_exp = log_sum_exp->floats()});
+  return {from_device(ops, *out), from_device(ops, *log_sum_exp)};
 }
 
 // Softmax in double precision, straight from the definition.
@@ -190,7 +189,7 @@ std::vector<Shape> shapes() {
   return out;
 }
 
-class Attention : public testing::TestWithParam<Backend> {};
+class Attention : public BackendTest {};
 INSTANTIATE_TEST_SUITE_P(All, Attention, testing::ValuesIn(all_backends()), backend_name);
 
 TEST_P(Attention, MatchesItsDefinition) {
@@ -207,7 +206,7 @@ TEST_P(Attention, MatchesItsDefinition) {
   }
 }
 
-class Identity : public testing::TestWithParam<Backend> {};
+class Identity : public BackendTest {};
 INSTANTIATE_TEST_SUITE_P(All, Identity, testing::ValuesIn(reproducible_backends()), backend_name);
 
 TEST_P(Identity, ARowDoesNotDependOnHowItsHistoryIsCut) {

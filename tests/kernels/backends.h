@@ -5,42 +5,33 @@
 
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "kernels/bfloat16.h"
-#include "kernels/cpu/cpu_ops.h"
 #include "kernels/ops.h"
-#include "kernels/reference_ops.h"
 
 namespace lckv {
 
 struct Backend {
   std::string name;
-  DType dtype;
-  bool reference = false;
+  DType dtype = DType::kFloat32;
   bool reproducible = false;
+  // What this machine lacks to run it; empty: nothing.
+  std::string missing;
+  // With so many threads, where it has any; 0: its own choice.
+  std::function<std::unique_ptr<Ops>(int threads)> open_with;
 
-  std::unique_ptr<Ops> open(int threads = 0) const {
-    if (reference) return open_reference_ops(dtype);
-    return open_cpu_ops({.dtype = dtype, .threads = threads, .reproducible = reproducible});
-  }
+  std::unique_ptr<Ops> open(int threads = 0) const { return open_with(threads); }
   // Of one rounding to the compute dtype.
   double epsilon() const { return dtype == DType::kFloat32 ? 0x1p-23 : 0x1p-8; }
 };
 
-inline std::vector<Backend> all_backends() {
-  std::vector<Backend> out;
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-    const std::string type = dtype_name(dtype);
-    out.push_back({.name = "reference_" + type, .dtype = dtype, .reference = true});
-    out.push_back({.name = "cpu_free_" + type, .dtype = dtype});
-    out.push_back({.name = "cpu_reproducible_" + type, .dtype = dtype, .reproducible = true});
-  }
-  return out;
-}
+// Those of this program: host_backends.cc, emulated_backends.cc or cuda_backends.cc.
+std::vector<Backend> all_backends();
 
 inline std::vector<Backend> reproducible_backends() {
   std::vector<Backend> out;
@@ -52,6 +43,32 @@ inline std::vector<Backend> reproducible_backends() {
 
 inline std::string backend_name(const testing::TestParamInfo<Backend>& info) {
   return info.param.name;
+}
+
+class BackendTest : public testing::TestWithParam<Backend> {
+ protected:
+  void SetUp() override {
+    if (!GetParam().missing.empty()) GTEST_SKIP() << GetParam().missing;
+  }
+};
+
+// What a test wrote, in device memory.
+template <class Value>
+std::unique_ptr<DeviceBuffer> on_device(Ops& ops, const std::vector<Value>& values) {
+  auto buffer = ops.allocate(values.size() * sizeof(Value));
+  ops.copy(reinterpret_cast<const std::byte*>(values.data()), buffer->data(), buffer->bytes());
+  return buffer;
+}
+
+// All bits set: floats of either size are NaN.
+inline std::unique_ptr<DeviceBuffer> nan_on_device(Ops& ops, size_t bytes) {
+  return on_device(ops, std::vector<uint8_t>(bytes, 0xFF));
+}
+
+inline std::vector<float> from_device(Ops& ops, DeviceBuffer& buffer) {
+  std::vector<float> values(buffer.bytes() / sizeof(float));
+  ops.copy(buffer.data(), reinterpret_cast<std::byte*>(values.data()), buffer.bytes());
+  return values;
 }
 
 class Random {

@@ -6,7 +6,7 @@
 namespace lckv {
 namespace {
 
-class RowOps : public testing::TestWithParam<Backend> {};
+class RowOps : public BackendTest {};
 INSTANTIATE_TEST_SUITE_P(All, RowOps, testing::ValuesIn(all_backends()), backend_name);
 
 TEST_P(RowOps, RmsNorm) {
@@ -15,8 +15,10 @@ TEST_P(RowOps, RmsNorm) {
   for (const int64_t hidden : {1, 7, 64, 257, 2048}) {
     const auto x = random.floats(3 * hidden, 2.0F);
     const auto weight = random.floats(hidden);
-    std::vector<float> out(3 * hidden);
-    ops->rms_norm(x.data(), weight.data(), 1e-5F, 3, hidden, out.data());
+    const auto normed = ops->allocate(3 * hidden * sizeof(float));
+    ops->rms_norm(on_device(*ops, x)->floats(), on_device(*ops, weight)->floats(), 1e-5F, 3, hidden,
+                  normed->floats());
+    const std::vector<float> out = from_device(*ops, *normed);
     for (int64_t row = 0; row < 3; ++row) {
       double sum = 0.0;
       for (int64_t i = 0; i < hidden; ++i) sum += std::pow(x[row * hidden + i], 2.0);
@@ -37,8 +39,9 @@ TEST_P(RowOps, SiluMul) {
   auto gate_up = random.floats(2 * 2 * kInner, 4.0F);
   gate_up[0] = 100.0F;
   gate_up[1] = -100.0F;
-  std::vector<float> out(2 * kInner);
-  ops->silu_mul(gate_up.data(), 2, kInner, out.data());
+  const auto product = ops->allocate(2 * kInner * sizeof(float));
+  ops->silu_mul(on_device(*ops, gate_up)->floats(), 2, kInner, product->floats());
+  const std::vector<float> out = from_device(*ops, *product);
   for (int64_t i = 0; i < 2 * kInner; ++i) {
     const int64_t at = i / kInner * 2 * kInner + i % kInner;
     const double gate = gate_up[at];
@@ -68,8 +71,9 @@ TEST_P(RowOps, Rope) {
       const std::vector<int32_t> positions = {0, 5, 599};
       const int64_t stride = kHeads * head_dim + 5;
       const auto before = random.floats(positions.size() * stride);
-      auto x = before;
-      ops->rope(x.data(), stride, positions, kHeads, head_dim, *table);
+      const auto rows = on_device(*ops, before);
+      ops->rope(rows->floats(), stride, positions, kHeads, head_dim, *table);
+      const std::vector<float> x = from_device(*ops, *rows);
       for (size_t row = 0; row < positions.size(); ++row) {
         for (int32_t head = 0; head < kHeads; ++head) {
           for (int32_t i = 0; i < head_dim / 2; ++i) {
@@ -102,12 +106,16 @@ TEST_P(RowOps, EmbedGatherScatter) {
   std::vector<uint16_t> narrow(table.size());
   for (size_t i = 0; i < table.size(); ++i) narrow[i] = float_to_bfloat16(table[i]);
   const std::vector<int32_t> ids = {9, 0, 3, 3};
-  std::vector<float> out(ids.size() * kHidden);
-  ops->embed({narrow.data(), DType::kBFloat16, 10, kHidden}, ids, out.data());
-  std::vector<float> gathered(out.size());
-  ops->gather_rows(table.data(), ids, kHidden, gathered.data());
-  std::vector<float> scattered(table.size());
-  ops->scatter_rows(gathered.data(), ids, kHidden, scattered.data());
+  const size_t bytes = ids.size() * kHidden * sizeof(float);
+  const auto embedded = ops->allocate(bytes);
+  ops->embed({narrow.data(), DType::kBFloat16, 10, kHidden}, ids, embedded->floats());
+  const std::vector<float> out = from_device(*ops, *embedded);
+  const auto some = ops->allocate(bytes);
+  ops->gather_rows(on_device(*ops, table)->floats(), ids, kHidden, some->floats());
+  const std::vector<float> gathered = from_device(*ops, *some);
+  const auto all = ops->allocate(table.size() * sizeof(float));
+  ops->scatter_rows(some->floats(), ids, kHidden, all->floats());
+  const std::vector<float> scattered = from_device(*ops, *all);
   for (size_t row = 0; row < ids.size(); ++row) {
     for (int64_t i = 0; i < kHidden; ++i) {
       const float expected = table[ids[row] * kHidden + i];
@@ -133,7 +141,8 @@ TEST_P(RowOps, ComparesAndCopiesStagedRows) {
   const KvRows fresh{fresh_k->data(), fresh_v->data()};
   const KvRows read{read_k->data(), read_v->data()};
   const std::vector<int32_t> ids = {2, 0, 3};
-  ops->stage_kv(k.data(), v.data(), kWidth, layout, ids, fresh);
+  ops->stage_kv(on_device(*ops, k)->floats(), on_device(*ops, v)->floats(), kWidth, layout, ids,
+                fresh);
   ops->copy_kv(layout, {{2, 3}}, fresh, read);
   ops->zero_kv(layout, {{0}}, read);
   std::vector<KvDistance> distance(3);
@@ -148,6 +157,44 @@ TEST_P(RowOps, ComparesAndCopiesStagedRows) {
   }
   EXPECT_NEAR(distance[1].difference_squared, norm, 1e-5 * norm);
   EXPECT_NEAR(distance[1].norm_squared, norm, 1e-5 * norm);
+}
+
+// A slot holds the same bytes whether its row came from floats or was staged before.
+TEST_P(RowOps, CommitsWhatWasStaged) {
+  const auto ops = GetParam().open();
+  constexpr int64_t kWidth = 48;
+  KvLayout layout{.slots_per_block = 4, .kv_heads = 3, .head_dim = 16, .dtype = ops->dtype()};
+  const size_t value_bytes = dtype_bytes(layout.dtype);
+  layout.block_bytes = static_cast<int64_t>(2 * kWidth * 4 * value_bytes) + 32;
+  Random random(8);
+  const auto k = on_device(*ops, random.floats(3 * (kWidth + 4)));
+  const auto v = on_device(*ops, random.floats(3 * (kWidth + 4)));
+  const std::vector<int32_t> blocks = {1, 0, 1};
+  const std::vector<int32_t> slots = {3, 2, 0};
+  const std::vector<int32_t> ids = {4, 1, 0};
+  const auto staged_k = nan_on_device(*ops, 5 * kWidth * value_bytes);
+  const auto staged_v = nan_on_device(*ops, 5 * kWidth * value_bytes);
+  const KvRows staged{staged_k->data(), staged_v->data()};
+  const auto appended = nan_on_device(*ops, 2 * layout.block_bytes);
+  const auto committed = nan_on_device(*ops, 2 * layout.block_bytes);
+  layout.base = appended->data();
+  ops->append_kv(k->floats(), v->floats(), kWidth + 4, layout, blocks, slots);
+  ops->stage_kv(k->floats(), v->floats(), kWidth + 4, layout, ids, staged);
+  layout.base = committed->data();
+  ops->commit_kv(staged, ids, layout, blocks, slots);
+  const std::vector<float> expected = from_device(*ops, *appended);
+  EXPECT_TRUE(same_bytes(from_device(*ops, *committed).data(), expected.data(), expected.size()));
+  // Key of the first row, second head: block 1, slot 3.
+  std::vector<std::byte> bytes(appended->bytes());
+  ops->copy(appended->data(), bytes.data(), bytes.size());
+  const std::byte* const key = bytes.data() + layout.block_bytes + (4 + 3) * 16 * value_bytes;
+  const std::vector<float> rows = from_device(*ops, *k);
+  for (int32_t i = 0; i < 16; ++i) {
+    const float value = layout.dtype == DType::kFloat32
+                            ? reinterpret_cast<const float*>(key)[i]
+                            : bfloat16_to_float(reinterpret_cast<const uint16_t*>(key)[i]);
+    EXPECT_EQ(value, rounded(rows[16 + i], layout.dtype));
+  }
 }
 
 TEST(BFloat16, RoundsToNearestEven) {

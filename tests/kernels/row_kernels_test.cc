@@ -1,5 +1,7 @@
 // Each of our own product's kernels by itself, those of other machines included: matrix tiles run
 // in an emulation of the instruction, and in hardware where this process may use it.
+#include <dnnl.h>
+
 #include <array>
 
 #include "kernels/cpu/amx_permission.h"
@@ -196,6 +198,30 @@ TEST_P(RowKernelsTest, NeighboursThatAreNotNumbersStayAlone) {
   EXPECT_TRUE(std::isnan(y[7 * kN]));
   EXPECT_TRUE(same_bytes(y.data(), clean.data(), 7 * kN));
   EXPECT_TRUE(same_bytes(&y[8 * kN], &clean[8 * kN], 12 * kN));
+}
+
+// A general product picks its blocking by the number of rows: what the promise of our own product
+// is not.
+TEST(PlainProduct, DependsOnTheNumberOfRows) {
+  constexpr int64_t kN = 64;
+  constexpr int64_t kK = 2048;
+  constexpr int64_t kCounts[] = {1, 2, 3, 5, 6, 7, 8, 12, 15, 16, 17, 31, 33, 64, 100};
+  Random random(12);
+  const auto w = random.floats(kN * kK);
+  const auto x = random.floats(100 * kK);
+  const auto multiply = [&](int64_t rows) {
+    std::vector<float> y(rows * kN);
+    EXPECT_EQ(
+        dnnl_sgemm('N', 'T', rows, kN, kK, 1.0F, x.data(), kK, w.data(), kK, 0.0F, y.data(), kN),
+        dnnl_success);
+    return y;
+  };
+  const std::vector<float> alone = multiply(1);
+  int identical = 0;
+  for (const int64_t rows : kCounts) {
+    if (same_bytes(multiply(rows).data(), alone.data(), kN)) ++identical;
+  }
+  EXPECT_LT(identical, static_cast<int>(std::size(kCounts)));
 }
 
 TEST(Tiles, HardwareGivesTheBytesOfTheEmulation) {

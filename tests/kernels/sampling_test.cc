@@ -1,4 +1,7 @@
-// The draw of a token and log-probabilities.
+// The draw of a token and log-probabilities: on the host by themselves, then every backend's
+// against the host's.
+#include <algorithm>
+#include <limits>
 #include <map>
 #include <set>
 
@@ -102,6 +105,100 @@ TEST(Logprobs, AreThoseOfTheSoftmaxInOrder) {
     EXPECT_NEAR(entry.logprob, logits[entry.id] - std::log(sum), 1e-4);
   }
   EXPECT_EQ(order, (std::vector<int32_t>{1, 3, 2, 0, 4}));
+}
+
+class Sampling : public BackendTest {};
+INSTANTIATE_TEST_SUITE_P(All, Sampling, testing::ValuesIn(all_backends()), backend_name);
+
+// Logits with equal ones among them, both zeros, infinities and what is not a number.
+std::vector<float> mixed_logits(Random& random, int32_t vocabulary) {
+  auto logits = random.floats(vocabulary, 3.0F);
+  for (int32_t i = 0; i < vocabulary / 4; ++i) {
+    logits[random.below(vocabulary)] = std::round(logits[random.below(vocabulary)]);
+  }
+  if (vocabulary < 8) return logits;
+  logits[random.below(vocabulary)] = -0.0F;
+  logits[random.below(vocabulary)] = -std::numeric_limits<float>::infinity();
+  logits[random.below(vocabulary)] = std::nanf("");
+  return logits;
+}
+
+TEST_P(Sampling, DrawsTheTokensOfTheHost) {
+  const auto ops = GetParam().open();
+  Random random(21);
+  for (const int32_t vocabulary : {1, 2, 7, 700, 5000}) {
+    for (uint32_t i = 0; i < 40; ++i) {
+      auto logits = mixed_logits(random, vocabulary);
+      SampleArgs args{.vocabulary = vocabulary,
+                      .temperature = i % 8 == 0 ? 0.0F : 0.5F + 0.1F * static_cast<float>(i % 5),
+                      .seed = random.engine()(),
+                      .choice = i % 3,
+                      .position = i};
+      if (i % 2 == 0) args.top_k = 1 + static_cast<uint32_t>(random.below(vocabulary + 3));
+      if (i % 3 == 0) args.top_p = 0.01F + 0.0098F * static_cast<float>(random.below(100));
+      if (i % 5 == 0) args.min_p = 0.01F * static_cast<float>(random.below(30));
+      const auto row = on_device(*ops, logits);
+      args.logits = row->floats();
+      const int32_t got = ops->sample(args);
+      args.logits = logits.data();
+      ASSERT_EQ(got, draw_token(args))
+          << "vocabulary " << vocabulary << " top-k " << args.top_k << " top-p " << args.top_p
+          << " min-p " << args.min_p << " temperature " << args.temperature;
+    }
+  }
+}
+
+TEST_P(Sampling, ChangesTheLogitsNamed) {
+  const auto ops = GetParam().open();
+  const auto row = on_device(*ops, std::vector<float>{1.0F, -2.0F, 3.0F, 0.5F});
+  ops->change_logits(row->floats(), LogitChange::kAdd, {{0, 1}}, {{0.25F, -1.0F}});
+  ops->change_logits(row->floats(), LogitChange::kDiscourage, {{1, 2}}, {{2.0F, 2.0F}});
+  ops->change_logits(row->floats(), LogitChange::kSet, {{3, 3}}, {{-7.0F, -7.0F}});
+  ops->change_logits(row->floats(), LogitChange::kAdd, {}, {});
+  EXPECT_EQ(from_device(*ops, *row), (std::vector<float>{1.25F, -6.0F, 1.5F, -7.0F}));
+}
+
+TEST_P(Sampling, InfiniteLogitsTakeAll) {
+  const auto ops = GetParam().open();
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const auto draw_from = [&](const std::vector<float>& logits, uint32_t position) {
+    return ops->sample({.logits = on_device(*ops, logits)->floats(),
+                        .vocabulary = static_cast<int32_t>(logits.size()),
+                        .position = position});
+  };
+  std::set<int32_t> drawn;
+  for (uint32_t i = 0; i < 30; ++i) {
+    drawn.insert(draw_from({1.0F, kInfinity, 5.0F, kInfinity}, i));
+    drawn.insert(draw_from({std::nanf(""), 0.0F, std::nanf(""), 0.0F}, i));
+  }
+  EXPECT_EQ(drawn, (std::set<int32_t>{1, 3}));
+}
+
+TEST_P(Sampling, LogprobsAreThoseOfTheHost) {
+  const auto ops = GetParam().open();
+  Random random(22);
+  for (const int32_t vocabulary : {1, 9, 3000}) {
+    auto logits = random.floats(vocabulary, 4.0F);
+    for (int32_t i = 0; i < vocabulary / 3; ++i) {
+      logits[i] = logits[random.below(vocabulary)];  // equal ones
+    }
+    const auto row = on_device(*ops, logits);
+    const std::vector<int32_t> ids = {0, vocabulary - 1, vocabulary / 2};
+    for (const int32_t num_top : {0, 1, std::min(20, vocabulary), vocabulary}) {
+      std::vector<float> own(ids.size());
+      std::vector<float> expected_own(ids.size());
+      std::vector<TopEntry> top(num_top);
+      std::vector<TopEntry> expected_top(num_top);
+      ops->logprobs(row->floats(), vocabulary, ids, own.data(), num_top, top.data());
+      row_logprobs(logits.data(), vocabulary, ids, expected_own.data(), num_top,
+                   expected_top.data());
+      for (size_t i = 0; i < ids.size(); ++i) ASSERT_NEAR(own[i], expected_own[i], 1e-5);
+      for (int32_t i = 0; i < num_top; ++i) {
+        ASSERT_EQ(top[i].id, expected_top[i].id) << i << " of " << num_top;
+        ASSERT_NEAR(top[i].logprob, expected_top[i].logprob, 1e-5);
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -24,6 +24,7 @@ class ProbedOps : public Ops {
   std::byte* block_base() const { return block_base_; }
 
   DType dtype() const override { return inner_->dtype(); }
+  void enter_thread() override { inner_->enter_thread(); }
   const char* numerics() const override { return inner_->numerics(); }
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override;
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
@@ -91,6 +92,10 @@ class ProbedOps : public Ops {
   void attention(const AttentionArgs& args) override { inner_->attention(args); }
   void copy(const std::byte* from, std::byte* to, size_t bytes) override {
     inner_->copy(from, to, bytes);
+  }
+  void change_logits(float* logits, LogitChange change, std::span<const int32_t> ids,
+                     std::span<const float> values) override {
+    inner_->change_logits(logits, change, ids, values);
   }
   void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,
                 int32_t num_top, TopEntry* top) override;

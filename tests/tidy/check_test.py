@@ -33,6 +33,9 @@ VIOLATIONS = [
     ("router/a.cc", "struct PageTable {};", 1, "word"),
     ("router/a.cc", "void parse_helper(int x) {\n}", 1, "word"),
     ("router/a.cc", "#ifdef FAST\n#endif", 1, "condition"),
+    ("worker/startup.cc", "#ifdef LCKV_CUDA\n#endif\n#ifdef LCKV_CUDA\n#endif", 3, "condition"),
+    ("kernels/cuda/a.cu", "#ifdef __CUDACC__\n#endif", 1, "condition"),
+    ("kernels/cuda/a.cu", '#include "kernels/cpu/cpu_ops.h"', 1, "layering"),
     ("router/a.h", "int x;", 1, "guard"),
 ]
 

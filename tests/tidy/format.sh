@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 command -v clang-format-14 >/dev/null || { echo "format: clang-format-14 is not installed" >&2; exit 2; }
-mapfile -t files < <(find rpc router client worker kernels tests \( -name '*.cc' -o -name '*.h' \) | sort)
+mapfile -t files < <(find rpc router client worker kernels tests \( -name "*.cc" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh" \) | sort)
 case ${1-} in
   "") clang-format-14 -i "${files[@]}" ;;
   --check)

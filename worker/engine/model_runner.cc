@@ -113,6 +113,7 @@ absl::Status ModelRunner::Impl::allocate() {
 absl::StatusOr<StepResult> ModelRunner::Impl::run(const StepPlan& plan, StepTimes& times) {
   LCKV_CHECK(plan.step == last_step_ + 1);
   last_step_ = plan.step;
+  ops_->enter_thread();
   LCKV_CHECK(static_cast<int32_t>(plan.groups.size()) == passes_.num_groups());
   LCKV_CHECK(plan.ordinary.size() == plan.groups.size() + 1);
   StepResult result{.step = plan.step};

@@ -69,24 +69,34 @@ int32_t Sampler::sample(const SampleRow& row, Seat& seat, float* logits) {
   return token;
 }
 
-void Sampler::adjust(const SampleRow& row, const Seat& seat, float* logits) const {
+void Sampler::adjust(const SampleRow& row, const Seat& seat, float* logits) {
   const SequenceSpec& spec = *seat.spec;
   const SamplingSpec& sampling = spec.sampling;
-  for (const auto& [id, bias] : sampling.logit_bias) logits[id] += bias;
-  for (const int32_t id : seat.seen) {
-    // As in CTRL (Keskar et al., 2019): towards the unlikely, whatever the sign.
-    const float penalty = sampling.repetition_penalty;
-    logits[id] = logits[id] > 0.0F ? logits[id] / penalty : logits[id] * penalty;
-  }
+  const auto add = [this](int32_t id, float value) {
+    ids_.push_back(id);
+    values_.push_back(value);
+  };
+  for (const auto& [id, bias] : sampling.logit_bias) add(id, bias);
+  change(LogitChange::kAdd, logits);
+  for (const int32_t id : seat.seen) add(id, sampling.repetition_penalty);
+  change(LogitChange::kDiscourage, logits);
   for (const auto& [id, count] : seat.generated) {
-    logits[id] -=
-        sampling.presence_penalty + sampling.frequency_penalty * static_cast<float>(count);
+    add(id, -(sampling.presence_penalty + sampling.frequency_penalty * static_cast<float>(count)));
   }
+  change(LogitChange::kAdd, logits);
   if (row.index < spec.min_new_tokens) {
     constexpr float kNever = -std::numeric_limits<float>::infinity();
-    for (const int32_t id : spec.eos_token_ids) logits[id] = kNever;
-    for (const int32_t id : spec.stop_token_ids) logits[id] = kNever;
+    for (const int32_t id : spec.eos_token_ids) add(id, kNever);
+    for (const int32_t id : spec.stop_token_ids) add(id, kNever);
+    change(LogitChange::kSet, logits);
   }
+}
+
+void Sampler::change(LogitChange change, float* logits) {
+  if (ids_.empty()) return;
+  ops_.change_logits(logits, change, ids_, values_);
+  ids_.clear();
+  values_.clear();
 }
 
 TokenLogprob Sampler::logprob(const float* logits, int32_t token, int32_t num_top) {

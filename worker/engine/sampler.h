@@ -34,7 +34,9 @@ class Sampler {
     absl::flat_hash_set<int32_t> seen;                // in prompt or generated
   };
   int32_t sample(const SampleRow& row, Seat& seat, float* logits);
-  void adjust(const SampleRow& row, const Seat& seat, float* logits) const;
+  void adjust(const SampleRow& row, const Seat& seat, float* logits);
+  // Makes the change of ids_ and values_, if any, and forgets them.
+  void change(LogitChange change, float* logits);
   TokenLogprob logprob(const float* logits, int32_t token, int32_t num_top);
 
   const int32_t vocabulary_;
@@ -42,6 +44,8 @@ class Sampler {
   std::vector<Seat> seats_;
   std::unique_ptr<DeviceBuffer> raw_;  // [vocabulary]: a row's logits as the model gave them
   std::vector<TopEntry> top_;          // [vocabulary]
+  std::vector<int32_t> ids_;           // of logits that change next
+  std::vector<float> values_;
 };
 
 }  // namespace lckv

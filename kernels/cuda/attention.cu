@@ -1,0 +1,176 @@
+#include "kernels/cuda/attention.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "kernels/check.h"
+#include "kernels/cuda/attention_kernel.cuh"
+#include "kernels/cuda/launch.h"
+
+namespace lckv {
+namespace {
+
+// Adds up the shares of a split history in its order. A share that saw nothing is passed over, so
+// that one share alone, alone or among empty ones, keeps its bits. Grid: merges by (KV heads and
+// chunks) by queries.
+__global__ void merge_kernel(const DeviceAttention args) {
+  const MergeItem item = args.merges[blockIdx.x];
+  const QueryShape shape(args.num_heads, args.layout.kv_heads);
+  const auto chunk = static_cast<int32_t>(blockIdx.y) % shape.chunks;
+  const auto query = static_cast<int32_t>(blockIdx.z);
+  const int32_t head = shape.head_of(query, chunk);
+  if (query >= item.num_rows * shape.heads || head >= shape.heads_per_kv) return;
+  const auto share = [&](int32_t i) {
+    return (int64_t{item.first_partial + i} * gridDim.y + blockIdx.y) * kBlockQueries + query;
+  };
+  float top = kNothing;
+  for (int32_t i = 0; i < item.num_partials; ++i) {
+    if (args.partial_norms[2 * share(i) + 1] != 0.0F) {
+      top = fmaxf(top, args.partial_norms[2 * share(i)]);
+    }
+  }
+  const int32_t row = item.row_begin + shape.row_of(query);
+  const int64_t head_row = int64_t{row} * args.num_heads +
+                           static_cast<int32_t>(blockIdx.y) / shape.chunks * shape.heads_per_kv +
+                           head;
+  const int32_t head_dim = args.layout.head_dim;
+  for (auto at = static_cast<int32_t>(threadIdx.x); at < head_dim; at += kAttentionThreads) {
+    float sum = 0.0F;
+    float norm = 0.0F;
+    for (int32_t i = 0; i < item.num_partials; ++i) {
+      const float own = args.partial_norms[2 * share(i) + 1];
+      if (own == 0.0F) continue;
+      const float factor = expf(args.partial_norms[2 * share(i)] - top);
+      norm = fmaf(own, factor, norm);
+      sum = fmaf(args.partial_sums[share(i) * head_dim + at], factor, sum);
+    }
+    float all_top = top;
+    sum *= add_zero_key(args.seen[row], all_top, norm);
+    const bool seen = norm != 0.0F;
+    args.out[head_row * head_dim + at] = seen ? sum / norm : 0.0F;
+    if (at == 0 && args.log_sum_exp != nullptr) {
+      args.log_sum_exp[head_row] = seen ? all_top + logf(norm) : kNothing;
+    }
+  }
+}
+
+using AttentionKernel = void (*)(DeviceAttention);
+
+template <class Value, class Mask>
+AttentionKernel kernel_of(int32_t head_dim) {
+  switch (head_dim) {
+    case 16:
+      return attention_kernel<Value, 16, Mask>;
+    case 32:
+      return attention_kernel<Value, 32, Mask>;
+    case 48:
+      return attention_kernel<Value, 48, Mask>;
+    case 64:
+      return attention_kernel<Value, 64, Mask>;
+    case 80:
+      return attention_kernel<Value, 80, Mask>;
+    case 96:
+      return attention_kernel<Value, 96, Mask>;
+    case 128:
+      return attention_kernel<Value, 128, Mask>;
+    case 256:
+      return attention_kernel<Value, 256, Mask>;
+    default:
+      return nullptr;
+  }
+}
+
+AttentionKernel kernel_of(const AttentionArgs& args) {
+  const int32_t size = args.layout.head_dim;
+  if (args.layout.dtype == DType::kFloat32) {
+    return args.window > 0 ? kernel_of<float, WindowMask>(size)
+                           : kernel_of<float, CausalMask>(size);
+  }
+  return args.window > 0 ? kernel_of<uint16_t, WindowMask>(size)
+                         : kernel_of<uint16_t, CausalMask>(size);
+}
+
+// Copies arrays one after the other, each at a multiple of 16 bytes.
+class Packer {
+ public:
+  template <class Value>
+  static size_t bytes(const std::vector<Value>& values) {
+    return (values.size() * sizeof(Value) + 15) / 16 * 16;
+  }
+  explicit Packer(std::byte* to) : to_(to) {}
+  template <class Value>
+  size_t add(const std::vector<Value>& values) {
+    const size_t offset = offset_;
+    if (!values.empty()) {
+      std::memcpy(to_ + offset, values.data(), values.size() * sizeof(Value));
+    }
+    offset_ += bytes(values);
+    return offset;
+  }
+
+ private:
+  std::byte* const to_;
+  size_t offset_ = 0;
+};
+
+// Fills in where the plan's arrays lie once they are on the device.
+void upload_plan(const AttentionPlan& plan, UploadRing& uploads, DeviceAttention& args) {
+  const size_t bytes = Packer::bytes(plan.blocks) + Packer::bytes(plan.staged_rows) +
+                       Packer::bytes(plan.runs) + Packer::bytes(plan.segments) +
+                       Packer::bytes(plan.seen) + Packer::bytes(plan.items) +
+                       Packer::bytes(plan.merges);
+  Packer packer(uploads.take(bytes));
+  const size_t blocks = packer.add(plan.blocks);
+  const size_t staged_rows = packer.add(plan.staged_rows);
+  const size_t runs = packer.add(plan.runs);
+  const size_t segments = packer.add(plan.segments);
+  const size_t seen = packer.add(plan.seen);
+  const size_t items = packer.add(plan.items);
+  const size_t merges = packer.add(plan.merges);
+  const std::byte* const base = uploads.send();
+  args.blocks = reinterpret_cast<const int32_t*>(base + blocks);
+  args.staged_rows = reinterpret_cast<const int32_t*>(base + staged_rows);
+  args.runs = reinterpret_cast<const HistoryRun*>(base + runs);
+  args.segments = reinterpret_cast<const SegmentPlan*>(base + segments);
+  args.seen = reinterpret_cast<const SeenRange*>(base + seen);
+  args.items = reinterpret_cast<const AttentionItem*>(base + items);
+  args.merges = reinterpret_cast<const MergeItem*>(base + merges);
+}
+
+}  // namespace
+
+void CudaAttention::run(const AttentionArgs& args) {
+  const AttentionKernel kernel = kernel_of(args);
+  LCKV_CHECK(kernel != nullptr && args.layout.dtype != DType::kFloat16);
+  LCKV_CHECK(args.layout.kv_heads > 0 && args.num_heads % args.layout.kv_heads == 0);
+  const AttentionPlan plan = plan_attention(args, options_);
+  if (plan.items.empty()) return;
+  DeviceAttention device{.q = args.q,
+                         .out = args.out,
+                         .log_sum_exp = args.log_sum_exp,
+                         .num_heads = args.num_heads,
+                         .scale = args.scale,
+                         .layout = args.layout,
+                         .staged = args.staged};
+  upload_plan(plan, uploads_, device);
+  const QueryShape shape(args.num_heads, args.layout.kv_heads);
+  const auto across = static_cast<unsigned>(args.layout.kv_heads * shape.chunks);
+  const size_t shares = static_cast<size_t>(plan.num_partials) * across * kBlockQueries;
+  const size_t bytes = shares * (args.layout.head_dim + 2) * sizeof(float);
+  if (bytes > 0) {
+    grow(partials_, bytes, stream_);
+    device.partial_sums = partials_->floats();
+    device.partial_norms = device.partial_sums + shares * args.layout.head_dim;
+  }
+  launch("attention", stream_,
+         {.grid = dim3(static_cast<unsigned>(plan.items.size()), across),
+          .threads = kAttentionThreads},
+         kernel, device);
+  launch("merging attention", stream_,
+         {.grid = dim3(static_cast<unsigned>(plan.merges.size()), across, kBlockQueries),
+          .threads = kAttentionThreads},
+         merge_kernel, device);
+}
+
+}  // namespace lckv

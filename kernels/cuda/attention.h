@@ -1,0 +1,29 @@
+// Attention of the CUDA backend; see AttentionArgs for what is computed.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <memory>
+
+#include "kernels/cuda/attention_plan.h"
+#include "kernels/cuda/memory.h"
+#include "kernels/ops.h"
+
+namespace lckv {
+
+// Owner: the CUDA backend. Thread: its caller's. Keeps memory for the shares of split histories
+// from call to call.
+class CudaAttention {
+ public:
+  CudaAttention(const AttentionPlanOptions& options, UploadRing& uploads, cudaStream_t stream)
+      : options_(options), uploads_(uploads), stream_(stream) {}
+  void run(const AttentionArgs& args);
+
+ private:
+  const AttentionPlanOptions options_;
+  UploadRing& uploads_;
+  const cudaStream_t stream_;
+  std::unique_ptr<CudaBuffer> partials_;
+};
+
+}  // namespace lckv

@@ -1,0 +1,293 @@
+#include "kernels/cuda/cuda_ops.h"
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "kernels/check.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/kv_rows.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/memory.h"
+#include "kernels/cuda/products.h"
+#include "kernels/cuda/sampling.h"
+#include "kernels/rope_frequencies.h"
+#include "kernels/weight_values.h"
+
+namespace lckv {
+namespace {
+
+// The order in which everything on the device happens.
+class Stream {
+ public:
+  Stream() {
+    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "opening a stream");
+  }
+  ~Stream() { check_cuda(cudaStreamDestroy(stream_), "closing a stream"); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  operator cudaStream_t() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+// In the free mode histories are cut, and algorithms chosen, by what fills the device.
+std::string numerics_of(const CudaOpsOptions& options, const CudaDeviceTraits& traits) {
+  const std::string device = "cuda " + std::to_string(traits.capability);
+  if (options.reproducible) return device + " rows";
+  return device + " cublaslt and rows, " + std::to_string(traits.num_multiprocessors) +
+         " multiprocessors";
+}
+
+class CudaOps final : public Ops {
+ public:
+  CudaOps(const CudaOpsOptions& options, const CudaDeviceTraits& traits)
+      : device_(options.device),
+        dtype_(options.dtype),
+        uploads_(stream_),
+        products_(options.dtype, options.reproducible, uploads_, stream_),
+        attention_({.num_multiprocessors = traits.num_multiprocessors,
+                    .reproducible = options.reproducible},
+                   uploads_, stream_),
+        numerics_(numerics_of(options, traits)) {}
+
+  DType dtype() const override { return dtype_; }
+  void enter_thread() override { check_cuda(cudaSetDevice(device_), "choosing the device"); }
+  const char* numerics() const override { return numerics_.c_str(); }
+
+  std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override {
+    auto buffer = std::make_unique<CudaBuffer>(bytes, stream_);
+    // The caller may write it in another order than the stream's.
+    check_cuda(cudaStreamSynchronize(stream_), "clearing device memory");
+    return buffer;
+  }
+
+  std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
+    return products_.pack(sources);
+  }
+
+  std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) override {
+    std::vector<float> values;
+    for (const WeightSource& source : sources) {
+      for (int64_t i = 0; i < source.n * source.k; ++i) values.push_back(weight_value(source, i));
+    }
+    return uploaded(values);
+  }
+
+  void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) override {
+    const auto row_bytes = static_cast<size_t>(table.k) * dtype_bytes(table.dtype);
+    const size_t rows_at_once = uploads_.max_bytes() / row_bytes;
+    LCKV_CHECK(rows_at_once > 0);
+    for (size_t first = 0; first < ids.size(); first += rows_at_once) {
+      const size_t rows = std::min(rows_at_once, ids.size() - first);
+      std::byte* const to = uploads_.take(rows * row_bytes);
+      for (size_t i = 0; i < rows; ++i) {
+        const int32_t id = ids[first + i];
+        LCKV_CHECK(id >= 0 && id < table.n);
+        std::memcpy(to + i * row_bytes, static_cast<const std::byte*>(table.data) + id * row_bytes,
+                    row_bytes);
+      }
+      const auto count = static_cast<int64_t>(rows) * table.k;
+      widen_values(uploads_.send(), table.dtype, dtype_, count,
+                   out + static_cast<int64_t>(first) * table.k, stream_);
+    }
+  }
+
+  void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t hidden,
+                float* out) override {
+    rms_norm_rows(
+        {.x = x, .weight = weight, .eps = eps, .rows = rows, .hidden = hidden, .out = out},
+        stream_);
+  }
+
+  void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y, const float* bias,
+              bool accumulate) override {
+    products_.multiply(weight, x, rows, y, bias, accumulate);
+  }
+
+  std::unique_ptr<DeviceBuffer> rope_table(const RopeOptions& options,
+                                           int64_t max_positions) override {
+    return uploaded(rope_cos_sin(options, max_positions));
+  }
+
+  void rope(float* x, int64_t row_stride, std::span<const int32_t> positions, int32_t heads,
+            int32_t head_dim, DeviceBuffer& table) override {
+    const float* const cos = table.floats();
+    rope_rows({.x = x,
+               .row_stride = row_stride,
+               .positions = uploads_.upload(positions),
+               .rows = static_cast<int64_t>(positions.size()),
+               .heads = heads,
+               .head_dim = head_dim,
+               .cos = cos,
+               .sin = cos + table.bytes() / sizeof(float) / 2},
+              stream_);
+  }
+
+  void silu_mul(const float* gate_up, int64_t rows, int64_t inner, float* out) override {
+    silu_mul_rows(gate_up, rows, inner, out, stream_);
+  }
+
+  void gather_rows(const float* x, std::span<const int32_t> ids, int64_t hidden,
+                   float* out) override {
+    gather_rows_by_id(moved(x, ids, hidden, out), stream_);
+  }
+
+  void scatter_rows(const float* x, std::span<const int32_t> ids, int64_t hidden,
+                    float* out) override {
+    scatter_rows_by_id(moved(x, ids, hidden, out), stream_);
+  }
+
+  void stage_kv(const float* k, const float* v, int64_t row_stride, const KvLayout& layout,
+                std::span<const int32_t> ids, const KvRows& staged) override {
+    stage_kv_rows({k, v, row_stride}, layout, staged_ids(ids), staged, stream_);
+  }
+
+  void zero_kv(const KvLayout& layout, std::span<const int32_t> ids,
+               const KvRows& staged) override {
+    zero_kv_rows(layout, staged_ids(ids), staged, stream_);
+  }
+
+  void copy_kv(const KvLayout& layout, std::span<const int32_t> ids, const KvRows& from,
+               const KvRows& to) override {
+    copy_kv_rows(layout, staged_ids(ids), from, to, stream_);
+  }
+
+  void compare_kv(const KvLayout& layout, std::span<const int32_t> ids, const KvRows& fresh,
+                  const KvRows& read, KvDistance* out) override {
+    if (ids.empty()) return;
+    auto* const distances = results<KvDistance>(ids.size());
+    compare_kv_rows(layout, staged_ids(ids), fresh, read, distances, stream_);
+    download(distances, ids.size(), out);
+  }
+
+  void append_kv(const float* k, const float* v, int64_t row_stride, const KvLayout& layout,
+                 std::span<const int32_t> blocks, std::span<const int32_t> slots) override {
+    append_kv_rows({k, v, row_stride}, layout, slot_ids(blocks, slots), stream_);
+  }
+
+  void commit_kv(const KvRows& staged, std::span<const int32_t> ids, const KvLayout& layout,
+                 std::span<const int32_t> blocks, std::span<const int32_t> slots) override {
+    LCKV_CHECK(ids.size() == blocks.size());
+    commit_kv_rows(staged, staged_ids(ids), layout, slot_ids(blocks, slots), stream_);
+  }
+
+  void attention(const AttentionArgs& args) override { attention_.run(args); }
+
+  void copy(const std::byte* from, std::byte* to, size_t bytes) override {
+    check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), "copy");
+    // Either may be host memory, which its owner reads or changes next.
+    check_cuda(cudaStreamSynchronize(stream_), "copy");
+  }
+
+  void change_logits(float* logits, LogitChange change, std::span<const int32_t> ids,
+                     std::span<const float> values) override {
+    LCKV_CHECK(ids.size() == values.size());
+    change_row_logits({.logits = logits,
+                       .change = change,
+                       .ids = uploads_.upload(ids),
+                       .values = uploads_.upload(values),
+                       .count = static_cast<int32_t>(ids.size())},
+                      stream_);
+  }
+
+  void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,
+                int32_t num_top, TopEntry* top) override {
+    const size_t own_at = sizeof(double);
+    const size_t top_at = own_at + ids.size() * sizeof(float);
+    std::vector<std::byte> found(top_at + num_top * sizeof(TopEntry));
+    std::byte* const device = results<std::byte>(found.size());
+    find_row_logprobs({.logits = logits,
+                       .vocabulary = vocabulary,
+                       .ids = uploads_.upload(ids),
+                       .num_ids = static_cast<int32_t>(ids.size()),
+                       .num_top = num_top,
+                       .norm = reinterpret_cast<double*>(device),
+                       .own = reinterpret_cast<float*>(device + own_at),
+                       .top = reinterpret_cast<TopEntry*>(device + top_at)},
+                      stream_);
+    download(device, found.size(), found.data());
+    double norm = 0.0;
+    std::memcpy(&norm, found.data(), sizeof(norm));
+    std::memcpy(own, found.data() + own_at, ids.size() * sizeof(float));
+    for (size_t i = 0; i < ids.size(); ++i) own[i] = static_cast<float>(own[i] - norm);
+    if (num_top == 0) return;
+    std::memcpy(top, found.data() + top_at, num_top * sizeof(TopEntry));
+    std::sort(top, top + num_top, [](const TopEntry& left, const TopEntry& right) {
+      return likeliest_first(ordered_key(left.logprob), left.id) >
+             likeliest_first(ordered_key(right.logprob), right.id);
+    });
+    for (int32_t i = 0; i < num_top; ++i) {
+      top[i].logprob = static_cast<float>(top[i].logprob - norm);
+    }
+  }
+
+  int32_t sample(const SampleArgs& args) override {
+    const size_t masses_bytes = static_cast<size_t>(args.vocabulary) * sizeof(Mass);
+    auto* const device = results<std::byte>(masses_bytes + sizeof(int32_t));
+    auto* const token = reinterpret_cast<int32_t*>(device + masses_bytes);
+    draw_row(args, reinterpret_cast<Mass*>(device), token, stream_);
+    int32_t id = 0;
+    download(token, 1, &id);
+    return id;
+  }
+
+ private:
+  std::unique_ptr<DeviceBuffer> uploaded(const std::vector<float>& values) {
+    auto buffer = allocate(values.size() * sizeof(float));
+    copy(reinterpret_cast<const std::byte*>(values.data()), buffer->data(), buffer->bytes());
+    return buffer;
+  }
+
+  MovedRows moved(const float* x, std::span<const int32_t> ids, int64_t hidden, float* out) {
+    return {.x = x,
+            .ids = uploads_.upload(ids),
+            .count = static_cast<int64_t>(ids.size()),
+            .hidden = hidden,
+            .out = out};
+  }
+  StagedIds staged_ids(std::span<const int32_t> ids) {
+    return {.ids = uploads_.upload(ids), .count = static_cast<int64_t>(ids.size())};
+  }
+  SlotIds slot_ids(std::span<const int32_t> blocks, std::span<const int32_t> slots) {
+    LCKV_CHECK(blocks.size() == slots.size());
+    return {.blocks = uploads_.upload(blocks),
+            .slots = uploads_.upload(slots),
+            .count = static_cast<int64_t>(blocks.size())};
+  }
+
+  // Device memory for `count` results, until it is asked for again.
+  template <class Value>
+  Value* results(size_t count) {
+    grow(results_, count * sizeof(Value), stream_);
+    return reinterpret_cast<Value*>(results_->data());
+  }
+  template <class Value>
+  void download(const Value* results, size_t count, Value* out) {
+    copy(reinterpret_cast<const std::byte*>(results), reinterpret_cast<std::byte*>(out),
+         count * sizeof(Value));
+  }
+
+  const int32_t device_;
+  const DType dtype_;
+  const Stream stream_;
+  UploadRing uploads_;
+  CudaProducts products_;
+  CudaAttention attention_;
+  std::unique_ptr<CudaBuffer> results_;
+  const std::string numerics_;
+};
+
+}  // namespace
+
+std::unique_ptr<Ops> make_cuda_ops(const CudaOpsOptions& options, const CudaDeviceTraits& traits) {
+  LCKV_CHECK(options.dtype != DType::kFloat16);
+  return std::make_unique<CudaOps>(options, traits);
+}
+
+}  // namespace lckv

@@ -1,0 +1,34 @@
+// Opens the backend for NVIDIA GPUs.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/ops.h"
+
+namespace lckv {
+
+struct CudaOpsOptions {
+  int32_t device = 0;             // as the driver counts them, CUDA_VISIBLE_DEVICES applied
+  DType dtype = DType::kFloat32;  // float32 or bfloat16
+  bool reproducible = false;
+  uint64_t required_bytes = 0;  // of device memory, for everything that will be allocated
+};
+
+// The device belongs to the calling thread and those it hands the Ops to, one at a time. Errors,
+// each of one line: FailedPrecondition where there is no driver, device or cuBLASLt, the driver is
+// too old or the device is of a compute capability that no kernel was compiled for; OutOfRange
+// where there is no device of this number; ResourceExhausted where it has too little free memory.
+absl::StatusOr<std::unique_ptr<Ops>> open_cuda_ops(const CudaOpsOptions& options);
+
+// What results depend on, besides the options.
+struct CudaDeviceTraits {
+  int32_t num_multiprocessors = 1;
+  int32_t capability = 0;  // 90: compute capability 9.0
+};
+
+// The same on the calling thread's current device, which was found fit.
+std::unique_ptr<Ops> make_cuda_ops(const CudaOpsOptions& options, const CudaDeviceTraits& traits);
+
+}  // namespace lckv

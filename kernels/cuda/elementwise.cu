@@ -1,0 +1,113 @@
+#include "kernels/cuda/elementwise.h"
+
+#include <cmath>
+
+#include "kernels/bfloat16.h"
+#include "kernels/cuda/block_sums.cuh"
+#include "kernels/cuda/launch.h"
+#include "kernels/weight_values.h"
+
+namespace lckv {
+namespace {
+
+constexpr int kThreads = 256;
+
+// One block per row, and as many side by side as its width fills.
+LaunchShape by_row(int64_t rows, int64_t width) {
+  const int64_t across = (width + kThreads - 1) / kThreads;
+  return {.grid = dim3(static_cast<unsigned>(rows), static_cast<unsigned>(across)),
+          .threads = kThreads};
+}
+
+__device__ int64_t column() { return int64_t{blockIdx.y} * kThreads + threadIdx.x; }
+
+__global__ void rms_norm_kernel(RmsNormRows args) {
+  const float* const x = args.x + blockIdx.x * args.hidden;
+  float* const out = args.out + blockIdx.x * args.hidden;
+  float sum = 0.0F;
+  for (int64_t i = threadIdx.x; i < args.hidden; i += kThreads) sum += x[i] * x[i];
+  const float mean = block_sum<kThreads>(sum) / static_cast<float>(args.hidden);
+  const float scale = 1.0F / sqrtf(mean + args.eps);
+  for (int64_t i = threadIdx.x; i < args.hidden; i += kThreads) {
+    out[i] = x[i] * scale * args.weight[i];
+  }
+}
+
+__global__ void rope_kernel(RopeRows args) {
+  const int32_t half = args.head_dim / 2;
+  const int64_t pair = column();
+  if (pair >= int64_t{args.heads} * half) return;
+  const int64_t i = pair % half;
+  float* const low = args.x + blockIdx.x * args.row_stride + pair / half * args.head_dim + i;
+  const int64_t at = int64_t{args.positions[blockIdx.x]} * half + i;
+  const float cos = args.cos[at];
+  const float sin = args.sin[at];
+  const float a = low[0];
+  const float b = low[half];
+  low[0] = a * cos - b * sin;
+  low[half] = b * cos + a * sin;
+}
+
+__global__ void silu_mul_kernel(const float* gate_up, int64_t inner, float* out) {
+  const int64_t i = column();
+  if (i >= inner) return;
+  const float gate = gate_up[blockIdx.x * 2 * inner + i];
+  const float up = gate_up[blockIdx.x * 2 * inner + inner + i];
+  out[blockIdx.x * inner + i] = gate / (1.0F + expf(-gate)) * up;
+}
+
+__global__ void gather_kernel(MovedRows args) {
+  const int64_t i = column();
+  if (i >= args.hidden) return;
+  args.out[blockIdx.x * args.hidden + i] = args.x[args.ids[blockIdx.x] * args.hidden + i];
+}
+
+__global__ void scatter_kernel(MovedRows args) {
+  const int64_t i = column();
+  if (i >= args.hidden) return;
+  args.out[args.ids[blockIdx.x] * args.hidden + i] = args.x[blockIdx.x * args.hidden + i];
+}
+
+__global__ void widen_kernel(const std::byte* x, DType from, DType through, int64_t count,
+                             float* out) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= count) return;
+  const float value = weight_value({.data = x, .dtype = from}, i);
+  out[i] = through == DType::kBFloat16 ? bfloat16_to_float(float_to_bfloat16(value)) : value;
+}
+
+LaunchShape by_value(int64_t count) {
+  return {.grid = dim3(static_cast<unsigned>((count + kThreads - 1) / kThreads)),
+          .threads = kThreads};
+}
+
+}  // namespace
+
+void rms_norm_rows(const RmsNormRows& args, cudaStream_t stream) {
+  launch("rms_norm", stream, by_row(args.rows, 1), rms_norm_kernel, args);
+}
+
+void rope_rows(const RopeRows& args, cudaStream_t stream) {
+  launch("rope", stream, by_row(args.rows, int64_t{args.heads} * args.head_dim / 2), rope_kernel,
+         args);
+}
+
+void silu_mul_rows(const float* gate_up, int64_t rows, int64_t inner, float* out,
+                   cudaStream_t stream) {
+  launch("silu_mul", stream, by_row(rows, inner), silu_mul_kernel, gate_up, inner, out);
+}
+
+void gather_rows_by_id(const MovedRows& args, cudaStream_t stream) {
+  launch("gather_rows", stream, by_row(args.count, args.hidden), gather_kernel, args);
+}
+
+void scatter_rows_by_id(const MovedRows& args, cudaStream_t stream) {
+  launch("scatter_rows", stream, by_row(args.count, args.hidden), scatter_kernel, args);
+}
+
+void widen_values(const std::byte* x, DType from, DType through, int64_t count, float* out,
+                  cudaStream_t stream) {
+  launch("embed", stream, by_value(count), widen_kernel, x, from, through, count, out);
+}
+
+}  // namespace lckv

@@ -1,0 +1,52 @@
+// Row operations on the device; see Ops for the meaning. All pointers are device pointers.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/ops.h"
+
+namespace lckv {
+
+struct RmsNormRows {
+  const float* x = nullptr;  // [rows, hidden]
+  const float* weight = nullptr;
+  float eps = 0.0F;
+  int64_t rows = 0;
+  int64_t hidden = 0;
+  float* out = nullptr;
+};
+void rms_norm_rows(const RmsNormRows& args, cudaStream_t stream);
+
+struct RopeRows {
+  float* x = nullptr;  // [rows, row_stride]
+  int64_t row_stride = 0;
+  const int32_t* positions = nullptr;  // [rows]
+  int64_t rows = 0;
+  int32_t heads = 0;
+  int32_t head_dim = 0;
+  const float* cos = nullptr;  // [max_positions, head_dim / 2]
+  const float* sin = nullptr;
+};
+void rope_rows(const RopeRows& args, cudaStream_t stream);
+
+void silu_mul_rows(const float* gate_up, int64_t rows, int64_t inner, float* out,
+                   cudaStream_t stream);
+
+// Rows of `hidden` floats by ids [count].
+struct MovedRows {
+  const float* x = nullptr;
+  const int32_t* ids = nullptr;
+  int64_t count = 0;
+  int64_t hidden = 0;
+  float* out = nullptr;
+};
+void gather_rows_by_id(const MovedRows& args, cudaStream_t stream);
+void scatter_rows_by_id(const MovedRows& args, cudaStream_t stream);
+
+// out[i] = x[i] of type `from`, rounded to `through` on the way.
+void widen_values(const std::byte* x, DType from, DType through, int64_t count, float* out,
+                  cudaStream_t stream);
+
+}  // namespace lckv

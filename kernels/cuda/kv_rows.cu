@@ -1,0 +1,159 @@
+#include "kernels/check.h"
+#include "kernels/cuda/block_sums.cuh"
+#include "kernels/cuda/kv_index.h"
+#include "kernels/cuda/kv_rows.h"
+#include "kernels/cuda/kv_value.cuh"
+#include "kernels/cuda/launch.h"
+
+namespace lckv {
+namespace {
+
+constexpr int kThreads = 128;
+
+LaunchShape by_row(int64_t count) {
+  return {.grid = dim3(static_cast<unsigned>(count)), .threads = kThreads};
+}
+
+template <class Value>
+__device__ Value* values_of(std::byte* bytes) {
+  return reinterpret_cast<Value*>(bytes);
+}
+
+template <class Value>
+__global__ void stage_kernel(FloatKv from, KvLayout layout, const int32_t* ids, KvRows staged) {
+  const int64_t width = kv_row_width(layout);
+  const int64_t to = ids[blockIdx.x] * width;
+  const int64_t row = blockIdx.x * from.row_stride;
+  for (int64_t j = threadIdx.x; j < width; j += kThreads) {
+    values_of<Value>(staged.k)[to + j] = narrowed<Value>(from.k[row + j]);
+    values_of<Value>(staged.v)[to + j] = narrowed<Value>(from.v[row + j]);
+  }
+}
+
+__global__ void zero_kernel(int64_t row_bytes, const int32_t* ids, KvRows staged) {
+  const int64_t at = ids[blockIdx.x] * row_bytes;
+  for (int64_t j = threadIdx.x; j < row_bytes; j += kThreads) {
+    staged.k[at + j] = std::byte{0};
+    staged.v[at + j] = std::byte{0};
+  }
+}
+
+__global__ void copy_kernel(int64_t row_bytes, const int32_t* ids, KvRows from, KvRows to) {
+  const int64_t at = ids[blockIdx.x] * row_bytes;
+  for (int64_t j = threadIdx.x; j < row_bytes; j += kThreads) {
+    to.k[at + j] = from.k[at + j];
+    to.v[at + j] = from.v[at + j];
+  }
+}
+
+template <class Value>
+__global__ void compare_kernel(KvLayout layout, const int32_t* ids, KvRows fresh, KvRows read,
+                               KvDistance* out) {
+  const int64_t width = kv_row_width(layout);
+  const int64_t at = ids[blockIdx.x] * width;
+  float difference_squared = 0.0F;
+  float norm_squared = 0.0F;
+  float num_different = 0.0F;
+  for (int64_t j = threadIdx.x; j < 2 * width; j += kThreads) {
+    const int64_t index = at + (j < width ? j : j - width);
+    const Value now = values_of<Value>(j < width ? fresh.k : fresh.v)[index];
+    const Value before = values_of<Value>(j < width ? read.k : read.v)[index];
+    const float difference = widened(now) - widened(before);
+    difference_squared += difference * difference;
+    norm_squared += widened(now) * widened(now);
+    // By bits: zeros of two signs differ, and a NaN may equal another.
+    if constexpr (sizeof(Value) == 4) {
+      num_different += std::bit_cast<uint32_t>(now) != std::bit_cast<uint32_t>(before) ? 1 : 0;
+    } else {
+      num_different += now != before ? 1 : 0;
+    }
+  }
+  const float difference = block_sum<kThreads>(difference_squared);
+  const float norm = block_sum<kThreads>(norm_squared);
+  const bool identical = block_sum<kThreads>(num_different) == 0.0F;
+  if (threadIdx.x == 0) out[blockIdx.x] = {difference, norm, identical};
+}
+
+template <class Value>
+__global__ void append_kernel(FloatKv from, KvLayout layout, SlotIds slots) {
+  const int64_t row = blockIdx.x * from.row_stride;
+  Value* const block =
+      values_of<Value>(layout.base + slots.blocks[blockIdx.x] * layout.block_bytes);
+  const int32_t slot = slots.slots[blockIdx.x];
+  for (int64_t j = threadIdx.x; j < kv_row_width(layout); j += kThreads) {
+    const int64_t to = slot_element(layout, slot, j);
+    block[to] = narrowed<Value>(from.k[row + j]);
+    block[value_distance(layout) + to] = narrowed<Value>(from.v[row + j]);
+  }
+}
+
+template <class Value>
+__global__ void commit_kernel(KvRows staged, const int32_t* ids, KvLayout layout, SlotIds slots) {
+  const int64_t from = ids[blockIdx.x] * kv_row_width(layout);
+  Value* const block =
+      values_of<Value>(layout.base + slots.blocks[blockIdx.x] * layout.block_bytes);
+  const int32_t slot = slots.slots[blockIdx.x];
+  for (int64_t j = threadIdx.x; j < kv_row_width(layout); j += kThreads) {
+    const int64_t to = slot_element(layout, slot, j);
+    block[to] = values_of<Value>(staged.k)[from + j];
+    block[value_distance(layout) + to] = values_of<Value>(staged.v)[from + j];
+  }
+}
+
+// Calls `run` with a value of the type that holds the layout's numbers.
+template <class Run>
+void with_values(const KvLayout& layout, const Run& run) {
+  LCKV_CHECK(layout.dtype != DType::kFloat16);
+  if (layout.dtype == DType::kFloat32) {
+    run(float{});
+  } else {
+    run(uint16_t{});
+  }
+}
+
+}  // namespace
+
+void stage_kv_rows(const FloatKv& from, const KvLayout& layout, const StagedIds& ids,
+                   const KvRows& staged, cudaStream_t stream) {
+  with_values(layout, [&](auto value) {
+    launch("stage_kv", stream, by_row(ids.count), stage_kernel<decltype(value)>, from, layout,
+           ids.ids, staged);
+  });
+}
+
+void zero_kv_rows(const KvLayout& layout, const StagedIds& ids, const KvRows& staged,
+                  cudaStream_t stream) {
+  launch("zero_kv", stream, by_row(ids.count), zero_kernel, kv_row_bytes(layout), ids.ids, staged);
+}
+
+void copy_kv_rows(const KvLayout& layout, const StagedIds& ids, const KvRows& from,
+                  const KvRows& to, cudaStream_t stream) {
+  launch("copy_kv", stream, by_row(ids.count), copy_kernel, kv_row_bytes(layout), ids.ids, from,
+         to);
+}
+
+void compare_kv_rows(const KvLayout& layout, const StagedIds& ids, const KvRows& fresh,
+                     const KvRows& read, KvDistance* out, cudaStream_t stream) {
+  with_values(layout, [&](auto value) {
+    launch("compare_kv", stream, by_row(ids.count), compare_kernel<decltype(value)>, layout,
+           ids.ids, fresh, read, out);
+  });
+}
+
+void append_kv_rows(const FloatKv& from, const KvLayout& layout, const SlotIds& slots,
+                    cudaStream_t stream) {
+  with_values(layout, [&](auto value) {
+    launch("append_kv", stream, by_row(slots.count), append_kernel<decltype(value)>, from, layout,
+           slots);
+  });
+}
+
+void commit_kv_rows(const KvRows& staged, const StagedIds& ids, const KvLayout& layout,
+                    const SlotIds& slots, cudaStream_t stream) {
+  with_values(layout, [&](auto value) {
+    launch("commit_kv", stream, by_row(ids.count), commit_kernel<decltype(value)>, staged, ids.ids,
+           layout, slots);
+  });
+}
+
+}  // namespace lckv

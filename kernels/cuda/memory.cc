@@ -1,0 +1,66 @@
+#include "kernels/cuda/memory.h"
+
+#include <algorithm>
+
+#include "kernels/check.h"
+#include "kernels/cuda/launch.h"
+
+namespace lckv {
+
+CudaBuffer::CudaBuffer(size_t bytes, cudaStream_t stream) : bytes_(bytes) {
+  void* memory = nullptr;
+  check_cuda(cudaMalloc(&memory, std::max<size_t>(bytes, 1)), "allocating device memory");
+  data_ = static_cast<std::byte*>(memory);
+  check_cuda(cudaMemsetAsync(data_, 0, bytes, stream), "clearing device memory");
+}
+
+CudaBuffer::~CudaBuffer() { check_cuda(cudaFree(data_), "freeing device memory"); }
+
+void grow(std::unique_ptr<CudaBuffer>& buffer, size_t bytes, cudaStream_t stream) {
+  if (buffer != nullptr && buffer->bytes() >= bytes) return;
+  if (buffer != nullptr) check_cuda(cudaStreamSynchronize(stream), "freeing device memory");
+  buffer.reset();
+  buffer = std::make_unique<CudaBuffer>(bytes, stream);
+}
+
+UploadRing::UploadRing(cudaStream_t stream) : stream_(stream) {
+  void* memory = nullptr;
+  check_cuda(cudaHostAlloc(&memory, kSegments * kSegmentBytes, cudaHostAllocDefault),
+             "allocating page-locked memory");
+  host_ = static_cast<std::byte*>(memory);
+  check_cuda(cudaMalloc(&memory, kSegments * kSegmentBytes), "allocating device memory");
+  device_ = static_cast<std::byte*>(memory);
+  for (cudaEvent_t& event : left_) {
+    check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event");
+  }
+}
+
+UploadRing::~UploadRing() {
+  check_cuda(cudaStreamSynchronize(stream_), "waiting for uploads");
+  for (const cudaEvent_t event : left_) check_cuda(cudaEventDestroy(event), "freeing an event");
+  check_cuda(cudaFree(device_), "freeing device memory");
+  check_cuda(cudaFreeHost(host_), "freeing page-locked memory");
+}
+
+std::byte* UploadRing::take(size_t bytes) {
+  LCKV_CHECK(bytes <= max_bytes());
+  const size_t left = cursor_.segment();
+  piece_ = cursor_.take(bytes);
+  bytes_ = bytes;
+  if (piece_.enters_segment) {
+    // The first piece of all leaves a segment that holds nothing, which does no harm; an event that
+    // was never recorded is over.
+    check_cuda(cudaEventRecord(left_[left], stream_), "recording an upload");
+    check_cuda(cudaEventSynchronize(left_[piece_.segment]), "waiting for an upload");
+  }
+  return host_ + piece_.offset;
+}
+
+const std::byte* UploadRing::send() {
+  check_cuda(cudaMemcpyAsync(device_ + piece_.offset, host_ + piece_.offset, bytes_,
+                             cudaMemcpyDefault, stream_),
+             "an upload");
+  return device_ + piece_.offset;
+}
+
+}  // namespace lckv

@@ -1,0 +1,36 @@
+// Matrix products of the CUDA backend: packs weights and chooses the kernel.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <memory>
+#include <span>
+
+#include "kernels/cuda/lt_product.h"
+#include "kernels/cuda/memory.h"
+#include "kernels/cuda/row_product.h"
+#include "kernels/ops.h"
+
+namespace lckv {
+
+// Owner: the CUDA backend. Thread: its caller's.
+class CudaProducts {
+ public:
+  CudaProducts(DType dtype, bool reproducible, UploadRing& uploads, cudaStream_t stream);
+
+  std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources);
+  void multiply(const PackedWeight& weight, const float* x, int64_t rows, float* y,
+                const float* bias, bool accumulate);
+
+ private:
+  // x as products take it: rounded, in whole chunks.
+  const std::byte* input(const float* x, int64_t rows, int64_t k);
+
+  const DType dtype_;
+  UploadRing& uploads_;
+  const cudaStream_t stream_;
+  std::unique_ptr<LtProducts> lt_;  // null in reproducible mode
+  std::unique_ptr<CudaBuffer> input_;
+};
+
+}  // namespace lckv

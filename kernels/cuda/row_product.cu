@@ -1,0 +1,119 @@
+#include "kernels/cuda/row_product.h"
+
+#include "kernels/check.h"
+#include "kernels/cuda/block_sums.cuh"
+#include "kernels/cuda/kv_value.cuh"
+#include "kernels/cuda/launch.h"
+#include "kernels/weight_values.h"
+
+namespace lckv {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarpThreads;
+// Columns of one warp: so often does it use what it loads of x.
+constexpr int kColumns = 4;
+
+// 16 bytes.
+template <class Value>
+struct alignas(16) Chunk {
+  static constexpr int kValues = 16 / sizeof(Value);
+  Value values[kValues];
+};
+
+template <class Value, int kRows>
+__global__ void __launch_bounds__(kThreads) product_kernel(ProductArgs args) {
+  using Values = Chunk<Value>;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
+  const int64_t chunks = args.k / Values::kValues;
+  const int64_t column = (int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarpThreads) * kColumns;
+  const int64_t row = int64_t{blockIdx.y} * kRows;
+  // Past the edges the last row and column stand in, and nothing is stored.
+  const Values* weights[kColumns];
+  for (int j = 0; j < kColumns; ++j) {
+    const int64_t real = column + j < args.n ? column + j : args.n - 1;
+    weights[j] = reinterpret_cast<const Values*>(args.weights) + real * chunks;
+  }
+  const Values* x[kRows];
+  for (int i = 0; i < kRows; ++i) {
+    const int64_t real = row + i < args.rows ? row + i : args.rows - 1;
+    x[i] = reinterpret_cast<const Values*>(args.x) + real * chunks;
+  }
+  float sums[kRows][kColumns] = {};
+  for (int64_t at = lane; at < chunks; at += kWarpThreads) {
+    Values columns[kColumns];
+    for (int j = 0; j < kColumns; ++j) columns[j] = weights[j][at];
+    for (int i = 0; i < kRows; ++i) {
+      const Values values = x[i][at];
+      for (int j = 0; j < kColumns; ++j) {
+        for (int e = 0; e < Values::kValues; ++e) {
+          sums[i][j] = fmaf(widened(values.values[e]), widened(columns[j].values[e]), sums[i][j]);
+        }
+      }
+    }
+  }
+  for (int i = 0; i < kRows; ++i) {
+    for (int j = 0; j < kColumns; ++j) {
+      float sum = warp_sum(sums[i][j]);
+      if (lane != 0 || row + i >= args.rows || column + j >= args.n) continue;
+      if (args.bias != nullptr) sum += args.bias[column + j];
+      float& y = args.y[(row + i) * args.n + column + j];
+      y = args.accumulate ? y + sum : sum;
+    }
+  }
+}
+
+template <class Value, int kRows>
+void launch_product(const ProductArgs& args, cudaStream_t stream) {
+  constexpr int64_t kAcross = int64_t{kWarps} * kColumns;
+  const LaunchShape shape{.grid = dim3(static_cast<unsigned>((args.n + kAcross - 1) / kAcross),
+                                       static_cast<unsigned>((args.rows + kRows - 1) / kRows)),
+                          .threads = kThreads};
+  launch("matmul", stream, shape, product_kernel<Value, kRows>, args);
+}
+
+template <class Value>
+void launch_by_rows(const ProductArgs& args, cudaStream_t stream) {
+  if (args.rows == 1) {
+    launch_product<Value, 1>(args, stream);
+  } else if (args.rows <= 4) {
+    launch_product<Value, 4>(args, stream);
+  } else {
+    launch_product<Value, 8>(args, stream);
+  }
+}
+
+template <class Value>
+__global__ void lay_out_kernel(RowLayout layout, int64_t padded_k) {
+  const int64_t i = int64_t{blockIdx.y} * kThreads + threadIdx.x;
+  if (i >= padded_k) return;
+  const WeightSource source{.data = layout.x, .dtype = layout.from};
+  const float value = i < layout.k ? weight_value(source, blockIdx.x * layout.k + i) : 0.0F;
+  reinterpret_cast<Value*>(layout.out)[blockIdx.x * padded_k + i] = narrowed<Value>(value);
+}
+
+}  // namespace
+
+void multiply_rows(const ProductArgs& args, cudaStream_t stream) {
+  LCKV_CHECK(args.k == chunked_k(args.dtype, args.k));
+  if (args.dtype == DType::kFloat32) {
+    launch_by_rows<float>(args, stream);
+  } else {
+    launch_by_rows<uint16_t>(args, stream);
+  }
+}
+
+void lay_out_rows(const RowLayout& layout, cudaStream_t stream) {
+  LCKV_CHECK(layout.to != DType::kFloat16);
+  const int64_t padded_k = chunked_k(layout.to, layout.k);
+  const LaunchShape shape{.grid = dim3(static_cast<unsigned>(layout.rows),
+                                       static_cast<unsigned>((padded_k + kThreads - 1) / kThreads)),
+                          .threads = kThreads};
+  if (layout.to == DType::kFloat32) {
+    launch("laying out rows", stream, shape, lay_out_kernel<float>, layout, padded_k);
+  } else {
+    launch("laying out rows", stream, shape, lay_out_kernel<uint16_t>, layout, padded_k);
+  }
+}
+
+}  // namespace lckv

@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""Lists what each kernel of the CUDA backend takes, out of the built objects: `cuda_resources.py CUOBJDUMP OBJECT...`.
+
+Fails where a kernel of attention, sampling or products keeps values in local memory: registers that do not suffice,
+or arrays whose index is not known when compiling, cost a trip to memory at each use.
+"""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+WATCHED = re.compile(r"(attention|merge|draw|logprobs|product)_kernel")
+FUNCTION = re.compile(r"^\s*Function\s*:?\s*(\S+?):?\s*$")
+USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+ARCHITECTURE = re.compile(r"^arch = (\S+)")
+LOCAL_ACCESS = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?(STL|LDL)\b")
+
+
+def lines_of(cuobjdump, option, path):
+    # It looks for nvdisasm in PATH, which lies beside it.
+    environment = dict(os.environ, PATH=f"{pathlib.Path(cuobjdump).parent}:{os.environ['PATH']}")
+    result = subprocess.run([cuobjdump, option, path], env=environment, capture_output=True, text=True, check=True)
+    return result.stdout.splitlines()
+
+
+def kernels_of(cuobjdump, path):
+    """(architecture, mangled name) -> {registers, stack, shared, local, accesses}"""
+    found = {}
+    architecture = name = None
+    for line in lines_of(cuobjdump, "-res-usage", path):
+        if match := ARCHITECTURE.match(line):
+            architecture = match.group(1)
+        elif match := FUNCTION.match(line):
+            name = match.group(1)
+        elif match := USAGE.search(line):
+            keys = ("registers", "stack", "shared", "local")
+            found[architecture, name] = dict(zip(keys, map(int, match.groups())), accesses=0)
+    for line in lines_of(cuobjdump, "-sass", path):
+        if match := ARCHITECTURE.match(line):
+            architecture = match.group(1)
+        elif match := FUNCTION.match(line):
+            name = match.group(1)
+        elif LOCAL_ACCESS.match(line):
+            found[architecture, name]["accesses"] += 1
+    return found
+
+
+def readable(names):
+    result = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True)
+    plain = [re.sub(r"\(anonymous namespace\)::|lckv::|^void ", "", name) for name in result.stdout.splitlines()]
+    return dict(zip(names, (name.split("(")[0] for name in plain)))
+
+
+def main(cuobjdump, *objects):
+    kernels = {}
+    for path in objects:
+        if path.endswith(".cu.o"):
+            kernels |= {key: usage for key, usage in kernels_of(cuobjdump, path).items() if WATCHED.search(key[1])}
+    names = readable(sorted({name for _, name in kernels}))
+    failed = 0
+    print(f"{'kernel':60} {'arch':8} registers shared stack local")
+    for (architecture, name), usage in sorted(kernels.items()):
+        spills = usage["stack"] + usage["local"] + usage["accesses"]
+        failed += spills > 0
+        print(
+            f"{names[name]:60} {architecture:8} {usage['registers']:9} {usage['shared']:6} {usage['stack']:5} "
+            f"{usage['local'] + usage['accesses']:5}{'  <- local memory' if spills else ''}"
+        )
+    print(f"{len(kernels)} kernels, {failed} of them with local memory")
+    return 1 if failed or not kernels else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,24 @@
+// The CUDA backend's sources over emulated_cuda/cuda_runtime.h.
+#include "kernels/cuda/cuda_ops.h"
+#include "tests/kernels/backends.h"
+
+namespace lckv {
+
+std::vector<Backend> all_backends() {
+  std::vector<Backend> out;
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    for (const bool reproducible : {false, true}) {
+      out.push_back({.name = std::string(reproducible ? "cuda_reproducible_" : "cuda_free_") +
+                             dtype_name(dtype) + "_emulated",
+                     .dtype = dtype,
+                     .reproducible = reproducible,
+                     .open_with = [dtype, reproducible](int) {
+                       return make_cuda_ops({.dtype = dtype, .reproducible = reproducible},
+                                            {.num_multiprocessors = 2});
+                     }});
+    }
+  }
+  return out;
+}
+
+}  // namespace lckv

@@ -1,0 +1,249 @@
+#include <setjmp.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "kernels/check.h"
+#include "tests/kernels/emulated_cuda/cuda_runtime.h"
+
+dim3 threadIdx;
+dim3 blockIdx;
+dim3 blockDim;
+dim3 gridDim;
+
+namespace emulated_cuda {
+namespace {
+
+constexpr size_t kStackBytes = size_t{64} << 10;
+constexpr unsigned kWarp = 32;
+
+// Memory that the host may not touch but through the functions below, each piece before a page that
+// nobody may.
+class Memory {
+ public:
+  void* allocate(size_t bytes) {
+    const size_t length = rounded(bytes, kPage);
+    void* const base = mmap(nullptr, length + kPage, PROT_NONE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) return nullptr;
+    // So that a step too far leaves it, the piece ends where its page does.
+    void* const begin = static_cast<std::byte*>(base) + (length - rounded(bytes, kAlignment));
+    pieces_[begin] = {base, length};
+    return begin;
+  }
+  void free(void* begin) {
+    if (begin == nullptr) return;
+    const auto piece = pieces_.find(begin);
+    LCKV_CHECK(piece != pieces_.end());
+    LCKV_CHECK(munmap(piece->second.base, piece->second.length + kPage) == 0);
+    pieces_.erase(piece);
+  }
+  void allow(bool access) const {
+    for (const auto& [begin, piece] : pieces_) {
+      const int mode = access ? PROT_READ | PROT_WRITE : PROT_NONE;
+      LCKV_CHECK(mprotect(piece.base, piece.length, mode) == 0);
+    }
+  }
+
+ private:
+  static constexpr size_t kPage = 4096;
+  static constexpr size_t kAlignment = 16;
+  static size_t rounded(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+  struct Piece {
+    void* base = nullptr;
+    size_t length = 0;
+  };
+  std::map<void*, Piece> pieces_;
+};
+
+Memory& memory() {
+  static Memory& memory = *new Memory();
+  return memory;
+}
+
+// While the device does something.
+class Access {
+ public:
+  Access() { memory().allow(true); }
+  ~Access() { memory().allow(false); }
+  Access(const Access&) = delete;
+  Access& operator=(const Access&) = delete;
+};
+
+// Where threads wait until `expected` of them have come.
+struct Barrier {
+  unsigned arrived = 0;
+  uint64_t generation = 0;
+};
+
+struct Warp {
+  Barrier barrier;
+  // Two rounds of exchanged values: who is ahead may write while others still read.
+  uint64_t values[2][kWarp] = {};
+};
+
+struct Thread {
+  std::unique_ptr<std::byte[]> stack;
+  ucontext_t begin = {};
+  // Where it goes on: jumps, unlike switches of contexts, ask nothing of the system.
+  jmp_buf place = {};
+  bool began = false;
+  bool done = false;
+};
+
+// The block that runs. One at a time, as tests use one thread of the host.
+class Block {
+ public:
+  void run(unsigned num_threads, bool backwards, const std::function<void()>& body) {
+    body_ = &body;
+    alive_ = num_threads;
+    all_ = {};
+    warps_.assign((num_threads + kWarp - 1) / kWarp, {});
+    if (threads_.size() < num_threads) threads_.resize(num_threads);
+    for (unsigned i = 0; i < num_threads; ++i) prepare(threads_[i]);
+    while (alive_ > 0) {
+      const uint64_t before = progress_;
+      for (unsigned i = 0; i < num_threads; ++i) {
+        current_ = backwards ? num_threads - 1 - i : i;
+        threadIdx = dim3(current_);
+        if (!threads_[current_].done) go_on(threads_[current_]);
+      }
+      // All that are left wait for threads that do not come.
+      LCKV_CHECK(progress_ != before);
+    }
+  }
+
+  void wait_for_block() {
+    wait(all_, [this] { return alive_; });
+  }
+  void wait_for_warp() {
+    wait(warps_[current_ / kWarp].barrier, [] { return kWarp; });
+  }
+  void exchange(const void* given, int source, void* got, size_t bytes) {
+    LCKV_CHECK(bytes <= sizeof(uint64_t));
+    Warp& warp = warps_[current_ / kWarp];
+    auto& values = warp.values[warp.barrier.generation % 2];
+    std::memcpy(&values[current_ % kWarp], given, bytes);
+    wait_for_warp();
+    std::memcpy(got, &values[source], bytes);
+  }
+  unsigned current() const { return current_; }
+
+ private:
+  static void enter();
+
+  void prepare(Thread& thread) {
+    if (thread.stack == nullptr) thread.stack.reset(new std::byte[kStackBytes]);
+    thread.began = false;
+    thread.done = false;
+    LCKV_CHECK(getcontext(&thread.begin) == 0);
+    thread.begin.uc_stack.ss_sp = thread.stack.get();
+    thread.begin.uc_stack.ss_size = kStackBytes;
+    makecontext(&thread.begin, enter, 0);
+  }
+
+  void go_on(Thread& thread) {
+    if (_setjmp(scheduler_) != 0) return;
+    if (thread.began) _longjmp(thread.place, 1);
+    thread.began = true;
+    setcontext(&thread.begin);
+  }
+
+  template <class Expected>
+  void wait(Barrier& barrier, Expected expected) {
+    ++progress_;
+    ++barrier.arrived;
+    const uint64_t generation = barrier.generation;
+    while (barrier.generation == generation) {
+      if (barrier.arrived == expected()) {
+        barrier.arrived = 0;
+        ++barrier.generation;
+        return;
+      }
+      if (_setjmp(threads_[current_].place) == 0) _longjmp(scheduler_, 1);
+    }
+  }
+
+  const std::function<void()>* body_ = nullptr;
+  unsigned alive_ = 0;
+  unsigned current_ = 0;
+  uint64_t progress_ = 0;
+  Barrier all_;
+  std::vector<Warp> warps_;
+  std::vector<Thread> threads_;
+  jmp_buf scheduler_ = {};
+};
+
+Block& block() {
+  static Block& block = *new Block();
+  return block;
+}
+
+void Block::enter() {
+  Block& self = block();
+  (*self.body_)();
+  self.threads_[self.current_].done = true;
+  --self.alive_;
+  ++self.progress_;
+  _longjmp(self.scheduler_, 1);
+}
+
+}  // namespace
+
+void run_grid(dim3 grid, dim3 threads, const std::function<void()>& body) {
+  const Access access;
+  static bool backwards = false;
+  backwards = !backwards;
+  gridDim = grid;
+  blockDim = threads;
+  for (unsigned z = 0; z < grid.z * grid.y; ++z) {
+    for (unsigned x = 0; x < grid.x; ++x) {
+      blockIdx = dim3(x, z % grid.y, z / grid.y);
+      block().run(threads.x, backwards, body);
+    }
+  }
+}
+
+void exchange(const void* given, int source, void* got, size_t bytes) {
+  block().exchange(given, source, got, bytes);
+}
+
+int lane() { return static_cast<int>(block().current() % kWarp); }
+
+}  // namespace emulated_cuda
+
+void __syncthreads() { emulated_cuda::block().wait_for_block(); }
+void __syncwarp(unsigned) { emulated_cuda::block().wait_for_warp(); }
+
+cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  *memory = emulated_cuda::memory().allocate(bytes);
+  return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+cudaError_t cudaFree(void* memory) {
+  emulated_cuda::memory().free(memory);
+  return cudaSuccess;
+}
+cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
+  *memory = std::malloc(bytes);
+  return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* memory) {
+  std::free(memory);
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+                            cudaStream_t) {
+  const emulated_cuda::Access access;
+  if (bytes > 0) std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+  const emulated_cuda::Access access;
+  std::memset(memory, value, bytes);
+  return cudaSuccess;
+}

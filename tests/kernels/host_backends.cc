@@ -1,0 +1,27 @@
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/reference_ops.h"
+#include "tests/kernels/backends.h"
+
+namespace lckv {
+
+std::vector<Backend> all_backends() {
+  std::vector<Backend> out;
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    const std::string type = dtype_name(dtype);
+    out.push_back({.name = "reference_" + type, .dtype = dtype, .open_with = [dtype](int) {
+                     return open_reference_ops(dtype);
+                   }});
+    for (const bool reproducible : {false, true}) {
+      out.push_back({.name = (reproducible ? "cpu_reproducible_" : "cpu_free_") + type,
+                     .dtype = dtype,
+                     .reproducible = reproducible,
+                     .open_with = [dtype, reproducible](int threads) {
+                       return open_cpu_ops(
+                           {.dtype = dtype, .threads = threads, .reproducible = reproducible});
+                     }});
+    }
+  }
+  return out;
+}
+
+}  // namespace lckv
