@@ -24,11 +24,10 @@ absl::StatusOr<std::unique_ptr<Driver>> Driver::open(const DriverOptions& option
   auto loaded = read_model(config);
   if (!loaded.ok()) return loaded.status();
   driver->loaded_ = *std::move(loaded);
-  auto ops =
-      std::make_unique<TimedOps>(open_device(config, driver->loaded_.plan), &driver->kernels_);
-  if (absl::Status status = open_weights(config, std::move(ops), driver->loaded_); !status.ok()) {
-    return status;
-  }
+  LoadedModel& model = driver->loaded_;
+  if (absl::Status status = open_device(config, model); !status.ok()) return status;
+  model.ops = std::make_unique<TimedOps>(std::move(model.ops), &driver->kernels_);
+  if (absl::Status status = open_weights(config, model); !status.ok()) return status;
   if (absl::Status status = load_weights(config, single_rank_collectives(), driver->loaded_);
       !status.ok()) {
     return status;
