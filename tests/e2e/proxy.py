@@ -28,23 +28,34 @@ class Proxy:
                 near.close()  # the target is gone
                 continue
             self.sockets += [near, far]
-            for one, other in ((near, far), (far, near)):
-                threading.Thread(target=self.pass_on, args=(one, other), daemon=True).start()
+            threading.Thread(target=self.lead, args=(near, far), daemon=True).start()
 
     def connect(self):
         host, _, port = self.target.rpartition(":")
         return socket.create_connection((host, int(port)))
 
+    def lead(self, near, far):
+        back = threading.Thread(target=self.pass_on, args=(far, near), daemon=True)
+        back.start()
+        self.pass_on(near, far)
+        back.join()
+        near.close()
+        far.close()
+
     def pass_on(self, one, other):
+        """Until `one` ends, also where `other` takes nothing any more: what that has sent before is still on its way."""
+        takes = True
         try:
             while data := one.recv(65536):
                 self.flows.wait()
-                other.sendall(data)
+                try:
+                    if takes:
+                        other.sendall(data)
+                except OSError:
+                    takes = False
         except OSError:
-            pass
-        for end in (one, other):
-            self.end(end)
-            end.close()
+            pass  # reset
+        self.end(other, socket.SHUT_WR)
 
     def stall(self):
         """Nothing passes any more; both ends stay connected."""
@@ -53,12 +64,12 @@ class Proxy:
     def cut(self):
         """All connections break; new ones are taken."""
         for end in self.sockets:
-            self.end(end)
+            self.end(end, socket.SHUT_RDWR)
 
-    def end(self, connection):
+    def end(self, connection, directions):
         """Also for the thread that reads from it; to close it would not be enough."""
         try:
-            connection.shutdown(socket.SHUT_RDWR)
+            connection.shutdown(directions)
         except OSError:
             pass  # has broken already
 
