@@ -86,7 +86,9 @@ def test_no_kill_loses_a_token_of_100_streams():
         print(f"kills: {dict(victims)}; {len(ended)} streams, {sum(map(bool, resumed))} resumed, {several} three times or")
         print(f"more, at most {resumed[-1]} times; longest gap p50 {gaps[len(gaps) // 2]:.2f} s,"
               f" p99 {gaps[len(gaps) * 99 // 100]:.2f} s")
-        assert sum(map(bool, resumed)) >= 0.3 * len(ended)
+        # Under a sanitizer few kills are far apart, and most streams end between them.
+        assert any(resumed)
+        assert sum(map(bool, resumed)) >= 0.3 * len(ended) or serving.SLOWNESS > 1
         assert several >= 0.05 * len(ended) or serving.SLOWNESS > 1
 
 

@@ -155,5 +155,30 @@ TEST_F(ServiceTest, AnEndedSessionTakesItsSequencesWithIt) {
   EXPECT_EQ(service_->num_sequences(), 1U);
 }
 
+TEST_F(ServiceTest, WhatWasSentBeforeTheWorkerShutsDownArrives) {
+  start();
+  serve();
+  Router router(*stub_);
+  router.next();
+  router.submit(1);
+  ASSERT_TRUE(eventually([&] { return mailbox_.size() == 1; }));
+  constexpr int kTokens = 1000;
+  for (int i = 0; i < kTokens; ++i) report({token_of(sequence(0), i % 100)});
+  report({end_of(sequence(0))});
+  EXPECT_EQ(service_->num_sequences(), 0U);
+  service_->close();
+  int num_tokens = 0;
+  bool finished = false;
+  for (;;) {
+    const WorkerFrame frame = router.next();
+    if (router.ended()) break;
+    num_tokens += frame.step().token_size();
+    finished = finished || frame.step().finished_size() > 0;
+  }
+  EXPECT_EQ(num_tokens, kTokens);
+  EXPECT_TRUE(finished);
+  EXPECT_EQ(router.finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
 }  // namespace
 }  // namespace lckv

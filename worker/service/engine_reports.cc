@@ -148,9 +148,14 @@ void EngineService::report(const StepReport& report) {
       }
     }
     tell_all_ = false;
+    telling_ = !outgoing.empty();
   }
   post_cancels(std::move(cancels));
   for (auto& [session, frame] : outgoing) session->send(std::move(frame));
+  {
+    const std::lock_guard lock(mutex_);
+    telling_ = false;
+  }
   for (const auto& session : sessions) session->check(now);
 }
 

@@ -309,13 +309,14 @@ void EngineService::close() {
     for (const auto& [id, link] : links_) sessions.push_back(link.session);
   }
   for (const auto& session : sessions) {
-    session->end(absl::UnavailableError("the worker shuts down"));
+    session->end(absl::UnavailableError("the worker shuts down"),
+                 lckv::Session::Ending::kAfterFrames);
   }
 }
 
 size_t EngineService::num_sequences() const {
   const std::lock_guard lock(mutex_);
-  return sequences_.size();
+  return sequences_.size() + (telling_ ? 1 : 0);
 }
 
 absl::Duration EngineService::step_age(absl::Time now) const {

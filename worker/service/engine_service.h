@@ -54,9 +54,9 @@ class EngineService final : public internal::v1::Engine::CallbackService {
   // No submit is taken from now on, and the routers are told; from `move_time` on also that streams
   // which can go on at another replica are to leave. For good: no call undoes it.
   void drain(absl::Time move_time);
-  // Ends every session, and with it its sequences; new ones are refused.
+  // Ends every session behind what it was sent, and with it its sequences; new ones are refused.
   void close();
-  // Sequences taken and neither finished nor cancelled.
+  // Sequences taken that are not cancelled and whose end their session was not given yet.
   size_t num_sequences() const;
   // How long work that could go on has waited without a step or, with no work, the loop without a
   // turn.
@@ -126,6 +126,7 @@ class EngineService final : public internal::v1::Engine::CallbackService {
   bool moving_ = false;
   absl::Time move_time_ = absl::InfiniteFuture();
   bool tell_all_ = false;  // the next report goes to every session
+  bool telling_ = false;   // what is erased from sequences_ is on its way to its session
   bool closed_ = false;
   // Of the last report:
   uint64_t step_ = 0;

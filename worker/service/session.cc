@@ -42,21 +42,21 @@ void Session::send(internal::v1::WorkerFrame frame) {
     }
   }
   if (full) {
-    end(absl::ResourceExhaustedError("the router reads too slowly"), true);
+    end(absl::ResourceExhaustedError("the router reads too slowly"), Ending::kAtOnce);
   } else {
     advance();
   }
 }
 
-void Session::end(absl::Status status, bool cut_off) {
+void Session::end(absl::Status status, Ending ending) {
+  bool cut_off = false;
   {
     const std::lock_guard lock(mutex_);
     if (ending_) return;
     ending_ = true;
     status_ = to_grpc_status(status);
-    queue_.clear();
-    queued_bytes_ = 0;
-    cut_off = cut_off && writing_;
+    if (ending != Ending::kAfterFrames) queue_.clear();
+    cut_off = ending == Ending::kAtOnce && writing_;
     cutting_off_ = cut_off;
   }
   on_end_(shared_from_this());
@@ -78,7 +78,7 @@ void Session::check(absl::Time now) {
       status = absl::ResourceExhaustedError("the router has stopped reading");
     }
   }
-  if (!status.ok()) end(std::move(status), true);
+  if (!status.ok()) end(std::move(status), Ending::kAtOnce);
 }
 
 absl::Time Session::last_sent() const {
@@ -91,10 +91,10 @@ void Session::advance() {
   {
     const std::lock_guard lock(mutex_);
     if (finished_ || writing_ || cutting_off_) return;
-    if (ending_) {
+    if (queue_.empty()) {
+      if (!ending_) return;
       finished_ = finish = true;
     } else {
-      if (queue_.empty()) return;
       outgoing_ = std::move(queue_.front());
       queue_.pop_front();
       queued_bytes_ -= outgoing_.ByteSizeLong();
@@ -130,13 +130,10 @@ void Session::OnWriteDone(bool ok) {
   {
     const std::lock_guard lock(mutex_);
     writing_ = false;
+    if (!ok) queue_.clear();
   }
-  if (ok) {
-    advance();
-  } else {
-    end(absl::UnavailableError("the router is gone"));
-    advance();
-  }
+  if (!ok) end(absl::UnavailableError("the router is gone"));
+  advance();
 }
 
 void Session::OnCancel() { end(absl::CancelledError("the router went away")); }

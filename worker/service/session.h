@@ -48,8 +48,12 @@ class Session final
   // The frame is the session's next. Dropped where the session ends; ends it where the queue is
   // full.
   void send(internal::v1::WorkerFrame frame);
-  // Ends after the write in progress, or at once and without a status where `cut_off`.
-  void end(absl::Status status, bool cut_off = false);
+  enum class Ending : uint8_t {
+    kAfterFrames,  // behind all that was sent
+    kAfterWrite,   // behind the write in progress
+    kAtOnce,       // without a status
+  };
+  void end(absl::Status status, Ending ending = Ending::kAfterWrite);
   // Ends the session of a router that is silent or has stopped reading.
   void check(absl::Time now);
   absl::Time last_sent() const;
