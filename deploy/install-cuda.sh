@@ -25,6 +25,9 @@ rm -r "$folder.unfinished/venv"
 # Some packages have a folder of their own beside the release's.
 mv "$folder.unfinished/packages/nvidia/cu13" "$folder.unfinished/toolkit"
 cp -r "$folder.unfinished/packages/nvidia/nccl/." "$folder.unfinished/toolkit"
+# Of all that is the release's, and of NCCL, which has one of its own.
+cp "$folder.unfinished"/packages/nvidia_cublas-*.dist-info/licenses/License.txt "$folder.unfinished/toolkit/LICENSE"
+cp "$folder.unfinished"/packages/nvidia_nccl_cu13-*.dist-info/licenses/License.txt "$folder.unfinished/toolkit/LICENSE.nccl"
 rm -r "$folder.unfinished/packages"
 # Linkers look for names without a version.
 cd "$folder.unfinished/toolkit/lib"

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Builds the images of LCKV Serve with docker or buildah: lckv-router, lckv-worker-cpu and lckv-client.
+# Builds the images of LCKV Serve with docker or buildah: lckv-router, lckv-worker-cpu, lckv-client and lckv-worker-cuda.
 #
 #   build.sh [--target TARGET]... [--tag TAG] [--base IMAGE] [--tool docker|buildah] [-- OPTIONS...]
 #
-# Without --target all; the tag is the version, the base a Debian 12 or later or an Ubuntu. OPTIONS go to every
-# `docker build` or `buildah build`, for example: --tool buildah -- --storage-driver vfs --isolation chroot --network host
+# Without --target all, of which worker-cuda takes by far the longest and downloads CUDA's toolkit; the tag is the version,
+# the base a Debian 12 or later or an Ubuntu. OPTIONS go to every `docker build` or `buildah build`, for example:
+# --tool buildah -- --storage-driver vfs --isolation chroot --network host
+# --target worker-cuda -- --build-arg LCKV_CUDA_ARCHITECTURES=90a
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
 file=$root/deploy/docker/Dockerfile
-valid=(router worker-cpu client)
+valid=(router worker-cpu client worker-cuda)
 
 say() { echo "build: $*" >&2; }
 fail() { say "$*"; exit 1; }

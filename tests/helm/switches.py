@@ -56,6 +56,17 @@ SWITCHES = {
     "cpu-ranks": model(tensorParallelSize=4, resources={"limits": {"cpu": "6500m"}}),
     "one-gpu": model(device="cuda"),
     "eight-gpus": model(device="cuda", tensorParallelSize=8, shmSize="8Gi", resources={"limits": {"memory": "64Gi"}}),
+    "volume-group": model(fsGroup=2000),
+    "library-variables": model(env={"NCCL_DEBUG": "INFO", "OMP_PROC_BIND": "true"}),
+    "fetched-by-two-hosts": {
+        "models": {
+            "fetched": {
+                "source": {"init": {"image": "fetch:1", "timeoutSeconds": 900}},
+                "device": "cuda", "tensorParallelSize": 8, "hosts": 2,
+            }
+        }
+    },
+    "racks": spread_over(2, exclusiveTopology="topology.kubernetes.io/rack"),
     "mig": model(device="cuda", gpuResource="nvidia.com/mig-1g.18gb"),
     "two-hosts": spread_over(2, replicas=2),
     "eight-hosts": spread_over(8),

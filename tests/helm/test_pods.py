@@ -45,6 +45,18 @@ def test_pods_are_restricted(rendered):
             assert set(volume) - {"name"} <= kinds, name
 
 
+def test_what_a_model_adds_reaches_its_workers_alone(rendered):
+    for name, component, spec in all_pods(rendered):
+        given = {v["name"]: v["value"] for v in spec["containers"][0].get("env", [])}
+        added = component == "worker" and name.startswith("library-variables")
+        assert given == ({"NCCL_DEBUG": "INFO", "OMP_PROC_BIND": "true"} if added else {}), name
+        has_group = component == "worker" and name.startswith("volume-group")
+        assert spec["securityContext"].get("fsGroup") == (2000 if has_group else None), name
+    key = "leaderworkerset.sigs.k8s.io/exclusive-topology"
+    groups = [d for d in rendered["racks"] if d["kind"] == "LeaderWorkerSet"]
+    assert [d["metadata"]["annotations"] for d in groups] == [{key: "topology.kubernetes.io/rack"}]
+
+
 def test_nothing_of_the_cluster_reaches_a_program(rendered):
     for name, _, spec in all_pods(rendered):
         assert spec["automountServiceAccountToken"] is False, name
@@ -96,6 +108,12 @@ def test_probes_ask_those_who_answer_and_wait_for_the_weights(rendered):
         if component == "worker":
             budget = probes["startup"]["periodSeconds"] * probes["startup"]["failureThreshold"]
             assert 30 <= budget - seconds(flags["--start-timeout"]) < 40, name
+
+
+def test_a_leader_waits_while_another_host_fetches_the_model(rendered):
+    for case, expected in (("slow-init", {600}), ("two-hosts", {600}), ("fetched-by-two-hosts", {600, 600 + 900})):
+        workers = [spec for _, component, spec in pods_of(rendered[case]) if component == "worker"]
+        assert {seconds(chart.flags(w["containers"][0])["--start-timeout"]) for w in workers} == expected, case
 
 
 def test_a_container_that_a_probe_ends_is_not_waited_for_as_if_it_drained(rendered):

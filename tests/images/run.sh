@@ -13,7 +13,7 @@ cd "$root"
 export PATH=$root/build/tools/bin:$PATH
 python=/usr/bin/python3  # the one that Debian's pytest belongs to
 # What an image may add to its base, in MB.
-declare -A limit=([router]=80 [worker-cpu]=250 [client]=80)
+declare -A limit=([router]=80 [worker-cpu]=250 [client]=80 [worker-cuda]=2500)
 
 fail() { echo "images: $*" >&2; exit 1; }
 say() { printf '\n== %s\n' "$*"; }
@@ -63,7 +63,9 @@ if ! buildah inspect "${store[@]}" --type image "$base" >/dev/null 2>&1; then
 fi
 
 say "build"
-deploy/docker/build.sh --tool buildah --tag test -- "${store[@]}" --isolation chroot --network host "$@"
+# Kernels for one kind of GPU: there is none here to run them, and each kind takes its time.
+deploy/docker/build.sh --tool buildah --tag test -- "${store[@]}" --isolation chroot --network host \
+  --build-arg LCKV_CUDA_ARCHITECTURES=90a "$@"
 
 # mounted IMAGE: where its root file system is.
 mounted() {
@@ -76,7 +78,7 @@ bytes() { du -s --apparent-size -B1 "$1" | cut -f1; }
 say "beyond the base, in MB"
 base_bytes=$(bytes "$(mounted "$base")")
 too_large=()
-for target in router worker-cpu client; do
+for target in "${!limit[@]}"; do
   folder=$(mounted "lckv-$target:test")
   ln -sfn "$folder" "$tree/images/$target"
   buildah inspect "${store[@]}" --type image "lckv-$target:test" >"$tree/images/$target.json"

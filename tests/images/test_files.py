@@ -12,7 +12,14 @@ import yaml
 ROOT = pathlib.Path(__file__).parents[2]
 BIN = pathlib.Path(os.environ.get("LCKV_BIN", ROOT / "build/release/bin"))
 COMPOSE = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
-PROGRAMS = {"router": "lckv-router", "worker-cpu": "lckv-worker", "client": "lckv"}
+PROGRAMS = {
+    "router": "lckv-router",
+    "worker-cpu": "lckv-worker",
+    "client": "lckv",
+    "worker-cuda": "lckv-worker",
+}
+# What NVIDIA's container runtime reads.
+OF_RUNTIME = {"NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"}
 OWN = {name: given for name, given in COMPOSE["services"].items() if "build" in given}
 
 
@@ -30,13 +37,14 @@ def default_ports(program):
 
 
 def stages():
-    """Instructions of each stage of the Dockerfile, as (NAME, arguments)."""
+    """Instructions of each stage of the Dockerfile and of the stages it starts from, as (NAME, arguments)."""
     found = {}
     text = (ROOT / "deploy/docker/Dockerfile").read_text().replace("\\\n", " ")
     for line in text.splitlines():
         name, _, arguments = line.partition(" ")
         if name == "FROM":
-            current = found.setdefault(arguments.split()[-1], [])
+            parent, _, stage = arguments.split()
+            current = found[stage] = list(found.get(parent, []))
         elif found and name and name != "#":
             current.append((name, arguments))
     return found
@@ -59,7 +67,19 @@ def copied():
 
 def test_targets_are_those_that_are_built_by_default():
     line = re.search(r"^valid=\((.*)\)$", (ROOT / "deploy/docker/build.sh").read_text(), re.M)
-    assert line.group(1).split() == [name for name in STAGES if name != "build"] == list(PROGRAMS)
+    assert line.group(1).split() == [name for name in STAGES if values(name, "ENTRYPOINT")] == list(PROGRAMS)
+
+
+def test_only_its_own_image_waits_for_cuda():
+    # Some builders build every stage above the target.
+    others = [name for name in PROGRAMS if name != "worker-cuda"]
+    assert not any("cuda" in name for name in list(STAGES)[: list(STAGES).index(others[-1])])
+
+
+def test_kernels_of_the_image_are_those_of_a_release():
+    text = (ROOT / "kernels/cuda/toolkit.cmake").read_text()
+    default = re.search(r'^set\(LCKV_CUDA_ARCHITECTURES ("[^"]+") CACHE', text, re.M).group(1)
+    assert f"LCKV_CUDA_ARCHITECTURES={default}" in values("build-cuda", "ARG")
 
 
 def test_every_copied_file_exists_and_reaches_the_build():
@@ -83,7 +103,9 @@ def test_every_folder_of_the_build_is_copied():
 def test_a_program_is_the_first_process_and_not_root(target):
     path = f"/usr/local/bin/{PROGRAMS[target]}"
     assert values(target, "ENTRYPOINT") == [f'["{path}"]']
-    assert any(arguments.startswith(f"--from=build {path} ") for arguments in values(target, "COPY"))
+    stage = "build-cuda" if target == "worker-cuda" else "build"
+    copies = [arguments for arguments in values(target, "COPY") if f" {path} " in arguments]
+    assert copies[-1].startswith(f"--from={stage} ")
     assert values(target, "USER") == ["65532:65532"]
 
 
@@ -91,8 +113,10 @@ def test_a_program_is_the_first_process_and_not_root(target):
 def test_ports_and_variables_are_the_programs_own(target):
     exposed = " ".join(values(target, "EXPOSE")).split()
     assert sorted(map(int, exposed)) == sorted(default_ports(PROGRAMS[target]).values())
-    for variable in values(target, "ENV"):
-        assert f"(Env:{variable.partition('=')[0]})" in help_of(PROGRAMS[target])
+    variables = {given.partition("=")[0] for given in " ".join(values(target, "ENV")).split()}
+    assert OF_RUNTIME & variables == (OF_RUNTIME if target == "worker-cuda" else set())
+    for variable in variables - OF_RUNTIME:
+        assert f"(Env:{variable})" in help_of(PROGRAMS[target])
 
 
 @pytest.mark.parametrize("service", OWN)

@@ -12,14 +12,15 @@ from container import IMAGES, Container, configuration
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEMO = ROOT / "deploy/models/demo"
-ALL = ["router", "worker-cpu", "client"]
+WORKERS = ["worker-cpu", "worker-cuda"]
+ALL = ["router", "client", *WORKERS]
 ROUTER_HEALTH, WORKER_HEALTH = "127.0.0.1:50052", "127.0.0.1:50062"
 DRAIN_SECONDS = 20  # of worker and router alike
 
 
-def worker(*flags, model=DEMO):
+def worker(*flags, image="worker-cpu", model=DEMO):
     return Container(
-        "worker-cpu",
+        image,
         *["--model=/mnt", "--served-model-name=demo", "--kv-cache-memory=64MiB", "--swap-space=16MiB"],
         *["--allow-plaintext", "--threads=1", f"--drain-timeout={DRAIN_SECONDS}s"],
         *flags,
@@ -54,9 +55,9 @@ def wait_ready(container, address):
     container.wait_until(lambda: health(address, "readiness") == "SERVING", "readiness")
 
 
-@pytest.fixture
-def serving():
-    with worker() as first, router() as second:
+@pytest.fixture(params=WORKERS)
+def serving(request):
+    with worker("--device=cpu", image=request.param) as first, router() as second:
         wait_ready(first, WORKER_HEALTH)
         wait_ready(second, ROUTER_HEALTH)
         yield first, second
@@ -74,10 +75,24 @@ def test_labels_say_what_it_is(image):
 def test_there_is_no_compiler_and_no_library_of_another_image(image):
     root = IMAGES / image
     assert not list((root / "usr/bin").glob("*g++*")) and not list((root / "usr/bin").glob("cmake"))
-    stems = ("libdnnl", "libgloo", "libsentencepiece")
-    found = {stem for stem in stems if list((root / "usr/lib").rglob(f"{stem}.so*"))}
-    of_image = {"router": {"libsentencepiece"}, "worker-cpu": {"libdnnl", "libgloo"}, "client": set()}
+    files = [path for path in (root / "usr").rglob("*") if path.is_file()]
+    assert not [path for path in files if path.suffix in (".a", ".h", ".cuh") or path.name in ("nvcc", "ptxas", "cicc")]
+    stems = {path.name.partition(".so")[0] for path in files if ".so" in path.name}
+    # Of those that one image alone needs, and of CUDA's all.
+    found = {stem for stem in stems if re.match("lib(dnnl|gloo|sentencepiece|cu(blas|da)|nv|nccl)", stem)}
+    of_cpu, of_cuda = {"libdnnl", "libgloo"}, {"libcublasLt", "libnccl", "libnvrtc", "libnvrtc-builtins"}
+    of_image = {"router": {"libsentencepiece"}, "client": set(), "worker-cpu": of_cpu, "worker-cuda": of_cpu | of_cuda}
     assert found == of_image[image]
+
+
+def test_the_loader_finds_what_the_worker_loads_by_name():
+    stems = ("libcublasLt", "libnccl", "libnvrtc")
+    names = [path.name for stem in stems for path in (IMAGES / "worker-cuda/usr/lib").glob(f"{stem}.so.*")]
+    assert len(names) == len(stems)
+    # The loader complains of what it does not find, or cannot bind, and goes on.
+    loading = ["/usr/bin/env", f"LD_PRELOAD={' '.join(names)}", "LD_BIND_NOW=1", "/usr/bin/true"]
+    with Container("worker-cuda", entrypoint=loading) as container:
+        assert container.wait() == 0 and container.log() == "", container.log()
 
 
 @pytest.mark.parametrize("image", ALL)
@@ -93,8 +108,8 @@ def test_health(serving):
     for address in (WORKER_HEALTH, ROUTER_HEALTH):
         for service in ("", "liveness", "readiness"):
             assert health(address, service) == "SERVING", (address, service)
-    for image in ("worker-cpu", "router"):
-        with Container(image, "--check-health") as check:
+    for container in serving:
+        with Container(container.name, "--check-health") as check:
             assert check.wait() == 0, check.log()
 
 
@@ -133,6 +148,14 @@ def test_a_launcher_ends_its_ranks():
         assert launcher.status("NSpid")[-1] == "1"
         code, seconds = launcher.terminate()
         assert code == 0 and seconds < DRAIN_SECONDS, launcher.log()
+
+
+def test_without_a_driver_the_last_line_says_so():
+    with worker("--device=cuda:0", image="worker-cuda") as container:
+        assert container.wait() == 1
+        assert container.last_line().endswith(" error no CUDA driver on this machine"), container.log()
+        assert container.log().count(" error ") == 1, container.log()
+    assert health(WORKER_HEALTH, "readiness") is None
 
 
 def test_sigterm_ends_a_client_at_once(serving):
@@ -191,6 +214,8 @@ BAD_FLAGS = [
     ("worker-cpu", ["--model=/mnt"], r"0\.0\.0\.0 .* or --allow-plaintext"),
     ("worker-cpu", ["--model=/mnt", "--max-sequences=3"], r"--max-sequences"),
     ("worker-cpu", ["--model=/mnt", "--device=abacus"], r"--device: abacus .*cpu"),
+    ("worker-cpu", ["--model=/mnt", "--device=cuda:0", "--kv-cache-memory=64MiB", "--allow-plaintext"],
+     r"--device cuda: this lckv-worker was built without CUDA"),
     ("worker-cpu", ["--model=/mnt", "--allow-plaintext", "--kv-cache-memory=1KiB"],
      r"--kv-cache-memory: 1024 bytes are too few"),
     ("worker-cpu", ["--model=/mnt", *TLS], r"--tls-cert: /srv/tls\.crt: cannot be opened"),

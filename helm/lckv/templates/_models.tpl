@@ -70,6 +70,14 @@
 {{- if and (eq .device "sim") (gt (int .hosts) 1) -}}
 {{- fail (printf "%s: device sim has all ranks of a replica in one process: hosts must be 1" $at) -}}
 {{- end -}}
+{{- range $name, $_ := .env -}}
+{{- if hasPrefix "LCKV_" $name -}}
+{{- fail (printf "%s.env: %s would be read as a flag: give it in flags" $at $name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .exclusiveTopology (lt (int .hosts) 2) -}}
+{{- fail (printf "%s: exclusiveTopology is for replicas of several hosts: hosts is %d" $at (int .hosts)) -}}
+{{- end -}}
 {{- if and (eq .device "cuda") (gt $size 1) (contains "/mig-" .gpuResource) -}}
 {{- fail (printf "%s: %s cannot exchange with another one: tensorParallelSize must be 1" $at .gpuResource) -}}
 {{- end -}}
@@ -81,16 +89,27 @@
 {{- end -}}
 {{- end -}}
 
+{{/* That an init container may take. */}}
+{{- define "lckv.fetchSeconds" -}}
+{{- $seconds := 0 -}}
+{{- with .source.init }}{{ $seconds = .timeoutSeconds | default 1800 }}{{ end -}}
+{{ int $seconds }}
+{{- end -}}
+
+{{/* From a leader's start until all its ranks are loaded and connected. Ranks of other hosts may have begun to fetch the
+     model when the leader's host already had it. */}}
+{{- define "lckv.gatherSeconds" -}}
+{{ add (int .startTimeoutSeconds) (ternary (include "lckv.fetchSeconds" . | int) 0 (gt (int .hosts) 1)) }}
+{{- end -}}
+
 {{/* From a pod's start to a ready replica at the most: an init container's time and the startup probe's. */}}
 {{- define "lckv.startSeconds" -}}
-{{- $fetch := 0 -}}
-{{- with .source.init }}{{ $fetch = .timeoutSeconds | default 1800 }}{{ end -}}
-{{ add (int $fetch) (mul 5 (include "lckv.startFailures" . | int)) }}
+{{ add (include "lckv.fetchSeconds" . | int) (mul 5 (include "lckv.startFailures" . | int)) }}
 {{- end -}}
 
 {{/* Of a startup probe every 5 s. */}}
 {{- define "lckv.startFailures" -}}
-{{ div (add (int .startTimeoutSeconds) 30 4) 5 }}
+{{ div (add (include "lckv.gatherSeconds" . | int) 30 4) 5 }}
 {{- end -}}
 
 {{/* Whole CPUs of a quantity such as 4, "4" or 3500m, rounded down, at least 1. */}}

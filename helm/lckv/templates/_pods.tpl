@@ -26,6 +26,11 @@ imagePullSecrets:
 {{- end }}
 securityContext:
   {{- include "lckv.podSecurity" . | nindent 2 }}
+  {{- with (.model | default dict).fsGroup }}
+  fsGroup: {{ int . }}
+  {{- /* A model's files are many and large: they are not gone through at every start. */}}
+  fsGroupChangePolicy: OnRootMismatch
+  {{- end }}
 {{- end -}}
 
 {{/* A user's labels, none of which may stand for one that pods are selected by: (dict "labels" LABELS "at" VALUE). */}}

@@ -14,7 +14,7 @@
 {{- if include "lckv.hasRankMetrics" $model }}
 - --rank-metrics-port=9100
 {{- end }}
-- --start-timeout={{ int $model.startTimeoutSeconds }}s
+- --start-timeout={{ include "lckv.gatherSeconds" $model }}s
 - --drain-timeout={{ int $model.drainTimeoutSeconds }}s
 - --log-level={{ $values.log.level }}
 - --log-format={{ $values.log.format }}
@@ -117,6 +117,12 @@ spec:
       imagePullPolicy: {{ $values.images.pullPolicy }}
       args:
         {{- include "lckv.workerArgs" . | nindent 8 }}
+      {{- with $model.env }}
+      env:
+        {{- range $name, $value := . }}
+        - {name: {{ $name }}, value: {{ $value | quote }}}
+        {{- end }}
+      {{- end }}
       ports:
         {{- if .leads }}
         - {name: grpc, containerPort: 50061}
