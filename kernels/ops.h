@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -95,6 +96,10 @@ struct AttentionSegment {
 // A row that may see nothing gives zeros. Online softmax (Milakov and Gimelshein, 2018) over fixed
 // tiles of 64 positions from position 0 upward, so that a row's result does not depend on how its
 // history is cut into blocks, staged rows or chunks.
+//
+// With keys and values in bfloat16 a backend may round to bfloat16, for tensor cores, q and the
+// weights relative to the largest score so far, each once. A row's result changes by no more than
+// its own q's rounding and 2^-8 of its weighted mean of |v|; log_sum_exp by the former alone.
 struct AttentionArgs {
   const float* q = nullptr;            // [rows, num_heads * head_dim]
   float* out = nullptr;                // [rows, num_heads * head_dim]
@@ -158,6 +163,12 @@ constexpr float changed_logit(LogitChange change, float logit, float value) {
   return logit;
 }
 
+// Of a device that has its own, in bytes.
+struct DeviceMemory {
+  uint64_t free = 0;
+  uint64_t total = 0;
+};
+
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -167,6 +178,11 @@ class Ops {
   virtual void enter_thread() {}
   // Instruction set and kernels that results depend on, for the numerics fingerprint.
   virtual const char* numerics() const = 0;
+  // Rows of a product that take little longer than one, because it waits for its weights. Advice
+  // to who chooses a step's rows; never a bound.
+  virtual int32_t free_rows() const = 0;
+  // As it is now; nothing where the device's memory is the host's.
+  virtual std::optional<DeviceMemory> memory() const { return std::nullopt; }
 
   virtual std::unique_ptr<DeviceBuffer> allocate(size_t bytes) = 0;
   // Several matrices of equal k become one, stacked over n in the order given.

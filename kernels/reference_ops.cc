@@ -57,6 +57,7 @@ class ReferenceOps final : public Ops {
 
   DType dtype() const override { return dtype_; }
   const char* numerics() const override { return "reference"; }
+  int32_t free_rows() const override { return 1; }
 
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override {
     return std::make_unique<HostBuffer>(bytes);

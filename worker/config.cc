@@ -33,16 +33,6 @@ const std::vector<std::pair<std::string, NumberFormat>>& number_formats() {
   return formats;
 }
 
-// "cuda:1" -> 1; nothing where it is none.
-std::optional<int32_t> cuda_index(absl::string_view given) {
-  int32_t index = 0;
-  if (given == "cuda") return index;
-  if (!absl::ConsumePrefix(&given, "cuda:") || !absl::SimpleAtoi(given, &index) || index < 0) {
-    return std::nullopt;
-  }
-  return index;
-}
-
 // As CLI11 asks: empty where it is right.
 std::string check_device_name(const std::string& given) {
   if (given == "cpu" || given == "sim" || cuda_index(given)) return "";
@@ -207,6 +197,7 @@ void add_rank_flags(CLI::App& app, WorkerConfig& config) {
       ->group(group);
   add_number(app, "--first-rank", config.first_rank, -1, kMaxRanks,
              "First rank of this host; -1: by LWS_WORKER_INDEX, else 0")
+      ->take_last()
       ->group(group);
   add_number(app, "--rank", config.rank, -1, kMaxRanks,
              "Be this rank, without a launcher; -1: start the ranks of this host")
@@ -244,6 +235,15 @@ void add_network_flags(CLI::App& app, WorkerConfig& config) {
 
 }  // namespace
 
+std::optional<int32_t> cuda_index(absl::string_view given) {
+  int32_t index = 0;
+  if (given == "cuda") return index;
+  if (!absl::ConsumePrefix(&given, "cuda:") || !absl::SimpleAtoi(given, &index) || index < 0) {
+    return std::nullopt;
+  }
+  return index;
+}
+
 std::optional<int> parse_worker_config(int argc, const char* const* argv, WorkerConfig& config) {
   CLI::App app("Serves one model to LCKV routers.", "lckv-worker");
   app.set_version_flag("--version", LCKV_VERSION);
@@ -257,6 +257,11 @@ std::optional<int> parse_worker_config(int argc, const char* const* argv, Worker
   const std::optional<int> code = parse_flags(app, argc, argv);
   config.kv_cache_given = app.get_option("--kv-cache-memory")->count() > 0;
   return code;
+}
+
+int32_t device_of_rank(const WorkerConfig& config) {
+  if (config.rank < 0 || config.first_rank < 0) return config.device_index;
+  return config.device_index + config.rank - config.first_rank;
 }
 
 absl::StatusOr<std::pair<std::string, uint16_t>> split_leader(const std::string& leader) {
@@ -286,18 +291,6 @@ absl::Status check_simulation(const WorkerConfig& config) {
       return absl::InvalidArgumentError(absl::StrCat("port ", port, " plus --sim-replicas ",
                                                      config.sim_replicas, " goes beyond 65535"));
     }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status check_cuda(const WorkerConfig& config) {
-  if (config.device != Device::kCuda) return absl::OkStatus();
-  if (config.tensor_parallel_size > 1) {
-    return absl::InvalidArgumentError("--device cuda serves models of one rank only");
-  }
-  if (!config.kv_cache_given) {
-    return absl::InvalidArgumentError(
-        "--device cuda needs --kv-cache-memory: it does not measure what is left");
   }
   return absl::OkStatus();
 }
@@ -350,7 +343,6 @@ absl::Status check_worker_config(const WorkerConfig& config) {
                      config.max_num_seqs, ": every running sequence holds a row"));
   }
   if (absl::Status status = check_simulation(config); !status.ok()) return status;
-  if (absl::Status status = check_cuda(config); !status.ok()) return status;
   if (absl::Status status = check_ranks(config); !status.ok()) return status;
   return check_plaintext(config.host, config.tls, config.allow_plaintext);
 }

@@ -80,6 +80,13 @@ struct WorkerConfig {
 // Fills `config` from flags and environment. Returns the exit code where the program is to end now.
 std::optional<int> parse_worker_config(int argc, const char* const* argv, WorkerConfig& config);
 
+// "cuda:1" -> 1, "cuda" -> 0; nothing where it is none.
+std::optional<int32_t> cuda_index(absl::string_view given);
+
+// The number of this rank's CUDA device: a launcher's ranks take one after the other, from
+// --device cuda:N on.
+int32_t device_of_rank(const WorkerConfig& config);
+
 // The host and port of "host:port". Errors: InvalidArgument naming --leader.
 absl::StatusOr<std::pair<std::string, uint16_t>> split_leader(const std::string& leader);
 

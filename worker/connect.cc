@@ -42,20 +42,34 @@ absl::StatusOr<std::string> own_address(const std::string& leader) {
   return std::string(host);
 }
 
+absl::StatusOr<std::unique_ptr<Collectives>> connect_hosts(const WorkerConfig& config,
+                                                           MeetingPlace place) {
+  const auto address = own_address(config.leader);
+  if (!address.ok()) return address.status();
+  return connect_gloo({.rank = config.rank,
+                       .size = config.tensor_parallel_size,
+                       .address = *address,
+                       .life = std::move(place.life),
+                       .store = std::move(place.store),
+                       .timeout = config.start_timeout,
+                       .call_timeout = config.step_timeout});
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Collectives>> connect_ranks(const WorkerConfig& config,
-                                                           MeetingPlace place,
+                                                           MeetingPlace place, LoadedModel& loaded,
                                                            RankProgress& progress) {
-  const auto address = own_address(config.leader);
-  if (!address.ok()) return address.status();
-  auto ranks = connect_gloo({.rank = config.rank,
-                             .size = config.tensor_parallel_size,
-                             .address = *address,
-                             .life = std::move(place.life),
-                             .store = std::move(place.store),
-                             .timeout = config.start_timeout,
-                             .call_timeout = config.step_timeout});
+  auto ranks = config.device != Device::kCuda
+                   ? connect_hosts(config, std::move(place))
+                   : connect_gpus({.rank = config.rank,
+                                   .size = config.tensor_parallel_size,
+                                   .life = std::move(place.life),
+                                   .store = std::move(place.store),
+                                   .reproducible = loaded.plan.reproducible,
+                                   .timeout = config.start_timeout,
+                                   .call_timeout = config.step_timeout},
+                                  *loaded.ops);
   if (!ranks.ok()) return ranks.status();
   return timed_collectives(*std::move(ranks), progress);
 }

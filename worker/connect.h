@@ -9,6 +9,7 @@
 #include "kernels/rendezvous.h"
 #include "worker/config.h"
 #include "worker/engine/rank_progress.h"
+#include "worker/startup.h"
 
 namespace lckv {
 
@@ -17,9 +18,10 @@ struct MeetingPlace {
   RendezvousStore store;
 };
 
-// Blocks until all ranks are connected, --start-timeout at most. `progress` outlives the result.
+// Between what open_device() opened on each rank. Blocks until all are connected, --start-timeout
+// at most. `progress` and the Ops in `loaded` outlive the result.
 absl::StatusOr<std::unique_ptr<Collectives>> connect_ranks(const WorkerConfig& config,
-                                                           MeetingPlace place,
+                                                           MeetingPlace place, LoadedModel& loaded,
                                                            RankProgress& progress);
 
 }  // namespace lckv

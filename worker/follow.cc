@@ -14,6 +14,7 @@
 #include "rpc/server_options.h"
 #include "rpc/shutdown.h"
 #include "worker/connect.h"
+#include "worker/fit_memory.h"
 #include "worker/group/follower_link.h"
 #include "worker/group/rank_metrics.h"
 #include "worker/group/rank_watch.h"
@@ -41,7 +42,7 @@ absl::StatusOr<std::unique_ptr<MetricsServer>> serve_metrics(
 }
 
 // Joins, loads and runs the leader's plans until it ends the replica.
-absl::Status serve_leader(const WorkerConfig& config, RankProgress& progress, RankWatch& watch) {
+absl::Status serve_leader(WorkerConfig config, RankProgress& progress, RankWatch& watch) {
   const absl::Time deadline = absl::Now() + config.start_timeout;
   auto loaded = read_model(config, shard_of(config));
   if (!loaded.ok()) return loaded.status();
@@ -54,12 +55,14 @@ absl::Status serve_leader(const WorkerConfig& config, RankProgress& progress, Ra
   const std::shared_ptr<FollowerLink> link = *std::move(joined);
   watch.set_last_words([link](const RankFailure& failure) { link->say_failed(failure); });
   progress.enter(Operation::kConnect);
-  auto ranks = connect_ranks(config, {.life = link->life(), .store = link->store()}, progress);
+  auto ranks =
+      connect_ranks(config, {.life = link->life(), .store = link->store()}, *loaded, progress);
   if (!ranks.ok()) return ranks.status();
   progress.enter(Operation::kLoad);
   if (absl::Status status = load_weights(config, *std::move(ranks), *loaded); !status.ok()) {
     return status;
   }
+  if (absl::Status status = fit_memory(config, *loaded); !status.ok()) return status;
   auto runner = make_runner(*loaded);
   if (!runner.ok()) return runner.status();
   if (absl::Status status = link->ready(); !status.ok()) return status;

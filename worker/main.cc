@@ -20,6 +20,7 @@
 #include "worker/config.h"
 #include "worker/connect.h"
 #include "worker/engine/engine.h"
+#include "worker/fit_memory.h"
 #include "worker/follow.h"
 #include "worker/group/launcher.h"
 #include "worker/group/leader_group.h"
@@ -67,8 +68,8 @@ absl::StatusOr<std::unique_ptr<LeaderGroup>> open_group(const WorkerConfig& conf
 
 // Lets the other ranks join and connects with them.
 absl::StatusOr<std::unique_ptr<Collectives>> gather_ranks(const WorkerConfig& config,
-                                                          const LoadedModel& loaded,
-                                                          LeaderGroup* group, absl::Time deadline,
+                                                          LoadedModel& loaded, LeaderGroup* group,
+                                                          absl::Time deadline,
                                                           RankProgress& progress) {
   if (group == nullptr) return single_rank_collectives();
   progress.enter(Operation::kJoin);
@@ -76,7 +77,7 @@ absl::StatusOr<std::unique_ptr<Collectives>> gather_ranks(const WorkerConfig& co
     return status;
   }
   progress.enter(Operation::kConnect);
-  return connect_ranks(config, {.life = group->life(), .store = group->store()}, progress);
+  return connect_ranks(config, {.life = group->life(), .store = group->store()}, loaded, progress);
 }
 
 EngineOptions engine_options(LeaderGroup* group, RankProgress& progress, RankWatch& watch) {
@@ -93,9 +94,9 @@ EngineOptions engine_options(LeaderGroup* group, RankProgress& progress, RankWat
 }
 
 // Loads the model and starts its engine.
-absl::StatusOr<std::unique_ptr<Engine>> start_engine(const WorkerConfig& config,
-                                                     WorkerServer& server, LeaderGroup* group,
-                                                     RankProgress& progress, RankWatch& watch) {
+absl::StatusOr<std::unique_ptr<Engine>> start_engine(WorkerConfig config, WorkerServer& server,
+                                                     LeaderGroup* group, RankProgress& progress,
+                                                     RankWatch& watch) {
   const absl::Time deadline = absl::Now() + config.start_timeout;
   auto loaded = read_model(config, shard_of(config));
   if (!loaded.ok()) return loaded.status();
@@ -107,6 +108,7 @@ absl::StatusOr<std::unique_ptr<Engine>> start_engine(const WorkerConfig& config,
   if (absl::Status status = load_weights(config, *std::move(ranks), *loaded); !status.ok()) {
     return status;
   }
+  if (absl::Status status = fit_memory(config, *loaded); !status.ok()) return status;
   log_geometry(config, *loaded);
   server.metrics().set_weights_load(loaded->load_time);
   server.metrics().set_geometry(metrics_geometry(config, *loaded));

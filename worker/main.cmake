@@ -1,6 +1,6 @@
 # The wiring, apart from main itself so that measurements can use it without a network.
 lckv_library(lckv_worker_startup
-  SOURCES config.cc connect.cc follow.cc launch.cc serving_plan.cc simulate.cc startup.cc
+  SOURCES config.cc connect.cc fit_memory.cc follow.cc launch.cc serving_plan.cc simulate.cc startup.cc
     worker_server.cc
   DEPS
     lckv_group lckv_service lckv_engine lckv_scheduler lckv_model lckv_kernels_cpu lckv_rpc

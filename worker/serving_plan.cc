@@ -65,6 +65,14 @@ int32_t longest_context(const MemoryGeometry& geometry, int32_t wanted) {
   return fits;
 }
 
+}  // namespace
+
+int32_t wanted_context(const WorkerConfig& config, const ModelConfig& model) {
+  return config.max_model_len > 0 ? config.max_model_len : model.max_position_embeddings;
+}
+
+namespace {
+
 // Context and memory, of which each limits the other.
 absl::Status choose_memory(const WorkerConfig& config, const ModelConfig& model,
                            const PassPlan& passes, ServingPlan& plan) {
@@ -73,8 +81,7 @@ absl::Status choose_memory(const WorkerConfig& config, const ModelConfig& model,
         absl::StrCat("--max-model-len ", config.max_model_len, " exceeds the checkpoint's ",
                      model.max_position_embeddings, " (config.json: max_position_embeddings)"));
   }
-  const int32_t wanted =
-      config.max_model_len > 0 ? config.max_model_len : model.max_position_embeddings;
+  const int32_t wanted = wanted_context(config, model);
   GeometryOptions options = {
       .kv_cache_bytes = config.kv_cache_bytes,
       .swap_bytes = config.swap_bytes,

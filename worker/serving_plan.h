@@ -32,6 +32,9 @@ struct ServingPlan {
 // Under which requests name the model: the flag, else the folder's name.
 std::string served_name(const WorkerConfig& config);
 
+// Tokens, prompt plus generated, wherever there is memory for so many.
+int32_t wanted_context(const WorkerConfig& config, const ModelConfig& model);
+
 // Errors: InvalidArgument naming the flags that are in each other's way.
 absl::StatusOr<ServingPlan> plan_serving(const WorkerConfig& config, const ModelConfig& model,
                                          const PassPlan& passes);

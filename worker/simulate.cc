@@ -59,9 +59,7 @@ absl::StatusOr<LoadedModel> plan_model(WorkerConfig& config, const DeviceProfile
     const auto bytes = memory_for_kv(config, device, static_cast<double>(loaded->weight_bytes));
     if (!bytes.ok()) return bytes.status();
     config.kv_cache_bytes = *bytes;
-    auto plan = plan_serving(config, loaded->config, loaded->passes);
-    if (!plan.ok()) return plan.status();
-    loaded->plan = *std::move(plan);
+    if (absl::Status status = update_plan(config, *loaded); !status.ok()) return status;
   }
   loaded->numerics = absl::StrCat("simulated on ", device.name);
   // Tokens depend on no device: a stream may move to any simulated replica of the model.

@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/nccl_collectives.h"
 #include "rpc/byte_size.h"
 #include "rpc/logging.h"
 #include "worker/engine/numerics.h"
@@ -64,31 +65,39 @@ std::string random_id() {
   return absl::StrFormat("%08x%08x", random(), random());
 }
 
-// What of a model's memory is known before it is loaded: weights, blocks and staging. The embedding
-// table stays in host memory.
-uint64_t known_device_bytes(const LoadedModel& loaded) {
+// What of a rank's memory is known before it is loaded: weights, as if none were replicated, and,
+// if they were asked for, blocks and staging. The embedding table stays in host memory.
+uint64_t known_device_bytes(const WorkerConfig& config, const LoadedModel& loaded) {
   const ModelConfig& model = loaded.config;
   const uint64_t embedding =
       static_cast<uint64_t>(model.vocabulary_size) * static_cast<uint64_t>(model.hidden_size);
   const uint64_t packed = num_parameters(model) - (model.tie_word_embeddings ? 0 : embedding);
+  const uint64_t weights =
+      packed * dtype_bytes(loaded.plan.dtype) / static_cast<uint64_t>(loaded.shard.size);
+  if (!config.kv_cache_given) return weights;
   const MemoryGeometry& geometry = loaded.plan.geometry;
-  return packed * dtype_bytes(loaded.plan.dtype) +
+  return weights +
          static_cast<uint64_t>(geometry.num_blocks * geometry.block_bytes + geometry.staging_bytes);
 }
 
-absl::StatusOr<std::unique_ptr<Ops>> open_cuda(const WorkerConfig& config,
-                                               const LoadedModel& loaded) {
-  const CudaOpsOptions options{.device = config.device_index,
-                               .dtype = loaded.plan.dtype,
-                               .reproducible = loaded.plan.reproducible,
-                               .required_bytes = known_device_bytes(loaded)};
+struct CudaBackend {
+  absl::StatusOr<std::unique_ptr<Ops>> (*open)(const CudaOpsOptions&) = nullptr;
+  absl::StatusOr<std::unique_ptr<Collectives>> (*connect)(const NcclOptions&, Ops&) = nullptr;
+};
 #ifdef LCKV_CUDA
-  return open_cuda_ops(options);
+constexpr CudaBackend kCudaBackend{.open = open_cuda_ops, .connect = connect_nccl};
 #else
-  return absl::FailedPreconditionError(
-      absl::StrCat("--device cuda:", options.device, ": this lckv-worker was built without CUDA"));
-#endif
+absl::Status lacks_cuda() {
+  return absl::FailedPreconditionError("--device cuda: this lckv-worker was built without CUDA");
 }
+constexpr CudaBackend kCudaBackend{
+    .open = [](const CudaOpsOptions&) -> absl::StatusOr<std::unique_ptr<Ops>> {
+      return lacks_cuda();
+    },
+    .connect = [](const NcclOptions&, Ops&) -> absl::StatusOr<std::unique_ptr<Collectives>> {
+      return lacks_cuda();
+    }};
+#endif
 
 void fill_defaults(internal::v1::GenerationDefaults& to, const GenerationDefaults& from) {
   if (from.temperature) to.set_temperature(*from.temperature);
@@ -117,23 +126,39 @@ absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config, TensorShard s
     return status;
   }
   loaded.passes = make_pass_plan(shard_layers(loaded.config.layers, shard.size));
-  auto plan = plan_serving(config, loaded.config, loaded.passes);
-  if (!plan.ok()) return plan.status();
-  loaded.plan = *std::move(plan);
-  loaded.plan.runner.counts_kv_heads = is_first_with_kv_heads(loaded.config.num_kv_heads, shard);
+  if (absl::Status status = update_plan(config, loaded); !status.ok()) return status;
   return loaded;
 }
 
-absl::Status open_device(const WorkerConfig& config, LoadedModel& loaded) {
-  const ServingPlan& plan = loaded.plan;
-  if (config.device == Device::kCuda) {
-    auto ops = open_cuda(config, loaded);
-    if (ops.ok()) loaded.ops = *std::move(ops);
-    return ops.status();
-  }
-  loaded.ops = open_cpu_ops(
-      {.dtype = plan.dtype, .threads = config.threads, .reproducible = plan.reproducible});
+absl::Status update_plan(const WorkerConfig& config, LoadedModel& loaded) {
+  auto plan = plan_serving(config, loaded.config, loaded.passes);
+  if (!plan.ok()) return plan.status();
+  loaded.plan = *std::move(plan);
+  loaded.plan.runner.counts_kv_heads =
+      is_first_with_kv_heads(loaded.config.num_kv_heads, loaded.shard);
+  if (loaded.ops != nullptr) loaded.plan.scheduler.free_rows = loaded.ops->free_rows();
   return absl::OkStatus();
+}
+
+absl::Status open_device(const WorkerConfig& config, LoadedModel& loaded) {
+  ServingPlan& plan = loaded.plan;
+  if (config.device == Device::kCuda) {
+    auto ops = kCudaBackend.open({.device = device_of_rank(config),
+                                  .dtype = plan.dtype,
+                                  .reproducible = plan.reproducible,
+                                  .required_bytes = known_device_bytes(config, loaded)});
+    if (!ops.ok()) return ops.status();
+    loaded.ops = *std::move(ops);
+  } else {
+    loaded.ops = open_cpu_ops(
+        {.dtype = plan.dtype, .threads = config.threads, .reproducible = plan.reproducible});
+  }
+  plan.scheduler.free_rows = loaded.ops->free_rows();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Collectives>> connect_gpus(const NcclOptions& options, Ops& ops) {
+  return kCudaBackend.connect(options, ops);
 }
 
 absl::Status open_weights(const WorkerConfig& config, LoadedModel& loaded) {
@@ -168,7 +193,7 @@ absl::Status load_weights(const WorkerConfig& config, std::unique_ptr<Collective
   loaded.replicated_bytes = loaded.weights->replicated_bytes();
   LoadProgress progress = LoadProgress::to_stderr("Loading weights", total_bytes);
   auto model = load_llama({.max_rows = config.max_num_batched_tokens,
-                           .max_positions = loaded.plan.max_context,
+                           .max_positions = wanted_context(config, loaded.config),
                            .progress = [&progress](uint64_t done) { progress.update(done); },
                            .ranks = loaded.ranks.get()},
                           loaded.config, loaded.passes, std::move(loaded.weights), *loaded.ops);

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "kernels/collectives.h"
+#include "kernels/cuda/nccl_collectives.h"
 #include "kernels/ops.h"
 #include "lckv/internal/v1/engine.pb.h"
 #include "worker/config.h"
@@ -53,8 +54,14 @@ TensorShard shard_of(const WorkerConfig& config);
 // key, or the flags that are in each other's way.
 absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config, TensorShard shard = {});
 
+// Plans what read_model() has read, anew where flags have changed. Errors as above.
+absl::Status update_plan(const WorkerConfig& config, LoadedModel& loaded);
+
 // What runs the model, kept in `loaded`. Errors: why the device cannot, in one line.
 absl::Status open_device(const WorkerConfig& config, LoadedModel& loaded);
+
+// The collectives of an open CUDA device; connect_ranks() asks for them.
+absl::StatusOr<std::unique_ptr<Collectives>> connect_gpus(const NcclOptions& options, Ops& ops);
 
 // Maps the weights for the open device and takes the fingerprints; reads no more than these need.
 // Errors: one line that names the file and the tensor.

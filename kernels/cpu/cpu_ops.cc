@@ -46,6 +46,7 @@ class CpuOps final : public Ops {
 
   DType dtype() const override { return dtype_; }
   const char* numerics() const override { return numerics_.c_str(); }
+  int32_t free_rows() const override { return products_.free_rows(); }
 
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override {
     return std::make_unique<CpuBuffer>(bytes);

@@ -24,6 +24,8 @@ class CpuProducts {
                 const float* bias, bool accumulate);
   // What results depend on.
   std::string numerics() const;
+  // As many as one load of the weights into registers serves.
+  int32_t free_rows() const { return kernels_.row_unit * kernels_.max_units; }
 
  private:
   void multiply_by_onednn(const OnednnProduct& product, const float* x);

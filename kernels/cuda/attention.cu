@@ -5,7 +5,8 @@
 #include <vector>
 
 #include "kernels/check.h"
-#include "kernels/cuda/attention_kernel.cuh"
+#include "kernels/cuda/attention_launch.cuh"
+#include "kernels/cuda/attention_scalar.cuh"
 #include "kernels/cuda/launch.h"
 
 namespace lckv {
@@ -16,79 +17,43 @@ namespace {
 // chunks) by queries.
 __global__ void merge_kernel(const DeviceAttention args) {
   const MergeItem item = args.merges[blockIdx.x];
-  const QueryShape shape(args.num_heads, args.layout.kv_heads);
-  const auto chunk = static_cast<int32_t>(blockIdx.y) % shape.chunks;
+  const BlockQueries queries(args, item.row_begin, item.num_rows);
   const auto query = static_cast<int32_t>(blockIdx.z);
-  const int32_t head = shape.head_of(query, chunk);
-  if (query >= item.num_rows * shape.heads || head >= shape.heads_per_kv) return;
-  const auto share = [&](int32_t i) {
-    return (int64_t{item.first_partial + i} * gridDim.y + blockIdx.y) * kBlockQueries + query;
+  if (!queries.contains(query)) return;
+  const auto share = [&](int32_t piece) {
+    return queries.share(item.first_partial + piece * item.num_rows, query);
   };
   float top = kNothing;
-  for (int32_t i = 0; i < item.num_partials; ++i) {
+  for (int32_t i = 0; i < item.num_pieces; ++i) {
     if (args.partial_norms[2 * share(i) + 1] != 0.0F) {
       top = fmaxf(top, args.partial_norms[2 * share(i)]);
     }
   }
-  const int32_t row = item.row_begin + shape.row_of(query);
-  const int64_t head_row = int64_t{row} * args.num_heads +
-                           static_cast<int32_t>(blockIdx.y) / shape.chunks * shape.heads_per_kv +
-                           head;
+  const int64_t head_row = queries.head_row(args, query);
   const int32_t head_dim = args.layout.head_dim;
   for (auto at = static_cast<int32_t>(threadIdx.x); at < head_dim; at += kAttentionThreads) {
     float sum = 0.0F;
     float norm = 0.0F;
-    for (int32_t i = 0; i < item.num_partials; ++i) {
+    for (int32_t i = 0; i < item.num_pieces; ++i) {
       const float own = args.partial_norms[2 * share(i) + 1];
       if (own == 0.0F) continue;
       const float factor = expf(args.partial_norms[2 * share(i)] - top);
       norm = fmaf(own, factor, norm);
       sum = fmaf(args.partial_sums[share(i) * head_dim + at], factor, sum);
     }
-    float all_top = top;
-    sum *= add_zero_key(args.seen[row], all_top, norm);
-    const bool seen = norm != 0.0F;
-    args.out[head_row * head_dim + at] = seen ? sum / norm : 0.0F;
+    const QueryTotal total(args.seen[queries.row(query)], top, norm);
+    args.out[head_row * head_dim + at] = total.element(sum);
     if (at == 0 && args.log_sum_exp != nullptr) {
-      args.log_sum_exp[head_row] = seen ? all_top + logf(norm) : kNothing;
+      args.log_sum_exp[head_row] = total.log_sum_exp();
     }
   }
 }
 
-using AttentionKernel = void (*)(DeviceAttention);
-
-template <class Value, class Mask>
-AttentionKernel kernel_of(int32_t head_dim) {
-  switch (head_dim) {
-    case 16:
-      return attention_kernel<Value, 16, Mask>;
-    case 32:
-      return attention_kernel<Value, 32, Mask>;
-    case 48:
-      return attention_kernel<Value, 48, Mask>;
-    case 64:
-      return attention_kernel<Value, 64, Mask>;
-    case 80:
-      return attention_kernel<Value, 80, Mask>;
-    case 96:
-      return attention_kernel<Value, 96, Mask>;
-    case 128:
-      return attention_kernel<Value, 128, Mask>;
-    case 256:
-      return attention_kernel<Value, 256, Mask>;
-    default:
-      return nullptr;
-  }
-}
-
-AttentionKernel kernel_of(const AttentionArgs& args) {
-  const int32_t size = args.layout.head_dim;
-  if (args.layout.dtype == DType::kFloat32) {
-    return args.window > 0 ? kernel_of<float, WindowMask>(size)
-                           : kernel_of<float, CausalMask>(size);
-  }
-  return args.window > 0 ? kernel_of<uint16_t, WindowMask>(size)
-                         : kernel_of<uint16_t, CausalMask>(size);
+AttentionLaunch scalar_attention(int32_t head_dim, bool has_window) {
+  return with_head_dim(head_dim, [=](auto size) -> AttentionLaunch {
+    return {.kernel = has_window ? scalar_attention_kernel<size, WindowMask>
+                                 : scalar_attention_kernel<size, CausalMask>};
+  });
 }
 
 // Copies arrays one after the other, each at a multiple of 16 bytes.
@@ -141,9 +106,13 @@ void upload_plan(const AttentionPlan& plan, UploadRing& uploads, DeviceAttention
 }  // namespace
 
 void CudaAttention::run(const AttentionArgs& args) {
-  const AttentionKernel kernel = kernel_of(args);
-  LCKV_CHECK(kernel != nullptr && args.layout.dtype != DType::kFloat16);
-  LCKV_CHECK(args.layout.kv_heads > 0 && args.num_heads % args.layout.kv_heads == 0);
+  const KvLayout& layout = args.layout;
+  LCKV_CHECK(layout.dtype != DType::kFloat16);
+  LCKV_CHECK(layout.kv_heads > 0 && args.num_heads % layout.kv_heads == 0);
+  const AttentionLaunch attention = layout.dtype == DType::kFloat32
+                                        ? scalar_attention(layout.head_dim, args.window > 0)
+                                        : tensor_attention(layout.head_dim, args.window > 0);
+  LCKV_CHECK(attention.kernel != nullptr);
   const AttentionPlan plan = plan_attention(args, options_);
   if (plan.items.empty()) return;
   DeviceAttention device{.q = args.q,
@@ -151,24 +120,26 @@ void CudaAttention::run(const AttentionArgs& args) {
                          .log_sum_exp = args.log_sum_exp,
                          .num_heads = args.num_heads,
                          .scale = args.scale,
-                         .layout = args.layout,
+                         .shape = query_shape(args),
+                         .layout = layout,
                          .staged = args.staged};
   upload_plan(plan, uploads_, device);
-  const QueryShape shape(args.num_heads, args.layout.kv_heads);
-  const auto across = static_cast<unsigned>(args.layout.kv_heads * shape.chunks);
-  const size_t shares = static_cast<size_t>(plan.num_partials) * across * kBlockQueries;
-  const size_t bytes = shares * (args.layout.head_dim + 2) * sizeof(float);
+  const auto across = static_cast<unsigned>(layout.kv_heads * device.shape.chunks);
+  const size_t shares = static_cast<size_t>(plan.num_partials) * across * device.shape.heads;
+  const size_t bytes = shares * (layout.head_dim + 2) * sizeof(float);
   if (bytes > 0) {
     grow(partials_, bytes, stream_);
     device.partial_sums = partials_->floats();
-    device.partial_norms = device.partial_sums + shares * args.layout.head_dim;
+    device.partial_norms = device.partial_sums + shares * layout.head_dim;
   }
   launch("attention", stream_,
          {.grid = dim3(static_cast<unsigned>(plan.items.size()), across),
-          .threads = kAttentionThreads},
-         kernel, device);
+          .threads = attention.threads,
+          .shared_bytes = attention.shared_bytes},
+         attention.kernel, device);
+  const auto queries = static_cast<unsigned>(device.shape.rows * device.shape.heads);
   launch("merging attention", stream_,
-         {.grid = dim3(static_cast<unsigned>(plan.merges.size()), across, kBlockQueries),
+         {.grid = dim3(static_cast<unsigned>(plan.merges.size()), across, queries),
           .threads = kAttentionThreads},
          merge_kernel, device);
 }

@@ -93,7 +93,10 @@ struct AttentionItem {
   int32_t end_tile = 0;
   int32_t sink_tiles = 0;
   int32_t window_tile = 0;
-  int32_t partial = -1;  // where its share of a split history goes; -1: it is all of it
+  int32_t partial = -1;  // its first row's share of a split history; -1: it is all of it
+  // What no row sees lies outside `any`; what lies inside `all`, every row sees.
+  SeenRange any;
+  SeenRange all;
 };
 
 constexpr int32_t tile_after(const AttentionItem& item, int32_t tile) {
@@ -104,34 +107,51 @@ constexpr int32_t first_tile_of(const AttentionItem& item) {
   return tile_after(item, item.first_tile - 1);
 }
 
-// Rows whose history was split: the sum of partials [first_partial, first_partial + num_partials).
+// Rows whose history was split into `num_pieces`: the shares of a piece's rows follow each other,
+// and so do the pieces, from `first_partial` on.
 struct MergeItem {
   int32_t row_begin = 0;
   int32_t num_rows = 0;
   int32_t first_partial = 0;
-  int32_t num_partials = 0;
+  int32_t num_pieces = 0;
 };
 
-// How the query heads of a KV head are shared out: a block computes up to kBlockQueries queries, of
-// several rows where the heads are fewer, and the heads are cut where they are more.
-inline constexpr int32_t kBlockQueries = 8;
+// Queries that one block computes: the scalar kernel, and four warps with a tensor core's rows
+// each.
+inline constexpr int32_t kScalarQueries = 8;
+inline constexpr int32_t kTensorQueries = 64;
+constexpr int32_t block_queries(DType kv) {
+  return kv == DType::kFloat32 ? kScalarQueries : kTensorQueries;
+}
 
+// How the query heads of a KV head are shared out: a block computes up to `queries` of them, of
+// several rows where the heads are fewer, and the heads are cut where they are more.
 struct QueryShape {
   int32_t heads_per_kv = 1;
   int32_t heads = 1;   // of a row in one block
   int32_t chunks = 1;  // blocks that share a row's heads
   int32_t rows = 1;    // in one block
 
-  constexpr QueryShape(int32_t num_heads, int32_t kv_heads)
+  constexpr QueryShape(int32_t num_heads, int32_t kv_heads, int32_t queries)
       : heads_per_kv(num_heads / kv_heads),
-        heads(heads_per_kv < kBlockQueries ? heads_per_kv : kBlockQueries),
+        heads(heads_per_kv < queries ? heads_per_kv : queries),
         chunks((heads_per_kv + heads - 1) / heads),
-        rows(kBlockQueries / heads) {}
+        rows(queries / heads) {}
   constexpr int32_t row_of(int32_t query) const { return query / heads; }
   // Of a KV head's query heads; some may lie behind the last.
   constexpr int32_t head_of(int32_t query, int32_t chunk) const {
     return chunk * heads + query % heads;
   }
 };
+
+// Where chunk `chunk` (16 bytes) of row `row` lies in shared memory, in chunks, where a row has
+// `chunks`. Eight rows from a multiple of 8 on have the same chunk in all 32 banks between them:
+// what ldmatrix reads at once. Rows that are no multiple of all banks apart collide the less for
+// it, and need the less exchanged.
+constexpr uint32_t swizzled_chunk(uint32_t chunks, uint32_t row, uint32_t chunk) {
+  const uint32_t even = chunks & -chunks;  // the largest power of two that divides it
+  const uint32_t exchanged = even < 8 ? even : 8;
+  return row * chunks + chunk / 8 * 8 + (chunk % 8 ^ (row / (8 / exchanged) % exchanged));
+}
 
 }  // namespace lckv

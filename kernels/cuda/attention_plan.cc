@@ -17,19 +17,20 @@ int32_t tiles_up_to(int32_t position) {
 // Neighbouring rows of one segment, and what they see together.
 AttentionItem group_of(const AttentionPlan& plan, int32_t segment, int32_t row_begin,
                        int32_t num_rows) {
-  int32_t begin = INT32_MAX;
-  int32_t end = 0;
-  int32_t sinks = 0;
-  for (int32_t row = row_begin; row < row_begin + num_rows; ++row) {
-    const SeenRange& seen = plan.seen[row];
-    begin = std::min(begin, seen.begin);
-    end = std::max(end, seen.end);
-    sinks = std::max(sinks, seen.sinks);
-  }
   AttentionItem item{.segment = segment, .row_begin = row_begin, .num_rows = num_rows};
-  item.end_tile = tiles_up_to(end);
-  item.sink_tiles = tiles_up_to(sinks);
-  item.window_tile = std::max(begin / kAttentionTile, item.sink_tiles);
+  item.any = item.all = plan.seen[row_begin];
+  for (int32_t row = row_begin + 1; row < row_begin + num_rows; ++row) {
+    const SeenRange& seen = plan.seen[row];
+    item.any.begin = std::min(item.any.begin, seen.begin);
+    item.any.end = std::max(item.any.end, seen.end);
+    item.any.sinks = std::max(item.any.sinks, seen.sinks);
+    item.all.begin = std::max(item.all.begin, seen.begin);
+    item.all.end = std::min(item.all.end, seen.end);
+    item.all.sinks = std::min(item.all.sinks, seen.sinks);
+  }
+  item.end_tile = tiles_up_to(item.any.end);
+  item.sink_tiles = tiles_up_to(item.any.sinks);
+  item.window_tile = std::max(item.any.begin / kAttentionTile, item.sink_tiles);
   item.first_tile = std::min(first_tile_of(item), item.end_tile);
   return item;
 }
@@ -89,8 +90,11 @@ void add_pieces(const AttentionItem& whole, int32_t length, AttentionPlan& plan)
   const size_t count = plan.items.size() - first;
   if (count == 0) plan.items.push_back(whole);  // nothing to see: zeros are written all the same
   if (count <= 1) return;
-  for (size_t i = first; i < plan.items.size(); ++i) plan.items[i].partial = plan.num_partials++;
-  merge.num_partials = static_cast<int32_t>(count);
+  for (size_t i = first; i < plan.items.size(); ++i) {
+    plan.items[i].partial = plan.num_partials;
+    plan.num_partials += whole.num_rows;
+  }
+  merge.num_pieces = static_cast<int32_t>(count);
   plan.merges.push_back(merge);
 }
 
@@ -103,8 +107,12 @@ int32_t split_tiles(int64_t total_tiles, const AttentionPlanOptions& options) {
   return static_cast<int32_t>(std::clamp<int64_t>(even, kSplitTilesMin, INT32_MAX / 2));
 }
 
+QueryShape query_shape(const AttentionArgs& args) {
+  return {args.num_heads, args.layout.kv_heads, block_queries(args.layout.dtype)};
+}
+
 AttentionPlan plan_attention(const AttentionArgs& args, const AttentionPlanOptions& options) {
-  const QueryShape shape(args.num_heads, args.layout.kv_heads);
+  const QueryShape shape = query_shape(args);
   AttentionPlan plan;
   std::vector<AttentionItem> groups;
   int64_t total_tiles = 0;

@@ -25,7 +25,7 @@ struct AttentionPlan {
   std::vector<SeenRange> seen;  // by row
   std::vector<AttentionItem> items;
   std::vector<MergeItem> merges;
-  int32_t num_partials = 0;
+  int32_t num_partials = 0;  // shares of rows
 };
 
 // Tiles of a piece of a split history, in reproducible mode.
@@ -37,7 +37,8 @@ inline constexpr int32_t kSplitTilesMin = 4;
 // the device busy.
 int32_t split_tiles(int64_t total_tiles, const AttentionPlanOptions& options);
 
-// `rows` is the number of rows of q.
+QueryShape query_shape(const AttentionArgs& args);
+
 AttentionPlan plan_attention(const AttentionArgs& args, const AttentionPlanOptions& options);
 
 }  // namespace lckv

@@ -76,6 +76,14 @@ __global__ void widen_kernel(const std::byte* x, DType from, DType through, int6
   out[i] = through == DType::kBFloat16 ? bfloat16_to_float(float_to_bfloat16(value)) : value;
 }
 
+__global__ void sum_kernel(const float* parts, int32_t num_parts, int64_t count, float* out) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= count) return;
+  float sum = parts[i];
+  for (int32_t part = 1; part < num_parts; ++part) sum += parts[part * count + i];
+  out[i] = sum;
+}
+
 LaunchShape by_value(int64_t count) {
   return {.grid = dim3(static_cast<unsigned>((count + kThreads - 1) / kThreads)),
           .threads = kThreads};
@@ -103,6 +111,11 @@ void gather_rows_by_id(const MovedRows& args, cudaStream_t stream) {
 
 void scatter_rows_by_id(const MovedRows& args, cudaStream_t stream) {
   launch("scatter_rows", stream, by_row(args.count, args.hidden), scatter_kernel, args);
+}
+
+void sum_parts(const float* parts, int32_t num_parts, int64_t count, float* out,
+               cudaStream_t stream) {
+  launch("sum_parts", stream, by_value(count), sum_kernel, parts, num_parts, count, out);
 }
 
 void widen_values(const std::byte* x, DType from, DType through, int64_t count, float* out,

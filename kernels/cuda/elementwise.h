@@ -45,6 +45,10 @@ struct MovedRows {
 void gather_rows_by_id(const MovedRows& args, cudaStream_t stream);
 void scatter_rows_by_id(const MovedRows& args, cudaStream_t stream);
 
+// out[i] = the sum of parts[p * count + i] over p, from part 0 on.
+void sum_parts(const float* parts, int32_t num_parts, int64_t count, float* out,
+               cudaStream_t stream);
+
 // out[i] = x[i] of type `from`, rounded to `through` on the way.
 void widen_values(const std::byte* x, DType from, DType through, int64_t count, float* out,
                   cudaStream_t stream);

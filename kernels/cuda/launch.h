@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <utility>
 
 namespace lckv {
@@ -14,7 +15,11 @@ void check_cuda(cudaError_t error, const char* operation);
 struct LaunchShape {
   dim3 grid;
   int threads = 0;
+  size_t shared_bytes = 0;  // besides what the kernel declares
 };
+
+// More of it has to be asked for, kernel by kernel.
+inline constexpr size_t kSharedBytesUnasked = size_t{48} << 10;
 
 // An empty grid starts nothing.
 template <class... Parameters, class... Arguments>
@@ -24,7 +29,13 @@ void launch(const char* operation, cudaStream_t stream, const LaunchShape& shape
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;
   config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+  config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream;
+  if (shape.shared_bytes > kSharedBytesUnasked) {
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(shape.shared_bytes)),
+               operation);
+  }
   check_cuda(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), operation);
 }
 

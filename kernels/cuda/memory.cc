@@ -16,6 +16,12 @@ CudaBuffer::CudaBuffer(size_t bytes, cudaStream_t stream) : bytes_(bytes) {
 
 CudaBuffer::~CudaBuffer() { check_cuda(cudaFree(data_), "freeing device memory"); }
 
+bool is_on_device(const void* at) {
+  cudaPointerAttributes attributes = {};
+  check_cuda(cudaPointerGetAttributes(&attributes, at), "looking where memory lies");
+  return attributes.type == cudaMemoryTypeDevice;
+}
+
 void grow(std::unique_ptr<CudaBuffer>& buffer, size_t bytes, cudaStream_t stream) {
   if (buffer != nullptr && buffer->bytes() >= bytes) return;
   if (buffer != nullptr) check_cuda(cudaStreamSynchronize(stream), "freeing device memory");

@@ -30,6 +30,9 @@ class CudaBuffer final : public DeviceBuffer {
   size_t bytes_ = 0;
 };
 
+// Whether it is memory of a device that `at` points to.
+bool is_on_device(const void* at);
+
 // Makes `buffer` at least so large, not keeping what it holds. Waits for the stream where what it
 // was may still be in use.
 void grow(std::unique_ptr<CudaBuffer>& buffer, size_t bytes, cudaStream_t stream);

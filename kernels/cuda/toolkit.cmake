@@ -21,4 +21,6 @@ set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
 set(CMAKE_CUDA_FLAGS_RELEASE "-O3")
 find_package(CUDAToolkit REQUIRED)
 # Its libraries that are loaded by name. Installed programs find them as the system does.
-set(CMAKE_BUILD_RPATH ${CUDAToolkit_LIBRARY_DIR})
+# Those of tests/gpu.sh's archive lie beside the programs, and need each other: that is RPATH's, not RUNPATH's.
+set(CMAKE_BUILD_RPATH "$ORIGIN/../lib" ${CUDAToolkit_LIBRARY_DIR})
+add_link_options(-Wl,--disable-new-dtags)

@@ -7,9 +7,9 @@
 #include "tests/bench/timed_ops.h"
 
 namespace lckv {
+namespace {
 
-absl::StatusOr<std::unique_ptr<Driver>> Driver::open(const DriverOptions& options) {
-  std::unique_ptr<Driver> driver(new Driver);
+WorkerConfig config_of(const DriverOptions& options) {
   WorkerConfig config;
   config.model = options.folder;
   config.load_format = options.dummy ? LoadFormat::kDummy : LoadFormat::kAuto;
@@ -19,14 +19,40 @@ absl::StatusOr<std::unique_ptr<Driver>> Driver::open(const DriverOptions& option
   config.max_num_seqs = options.max_num_seqs;
   config.prefill_lookahead = options.lookahead;
   config.kv_cache_bytes = options.kv_cache_bytes;
+  config.kv_cache_given = true;
   config.swap_bytes = 0;
   config.enable_prefix_caching = options.prefix_caching;
+  if (options.cuda_device) {
+    config.device = Device::kCuda;
+    config.device_index = *options.cuda_device;
+  }
+  return config;
+}
+
+absl::StatusOr<LoadedModel> read_for_device(const WorkerConfig& config) {
   auto loaded = read_model(config);
+  if (!loaded.ok()) return loaded.status();
+  if (absl::Status status = open_device(config, *loaded); !status.ok()) return status;
+  return loaded;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Ops>> Driver::open_ops(const DriverOptions& options) {
+  auto loaded = read_for_device(config_of(options));
+  if (!loaded.ok()) return loaded.status();
+  return std::move(loaded->ops);
+}
+
+absl::StatusOr<std::unique_ptr<Driver>> Driver::open(const DriverOptions& options) {
+  std::unique_ptr<Driver> driver(new Driver);
+  const WorkerConfig config = config_of(options);
+  auto loaded = read_for_device(config);
   if (!loaded.ok()) return loaded.status();
   driver->loaded_ = *std::move(loaded);
   LoadedModel& model = driver->loaded_;
-  if (absl::Status status = open_device(config, model); !status.ok()) return status;
   model.ops = std::make_unique<TimedOps>(std::move(model.ops), &driver->kernels_);
+  driver->ops_ = model.ops.get();
   if (absl::Status status = open_weights(config, model); !status.ok()) return status;
   if (absl::Status status = load_weights(config, single_rank_collectives(), driver->loaded_);
       !status.ok()) {

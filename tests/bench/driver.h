@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ namespace lckv {
 
 struct DriverOptions {
   std::string folder;
+  std::optional<int32_t> cuda_device;  // its number; absent: the CPU
   bool dummy = true;
   bool reproducible = false;
   int32_t max_batched_tokens = 2048;
@@ -30,6 +32,8 @@ struct DriverOptions {
 class Driver {
  public:
   static absl::StatusOr<std::unique_ptr<Driver>> open(const DriverOptions& options);
+  // What it would run the model on, and nothing else.
+  static absl::StatusOr<std::unique_ptr<Ops>> open_ops(const DriverOptions& options);
 
   struct Turn {
     absl::Duration time;     // plan, run, commit
@@ -49,12 +53,14 @@ class Driver {
   // Walks start from zeros instead of the guess.
   void set_cold(bool cold) { cold_ = cold; }
   const LoadedModel& loaded() const { return loaded_; }
+  Ops& ops() const { return *ops_; }
 
  private:
   Driver() = default;
 
   LoadedModel loaded_;
   absl::Duration kernels_;
+  Ops* ops_ = nullptr;  // the runner's
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<ModelRunner> runner_;
   uint64_t last_sequence_ = 0;

@@ -1,19 +1,24 @@
-// Measures the engine without its network: `serving_bench [--smoke]`, from the source root.
+// Measures the engine without its network: `serving_bench [--device cuda:N] [--smoke | PART]`, from
+// the source root.
 #include <omp.h>
 
 #include <algorithm>
 #include <array>
 #include <cstdio>
-#include <cstring>
+#include <functional>
+#include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/time.h"
 #include "kernels/check.h"
 #include "kernels/cpu/amx_permission.h"
 #include "spdlog/spdlog.h"
+#include "tests/bench/arguments.h"
+#include "tests/bench/decode_and_prefill.h"
+#include "tests/bench/device_limits.h"
 #include "tests/bench/driver.h"
 #include "tests/bench/held_out.h"
 #include "tests/bench/limits.h"
@@ -29,6 +34,7 @@ constexpr char kTinyLckv[] = "tests/bench/models/tinyllama-lckv";
 
 // How long each part measures, and on which models.
 struct Scale {
+  std::optional<int32_t> cuda_device;  // its number; absent: the CPU
   std::string ordinary = kTiny;
   std::string lckv = kTinyLckv;
   int decode_steps = 5;  // of a turn
@@ -50,136 +56,58 @@ struct Limits {
   bool amx = false;
 };
 
-double seconds(absl::Duration duration) { return absl::ToDoubleSeconds(duration); }
-
-double quantile(std::vector<double> values, double q) {
-  LCKV_CHECK(!values.empty());
-  std::sort(values.begin(), values.end());
-  return values[std::min(values.size() - 1,
-                         static_cast<size_t>(q * static_cast<double>(values.size())))];
-}
-
-std::unique_ptr<Driver> open(const DriverOptions& options) {
-  auto driver = Driver::open(options);
-  if (!driver.ok()) {
-    std::fprintf(stderr, "%s\n", std::string(driver.status().message()).c_str());
-    std::exit(1);
+// Bytes per second of what the model runs on, measured anew at every call.
+std::function<double()> bandwidth_of(const Scale& scale, size_t bytes) {
+  if (!scale.cuda_device) {
+    auto reads = std::make_shared<bench::MemoryReads>(bytes, omp_get_max_threads());
+    return [reads] { return reads->read(); };
   }
-  return *std::move(driver);
+  auto copies = std::make_shared<bench::DeviceCopies>(open_bench_ops(scale.cuda_device), bytes);
+  return [copies] { return copies->copy(); };
 }
 
-int count_tokens(const Driver::Turn& turn) {
-  return static_cast<int>(std::count_if(turn.events.begin(), turn.events.end(), [](const auto& e) {
-    return e.kind == SequenceEvent::Kind::kToken;
-  }));
-}
-
-struct DecodeTimes {
-  std::vector<double> steps;  // seconds of each
-  double outside = 0;         // share of them outside operations
-};
-
-// `batch` sequences with their first tokens out; the ids are there to cancel.
-std::vector<SequenceId> start_streams(Driver& driver, int batch, int32_t max_new_tokens) {
-  std::vector<SequenceId> ids;
-  for (int i = 0; i < batch; ++i) {
-    ids.push_back(driver.submit(made_up_prompt(4, driver.loaded().config.vocabulary_size, i),
-                                max_new_tokens));
-  }
-  int decoding = 0;
-  while (decoding < batch) decoding = count_tokens(driver.step());
-  return ids;
-}
-
-DecodeTimes decode(Driver& driver, int batch, int steps) {
-  const std::vector<SequenceId> ids = start_streams(driver, batch, steps + 100);
-  DecodeTimes times;
-  double all = 0;
-  double kernels = 0;
-  for (int i = 0; i < steps; ++i) {
-    const Driver::Turn turn = driver.step();
-    LCKV_CHECK(count_tokens(turn) == batch);
-    times.steps.push_back(seconds(turn.time));
-    all += seconds(turn.time);
-    kernels += seconds(turn.kernels);
-  }
-  times.outside = 1 - kernels / all;
-  for (const SequenceId id : ids) driver.cancel(id);
-  driver.finish_all();
-  return times;
-}
-
-void bench_batch(Driver& driver, bench::MemoryReads& reads, int batch, int steps, Goal goal) {
-  DecodeTimes times;
+void bench_batch(Driver& driver, const std::function<double()>& measure_bandwidth, int batch,
+                 int num_steps, Goal goal) {
   double bandwidth = 0;
+  double best = std::numeric_limits<double>::max();
+  std::vector<double> all;
+  double outside = 0;
   for (int turn = 0; turn < kTurns; ++turn) {
-    bandwidth = std::max(bandwidth, reads.read());
-    const DecodeTimes some = decode(driver, batch, steps);
-    times.steps.insert(times.steps.end(), some.steps.begin(), some.steps.end());
-    times.outside += some.outside / kTurns;
+    bandwidth = std::max(bandwidth, measure_bandwidth());
+    const DecodeTimes times = decode(driver, {.batch = batch}, num_steps);
+    best = std::min(best, quantile(times.steps, 0.5));
+    all.insert(all.end(), times.steps.begin(), times.steps.end());
+    outside += times.outside / kTurns;
   }
   const double least = static_cast<double>(driver.loaded().weight_bytes) / bandwidth;
-  print({absl::StrCat("batch ", batch, ": tokens a second"), batch / quantile(times.steps, 0.5),
-         "tokens/s", "weights/bandwidth", batch / least, goal});
+  print({absl::StrCat("batch ", batch, ": tokens a second"), batch / quantile(all, 0.5), "tokens/s",
+         "weights/bandwidth", batch / least, goal});
+  print({"  in the turn that was least disturbed", batch / best, "tokens/s", "weights/bandwidth",
+         batch / least});
   if (batch == 1 || batch == 32) {
-    print({"  share of a step outside kernels", 100 * times.outside, "%", "", 0, at_most(3)});
+    print({"  share of a step outside kernels", 100 * outside, "%", "", 0, at_most(3)});
   }
 }
 
 void bench_decode(const Scale& scale, bool amx, bool reproducible) {
   print_heading(
       absl::StrCat("Decode, LCKV map, bfloat16, ", reproducible ? "reproducible" : "free"));
-  const auto driver = open({.folder = scale.lckv, .reproducible = reproducible});
-  bench::MemoryReads reads(driver->loaded().weight_bytes, omp_get_max_threads());
+  const auto driver = open_driver(
+      {.folder = scale.lckv, .cuda_device = scale.cuda_device, .reproducible = reproducible});
+  const auto measure_bandwidth = bandwidth_of(scale, driver->loaded().weight_bytes);
   for (const int batch : {1, 8, 16, 32}) {
     Goal goal;
     if (batch == 1) goal = at_least(0.8);
     if (batch == 16 && amx) goal = at_least(0.7);
-    bench_batch(*driver, reads, batch, scale.decode_steps, goal);
+    bench_batch(*driver, measure_bandwidth, batch, scale.decode_steps, goal);
   }
-}
-
-// Seconds from the submits to the last one's first token; `walks` of the first to finish.
-double prefill(Driver& driver, const std::vector<std::vector<int32_t>>& prompts,
-               int32_t* walks = nullptr) {
-  for (const auto& prompt : prompts) driver.submit(prompt, 1);
-  double total = 0;
-  size_t finished = 0;
-  while (finished < prompts.size()) {
-    const Driver::Turn turn = driver.step();
-    total += seconds(turn.time);
-    for (const SequenceEvent& event : turn.events) {
-      if (event.kind != SequenceEvent::Kind::kFinished) continue;
-      ++finished;
-      if (walks != nullptr) *walks = event.num_prefill_walks;
-    }
-  }
-  driver.finish_all();
-  return total;
-}
-
-std::vector<std::vector<int32_t>> made_up_prompts(const Driver& driver, int count, int length) {
-  std::vector<std::vector<int32_t>> prompts;
-  for (int i = 0; i < count; ++i) {
-    prompts.push_back(made_up_prompt(length, driver.loaded().config.vocabulary_size, i));
-  }
-  return prompts;
-}
-
-// Multiplications and additions of a prompt through all layers; logits of one row.
-double prefill_operations(const ModelConfig& config, double tokens) {
-  const double embedding = double{1} * config.vocabulary_size * config.hidden_size;
-  const double layers = static_cast<double>(num_parameters(config)) -
-                        (config.tie_word_embeddings ? 1 : 2) * embedding;
-  const double attention = 4.0 * config.num_layers * config.num_heads * config.head_dim;
-  return 2 * (layers * tokens + embedding) + attention * tokens * tokens / 2;
 }
 
 void bench_prefill(const Scale& scale, const Limits& limits) {
   print_heading("Prefill, bfloat16, free");
   double ordinary = 0;
   {
-    const auto driver = open({.folder = scale.ordinary});
+    const auto driver = open_driver({.folder = scale.ordinary, .cuda_device = scale.cuda_device});
     prefill(*driver, made_up_prompts(*driver, 1, 32));
     const int length = scale.long_prompt;
     const double one = prefill(*driver, made_up_prompts(*driver, 1, length));
@@ -190,7 +118,7 @@ void bench_prefill(const Scale& scale, const Limits& limits) {
     print({absl::StrCat("ordinary map, ", scale.num_prompts, " prompts of ", scale.prompt_tokens),
            ordinary, "s"});
   }
-  const auto driver = open({.folder = scale.lckv});
+  const auto driver = open_driver({.folder = scale.lckv, .cuda_device = scale.cuda_device});
   const double lckv =
       prefill(*driver, made_up_prompts(*driver, scale.num_prompts, scale.prompt_tokens));
   print({"LCKV map, exact, the same prompts (weights hardly settle)", lckv, "s", "ordinary map",
@@ -208,7 +136,8 @@ void bench_prefill(const Scale& scale, const Limits& limits) {
 // Beside it stands what the operations of the rows that are left would take at the miss's pace.
 void bench_prefix(const Scale& scale) {
   print_heading("A beginning that prompts share, ordinary map, bfloat16, free");
-  const auto driver = open({.folder = scale.ordinary, .prefix_caching = true});
+  const auto driver = open_driver(
+      {.folder = scale.ordinary, .cuda_device = scale.cuda_device, .prefix_caching = true});
   const ModelConfig& config = driver->loaded().config;
   const auto prompt = [&](int beginning, int ending) {
     auto made = made_up_prompt(scale.shared_tokens, config.vocabulary_size, beginning);
@@ -242,13 +171,16 @@ BestPrefills best_prefills(Driver& ordinary, Driver& lckv, const std::vector<int
   return best;
 }
 
-void bench_demo_prefill() {
+void bench_demo_prefill(const Scale& scale) {
   print_heading("One prompt of 511 real tokens, demo model, bfloat16, free");
   const std::vector<int32_t> prompt = held_out_tokens(kDemo, 511);
   LCKV_CHECK(prompt.size() == 511);
-  const auto ordinary = open({.folder = kDemoOrdinary});
+  const auto ordinary = open_driver({.folder = kDemoOrdinary, .cuda_device = scale.cuda_device});
   for (const int lookahead : {0, 4, 16, 64, 128, 256, 511}) {
-    const auto driver = open({.folder = kDemo, .dummy = false, .lookahead = lookahead});
+    const auto driver = open_driver({.folder = kDemo,
+                                     .cuda_device = scale.cuda_device,
+                                     .dummy = false,
+                                     .lookahead = lookahead});
     for (const bool cold : {false, true}) {
       driver->set_cold(cold);
       const BestPrefills best = best_prefills(*ordinary, *driver, prompt);
@@ -267,7 +199,8 @@ void bench_demo_prefill() {
 // Seconds between tokens of streams until a prompt of that length is prefilled.
 std::vector<double> gaps_beside_prompt(Driver& driver, int num_streams, int prompt_tokens,
                                        int max_steps) {
-  const std::vector<SequenceId> ids = start_streams(driver, num_streams, max_steps + 200);
+  const std::vector<SequenceId> ids =
+      start_streams(driver, {.batch = num_streams}, max_steps + 200);
   const SequenceId prompt = driver.submit(made_up_prompts(driver, 1, prompt_tokens)[0], 1);
   std::vector<double> gaps;
   double gap = 0;
@@ -294,11 +227,11 @@ std::vector<double> gaps_beside_prompt(Driver& driver, int num_streams, int prom
 void bench_interference(const Scale& scale) {
   print_heading("Decoding streams beside a long prompt, LCKV map, bfloat16, free");
   constexpr int kStreams = 8;
-  const auto driver = open({.folder = scale.lckv});
+  const auto driver = open_driver({.folder = scale.lckv, .cuda_device = scale.cuda_device});
   std::vector<double> alone;
   std::vector<double> beside;
   for (int turn = 0; turn < kTurns; ++turn) {
-    const DecodeTimes some = decode(*driver, kStreams, scale.itl_steps);
+    const DecodeTimes some = decode(*driver, {.batch = kStreams}, scale.itl_steps);
     alone.insert(alone.end(), some.steps.begin(), some.steps.end());
     const auto gaps = gaps_beside_prompt(*driver, kStreams, scale.long_prompt, scale.itl_steps);
     beside.insert(beside.end(), gaps.begin(), gaps.end());
@@ -312,22 +245,25 @@ void bench_interference(const Scale& scale) {
 
 Limits measure_machine(const Scale& scale) {
   print_heading("The machine");
-  const auto driver = open({.folder = scale.lckv});
+  const auto driver = open_driver({.folder = scale.lckv, .cuda_device = scale.cuda_device});
   const ModelConfig& config = driver->loaded().config;
   Limits limits;
-  limits.amx = ask_for_amx();
-  const int threads = omp_get_max_threads();
-  bench::MemoryReads reads(driver->loaded().weight_bytes, threads);
-  for (int i = 0; i < kTurns; ++i) limits.bandwidth = std::max(limits.bandwidth, reads.read());
+  limits.amx = !scale.cuda_device && ask_for_amx();
+  const auto measure_bandwidth = bandwidth_of(scale, driver->loaded().weight_bytes);
+  for (int i = 0; i < kTurns; ++i) {
+    limits.bandwidth = std::max(limits.bandwidth, measure_bandwidth());
+  }
   const int64_t rows = scale.peak_rows;
   const std::vector<bench::ProductShape> shapes = {
       {rows, 2 * config.intermediate_size, config.hidden_size},
       {rows, config.hidden_size, config.intermediate_size},
       {rows, config.hidden_size, config.hidden_size},
       {rows, rows, rows}};
-  limits.peak = bench::product_peak(shapes, threads);
+  limits.peak = scale.cuda_device
+                    ? bench::device_product_peak(*open_bench_ops(scale.cuda_device), shapes)
+                    : bench::product_peak(shapes, omp_get_max_threads());
   print({"weights on the device", static_cast<double>(driver->loaded().weight_bytes) / 1e9, "GB"});
-  print({"read bandwidth (best of 5)", limits.bandwidth / 1e9, "GB/s"});
+  print({"bandwidth (best of 5)", limits.bandwidth / 1e9, "GB/s"});
   print({"matmul peak (bfloat16, best shape)", limits.peak / 1e9, "GFLOP/s"});
   print({limits.amx ? "AMX tiles can be used" : "AMX tiles cannot be used", limits.amx ? 1.0 : 0.0,
          ""});
@@ -350,7 +286,7 @@ void run(const Scale& scale, absl::string_view only, bool with_demo_table) {
   }
   if (wanted("prefix")) bench_prefix(scale);
   if (wanted("interference")) bench_interference(scale);
-  if (wanted("demo") && with_demo_table) bench_demo_prefill();
+  if (wanted("demo") && with_demo_table) bench_demo_prefill(scale);
   print_summary();
 }
 
@@ -359,19 +295,9 @@ void run(const Scale& scale, absl::string_view only, bool with_demo_table) {
 
 int main(int argc, char** argv) {
   spdlog::set_level(spdlog::level::off);
-  const std::string argument = argc > 1 ? argv[1] : "";
-  const bool smoke = argument == "--smoke";
-  const bool is_part =
-      std::find(lckv::kParts.begin(), lckv::kParts.end(), argument) != lckv::kParts.end();
-  if (argc > 2 || (argc == 2 && !smoke && !is_part)) {
-    std::fprintf(stderr,
-                 "%s: wrong arguments; valid: --smoke, or one of decode, prefill, prefix, "
-                 "interference, demo\n",
-                 argv[0]);
-    return 2;
-  }
+  const auto arguments = lckv::bench::read_arguments(argc, argv, lckv::kParts);
   lckv::Scale scale;
-  if (smoke) {
+  if (arguments.smoke) {
     lckv::leave_goals_out();
     scale = {.ordinary = lckv::kDemoOrdinary,
              .lckv = lckv::kDemo,
@@ -384,6 +310,7 @@ int main(int argc, char** argv) {
              .own_tokens = 20,
              .peak_rows = 256};
   }
-  lckv::run(scale, is_part ? argument : "", !smoke);
+  scale.cuda_device = arguments.cuda_device;
+  lckv::run(scale, arguments.only, !arguments.smoke);
   return 0;
 }

@@ -19,6 +19,7 @@ class TimedOps final : public Ops {
   DType dtype() const override { return ops_->dtype(); }
   void enter_thread() override { ops_->enter_thread(); }
   const char* numerics() const override { return ops_->numerics(); }
+  int32_t free_rows() const override { return ops_->free_rows(); }
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override { return ops_->allocate(bytes); }
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
     return ops_->pack(sources);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "tests/kernels/backends.h"
 #include "worker/model/checkpoint_files.h"
 
 namespace lckv {
@@ -27,6 +28,13 @@ const ModelConfig& config_of(const std::string& model) {
       .first->second;
 }
 
+// The program's reproducible backend of this format.
+const Backend& backend_of(DType dtype) {
+  static const std::vector<Backend> backends = reproducible_backends();
+  return *std::find_if(backends.begin(), backends.end(),
+                       [dtype](const Backend& backend) { return backend.dtype == dtype; });
+}
+
 }  // namespace
 
 std::vector<EqualityCase> layer_maps() {
@@ -46,8 +54,16 @@ std::string case_name(const testing::TestParamInfo<EqualityCase>& info) {
   return name + "_" + dtype_name(info.param.dtype);
 }
 
+void Equality::SetUp() {
+  const std::string& missing = backend_of(GetParam().dtype).missing;
+  if (!missing.empty()) GTEST_SKIP() << missing;
+}
+
 LocalOptions Equality::options() const {
-  return {.model = GetParam().model, .dtype = GetParam().dtype};
+  return {
+      .model = GetParam().model,
+      .dtype = GetParam().dtype,
+      .open_ops = [](const LocalOptions& own) { return backend_of(own.dtype).open(own.threads); }};
 }
 
 float Equality::default_tolerance() const {

@@ -32,6 +32,7 @@ std::string case_name(const testing::TestParamInfo<EqualityCase>& info);
 
 class Equality : public testing::TestWithParam<EqualityCase> {
  protected:
+  void SetUp() override;
   // Reproducible, enough memory for everything. Tolerance 0.
   LocalOptions options() const;
   // What a server uses by default: 2^-9 for bfloat16, 0 for float32.

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/kernels/backends.h"
 #include "tests/support/local_replica.h"
 #include "tests/support/naive_planner.h"
 #include "tests/support/tensor_file.h"
@@ -52,12 +53,6 @@ float largest_difference(const std::vector<float>& a, const std::vector<float>& 
   return largest;
 }
 
-struct Backend {
-  std::string name;
-  bool reference_ops = false;
-  bool reproducible = false;
-};
-
 struct Case {
   std::string name;
   Backend backend;
@@ -69,10 +64,15 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
 
 class Golden : public testing::TestWithParam<Case> {
  protected:
+  void SetUp() override {
+    if (!GetParam().backend.missing.empty()) GTEST_SKIP() << GetParam().backend.missing;
+  }
   LocalOptions options() const {
+    const Backend& backend = GetParam().backend;
     return {.model = reference_.folder,
-            .reference_ops = GetParam().backend.reference_ops,
-            .reproducible = GetParam().backend.reproducible,
+            .dtype = backend.dtype,
+            .open_ops = [&backend](const LocalOptions& own) { return backend.open(own.threads); },
+            .reproducible = backend.reproducible,
             .max_num_seqs = 64};
   }
   // The first `prompt` ids as prompt, the rest fed back as if generated, one token drawn at the
@@ -208,15 +208,16 @@ TEST_P(Golden, DecodeOfficial) {
 }
 
 std::vector<Case> cases() {
+  // The maps that differ most come first.
+  const std::vector<std::string> names = {
+      "lckv-w2-diag",   "sliding",         "two-groups",     "cla",         "llama",
+      "lckv-w0-nodiag", "sandwich-middle", "lckv-w2-nodiag", "short-prompt"};
   std::vector<Case> all;
-  for (const char* name : {"cla", "llama", "lckv-w0-nodiag", "lckv-w2-diag", "lckv-w2-nodiag",
-                           "sandwich-middle", "short-prompt", "sliding", "two-groups"}) {
-    all.push_back({name, {.name = "cpu"}});
-    all.push_back({name, {.name = "reproducible", .reproducible = true}});
-  }
-  // Slow: the maps that differ most.
-  for (const char* name : {"lckv-w2-diag", "sliding", "two-groups"}) {
-    all.push_back({name, {.name = "reference", .reference_ops = true, .reproducible = true}});
+  for (const Backend& backend : all_backends()) {
+    if (backend.dtype != DType::kFloat32) continue;
+    for (size_t i = 0; i < std::min(names.size(), backend.max_models); ++i) {
+      all.push_back({names[i], backend});
+    }
   }
   return all;
 }

@@ -33,7 +33,10 @@ Batch random_batch(std::mt19937& random) {
   const auto below = [&](int bound) { return static_cast<int32_t>(random() % bound); };
   Batch batch;
   batch.args.num_heads = 4 << below(4);
-  batch.args.layout = {.slots_per_block = 1 << below(5), .kv_heads = 1 << below(3), .head_dim = 64};
+  batch.args.layout = {.slots_per_block = 1 << below(5),
+                       .kv_heads = 1 << below(3),
+                       .head_dim = 64,
+                       .dtype = below(2) == 0 ? DType::kFloat32 : DType::kBFloat16};
   batch.args.strict = below(2) == 0;
   batch.args.window = below(2) * (1 + below(600));
   batch.args.num_sinks = below(3) * 40;
@@ -141,21 +144,24 @@ TEST(AttentionPlan, SharesOfSplitRowsFollowEachOther) {
         EXPECT_TRUE(by_partial.try_emplace(item.partial, &item).second);
       }
     }
-    EXPECT_EQ(static_cast<int32_t>(by_partial.size()), plan.num_partials);
     int32_t next = 0;
+    size_t num_pieces = 0;
     for (const MergeItem& merge : plan.merges) {
       EXPECT_EQ(merge.first_partial, next);
-      EXPECT_GT(merge.num_partials, 1);
-      for (; next < merge.first_partial + merge.num_partials; ++next) {
-        EXPECT_EQ(by_partial.at(next)->row_begin, merge.row_begin);
-        EXPECT_EQ(by_partial.at(next)->num_rows, merge.num_rows);
-        if (next > merge.first_partial) {
-          EXPECT_LE(by_partial.at(next - 1)->end_tile, by_partial.at(next)->first_tile);
+      EXPECT_GT(merge.num_pieces, 1);
+      for (int32_t piece = 0; piece < merge.num_pieces; ++piece, next += merge.num_rows) {
+        const AttentionItem& item = *by_partial.at(next);
+        EXPECT_EQ(item.row_begin, merge.row_begin);
+        EXPECT_EQ(item.num_rows, merge.num_rows);
+        if (piece > 0) {
+          EXPECT_LE(by_partial.at(next - merge.num_rows)->end_tile, item.first_tile);
         }
+        ++num_pieces;
       }
       EXPECT_FALSE(whole.contains(merge.row_begin));
     }
     EXPECT_EQ(next, plan.num_partials);
+    EXPECT_EQ(num_pieces, by_partial.size());
   }
 }
 

@@ -1,5 +1,6 @@
 // Attention against double precision over a grid of shapes and masks; and byte identity of a row
 // however its history is cut into blocks, staged rows and batches.
+#include <algorithm>
 #include <limits>
 #include <numeric>
 
@@ -107,8 +108,14 @@ Output attend(Ops& ops, const Shape& shape, const History& history) {
 }
 
 // Softmax in double precision, straight from the definition.
-void expect_definition(const Shape& shape, const History& history, DType dtype,
+void expect_definition(const Shape& shape, const History& history, const Backend& backend,
                        const Output& output) {
+  const DType dtype = backend.dtype;
+  const DType query_dtype = backend.rounds_attention ? dtype : DType::kFloat32;
+  // A weight is rounded once, by no more than this part of it. Sums on tensor cores are of float32
+  // at least, but how they are rounded is not said: not always to the nearest.
+  const double weight_error = backend.rounds_attention ? backend.epsilon() : 0.0;
+  const double sum_error = backend.rounds_attention ? 0x1p-23 : 0x1p-24;
   const int32_t positions = shape.committed + shape.staged;
   const int64_t width = static_cast<int64_t>(shape.kv_heads) * shape.head_dim;
   for (int32_t row = 0; row < shape.rows; ++row) {
@@ -128,17 +135,20 @@ void expect_definition(const Shape& shape, const History& history, DType dtype,
           &history.q[(static_cast<int64_t>(t) * shape.heads + head) * shape.head_dim];
       double norm = zero_key ? 1.0 : 0.0;
       std::vector<double> sum(shape.head_dim);
+      std::vector<double> size_sum(shape.head_dim);
       double size = 1.0;
       for (const int32_t j : seen) {
         double score = 0.0;
         for (int32_t i = 0; i < shape.head_dim; ++i) {
-          score += static_cast<double>(q[i]) * rounded(history.k[j * width + at + i], dtype);
+          score += static_cast<double>(rounded(q[i], query_dtype)) *
+                   rounded(history.k[j * width + at + i], dtype);
         }
         const double weight = std::exp(score / std::sqrt(shape.head_dim));
         norm += weight;
         for (int32_t i = 0; i < shape.head_dim; ++i) {
           const double value = rounded(history.v[j * width + at + i], dtype);
           sum[i] += weight * value;
+          size_sum[i] += weight * std::abs(value);
           size = std::max(size, std::abs(value));
         }
       }
@@ -148,8 +158,10 @@ void expect_definition(const Shape& shape, const History& history, DType dtype,
             output.out[(static_cast<int64_t>(row) * shape.heads + head) * shape.head_dim + i];
         // Scores carry head_dim roundings, weights the error of one exp, sums one rounding a
         // position.
+        const double roundings =
+            4.0 * shape.head_dim + 4.0 * static_cast<double>(seen.size()) + 16.0;
         const double tolerance =
-            (4.0 * shape.head_dim + 4.0 * static_cast<double>(seen.size()) + 16.0) * 0x1p-24 * size;
+            roundings * sum_error * size + (norm > 0.0 ? weight_error * size_sum[i] / norm : 0.0);
         ASSERT_NEAR(got, expected, tolerance) << "row " << row << " head " << head;
       }
       const float lse = output.log_sum_exp[row * shape.heads + head];
@@ -186,6 +198,23 @@ std::vector<Shape> shapes() {
   out.push_back({.committed = 0, .staged = 1, .rows = 1, .strict = true});
   out.push_back({.committed = 0, .staged = 70, .rows = 70, .strict = true});
   out.push_back({.committed = 0, .staged = 2, .rows = 2, .strict = true, .official = true});
+  // More heads to a KV head than any block computes.
+  out.push_back({.heads = 71, .kv_heads = 1, .committed = 70, .staged = 3, .strict = true});
+  // Histories that are split, some into pieces that nothing is seen of.
+  for (const int32_t window : {0, 60, 600}) {
+    for (const bool official : {false, true}) {
+      out.push_back({.heads = 8,
+                     .head_dim = 32,
+                     .slots_per_block = 16,
+                     .committed = 1190,
+                     .staged = 23,
+                     .rows = 23,
+                     .strict = !official,
+                     .window = window,
+                     .sinks = official ? 0 : window / 4,
+                     .official = official});
+    }
+  }
   return out;
 }
 
@@ -202,8 +231,35 @@ TEST_P(Attention, MatchesItsDefinition) {
                  << " staged " << shape.staged << " rows " << shape.rows << " strict "
                  << shape.strict << " window " << shape.window << " official " << shape.official);
     const History history = random_history(shape, ++seed);
-    expect_definition(shape, history, ops->dtype(), attend(*ops, shape, history));
+    expect_definition(shape, history, GetParam(), attend(*ops, shape, history));
   }
+}
+
+TEST_P(Attention, InfiniteValuesReachOnlyRowsThatSeeThem) {
+  const auto ops = GetParam().open();
+  const Shape shape{.heads = 6,
+                    .head_dim = 32,
+                    .slots_per_block = 8,
+                    .committed = 100,
+                    .staged = 20,
+                    .rows = 20,
+                    .window = 50};
+  History history = random_history(shape, 7);
+  const Output finite = attend(*ops, shape, history);
+  const int32_t last = shape.committed + shape.staged - 1;
+  const int32_t first_row = last + 1 - shape.rows;
+  const auto spoil = [&](int32_t position, float value) {
+    const size_t width = static_cast<size_t>(shape.kv_heads) * shape.head_dim;
+    std::fill_n(history.v.begin() + static_cast<int64_t>(position * width), width, value);
+  };
+  // Each is seen by one row alone, though all are in tiles that others see too.
+  spoil(first_row - shape.window + 1, std::numeric_limits<float>::infinity());
+  spoil(last, std::numeric_limits<float>::quiet_NaN());
+  const Output got = attend(*ops, shape, history);
+  const size_t width = static_cast<size_t>(shape.heads) * shape.head_dim;
+  EXPECT_EQ(got.out[0], std::numeric_limits<float>::infinity());
+  EXPECT_TRUE(same_bytes(&finite.out[width], &got.out[width], (shape.rows - 2) * width));
+  EXPECT_TRUE(std::isnan(got.out[(shape.rows - 1) * width]));
 }
 
 class Identity : public BackendTest {};

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -20,6 +21,9 @@ struct Backend {
   std::string name;
   DType dtype = DType::kFloat32;
   bool reproducible = false;
+  // Attention rounds queries and weights to the compute dtype (AttentionArgs).
+  bool rounds_attention = false;
+  size_t max_models = SIZE_MAX;  // that it runs in tests of whole models: slow ones run few
   // What this machine lacks to run it; empty: nothing.
   std::string missing;
   // With so many threads, where it has any; 0: its own choice.

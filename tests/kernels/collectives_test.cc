@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <random>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -21,14 +20,6 @@ using testing::HasSubstr;
 
 // Of a wait that is in vain.
 constexpr absl::Duration kShort = absl::Milliseconds(200);
-
-std::vector<float> random_floats(uint32_t seed, int64_t count) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(count);
-  for (float& value : values) value = normal(random) * 1e3F;
-  return values;
-}
 
 class CollectivesTest : public testing::TestWithParam<int> {
  protected:

@@ -5,14 +5,16 @@
 namespace lckv {
 
 std::vector<Backend> all_backends() {
-  const auto device = open_cuda_ops({});
   std::vector<Backend> out;
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-    for (const bool reproducible : {false, true}) {
+  for (const bool reproducible : {false, true}) {
+    // Each for itself: cuBLASLt is only the free products'.
+    const auto device = open_cuda_ops({.reproducible = reproducible});
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
       out.push_back({.name = std::string(reproducible ? "cuda_reproducible_" : "cuda_free_") +
                              dtype_name(dtype),
                      .dtype = dtype,
                      .reproducible = reproducible,
+                     .rounds_attention = dtype == DType::kBFloat16,
                      .missing = device.ok() ? "" : std::string(device.status().message()),
                      .open_with = [dtype, reproducible](int) {
                        return *open_cuda_ops({.dtype = dtype, .reproducible = reproducible});

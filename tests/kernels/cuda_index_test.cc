@@ -58,18 +58,45 @@ TEST(EntryAt, FindsPositionsBetweenGaps) {
 
 TEST(QueryShape, EveryHeadOfEveryRowIsComputedOnce) {
   for (const auto& [heads, kv_heads] :
-       {std::pair(4, 4), {6, 3}, {8, 1}, {32, 1}, {20, 2}, {9, 1}}) {
-    const QueryShape shape(heads, kv_heads);
-    ASSERT_LE(shape.rows * shape.heads, kBlockQueries);
-    std::multiset<std::pair<int32_t, int32_t>> computed;
-    for (int32_t chunk = 0; chunk < shape.chunks; ++chunk) {
-      for (int32_t query = 0; query < shape.rows * shape.heads; ++query) {
-        if (shape.head_of(query, chunk) >= shape.heads_per_kv) continue;
-        computed.insert({shape.row_of(query), shape.head_of(query, chunk)});
+       {std::pair(4, 4), {6, 3}, {8, 1}, {32, 1}, {20, 2}, {9, 1}, {71, 1}}) {
+    for (const int32_t queries : {kScalarQueries, kTensorQueries}) {
+      const QueryShape shape(heads, kv_heads, queries);
+      ASSERT_LE(shape.rows * shape.heads, queries);
+      std::multiset<std::pair<int32_t, int32_t>> computed;
+      for (int32_t chunk = 0; chunk < shape.chunks; ++chunk) {
+        for (int32_t query = 0; query < shape.rows * shape.heads; ++query) {
+          if (shape.head_of(query, chunk) >= shape.heads_per_kv) continue;
+          computed.insert({shape.row_of(query), shape.head_of(query, chunk)});
+        }
+      }
+      EXPECT_EQ(computed.size(), static_cast<size_t>(shape.rows) * shape.heads_per_kv);
+      EXPECT_EQ(std::set(computed.begin(), computed.end()).size(), computed.size());
+    }
+  }
+}
+
+// Of chunks of 16 bytes, eight fill all banks.
+TEST(SwizzledChunk, NeitherRowsOfAMatrixNorNeighboursOfARowShareBanks) {
+  for (const uint32_t chunks : {2U, 4U, 6U, 8U, 10U, 12U, 16U, 32U}) {
+    SCOPED_TRACE(testing::Message() << chunks << " chunks");
+    std::set<uint32_t> all;
+    for (uint32_t row = 0; row < 64; row += 8) {
+      for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
+        std::set<uint32_t> banks;
+        for (uint32_t i = 0; i < 8; ++i) banks.insert(swizzled_chunk(chunks, row + i, chunk) % 8);
+        EXPECT_EQ(banks.size(), 8U) << "rows from " << row << ", chunk " << chunk;
       }
     }
-    EXPECT_EQ(computed.size(), static_cast<size_t>(shape.rows) * shape.heads_per_kv);
-    EXPECT_EQ(std::set(computed.begin(), computed.end()).size(), computed.size());
+    for (uint32_t first = 0; first < 64 * chunks; first += 8) {
+      std::set<uint32_t> banks;
+      for (uint32_t i = first; i < first + 8; ++i) {
+        const uint32_t at = swizzled_chunk(chunks, i / chunks, i % chunks);
+        EXPECT_EQ(at / chunks, i / chunks);
+        EXPECT_TRUE(all.insert(at).second);
+        banks.insert(at % 8);
+      }
+      EXPECT_EQ(banks.size(), 8U) << "chunks from " << first;
+    }
   }
 }
 

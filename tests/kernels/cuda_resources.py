@@ -2,7 +2,8 @@
 """Lists what each kernel of the CUDA backend takes, out of the built objects: `cuda_resources.py CUOBJDUMP OBJECT...`.
 
 Fails where a kernel of attention, sampling or products keeps values in local memory: registers that do not suffice,
-or arrays whose index is not known when compiling, cost a trip to memory at each use.
+or arrays whose index is not known when compiling, cost a trip to memory at each use. Fails too where attention over
+bfloat16 has no instruction of tensor cores, or is not there at all.
 """
 
 import os
@@ -12,10 +13,12 @@ import subprocess
 import sys
 
 WATCHED = re.compile(r"(attention|merge|draw|logprobs|product)_kernel")
+ON_TENSOR_CORES = re.compile(r"tensor_\w+_kernel")
 FUNCTION = re.compile(r"^\s*Function\s*:?\s*(\S+?):?\s*$")
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 ARCHITECTURE = re.compile(r"^arch = (\S+)")
 LOCAL_ACCESS = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?(STL|LDL)\b")
+TENSOR_PRODUCT = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?HMMA\.16816\.F32\.BF16\b")
 
 
 def lines_of(cuobjdump, option, path):
@@ -26,7 +29,7 @@ def lines_of(cuobjdump, option, path):
 
 
 def kernels_of(cuobjdump, path):
-    """(architecture, mangled name) -> {registers, stack, shared, local, accesses}"""
+    """(architecture, mangled name) -> {registers, stack, shared, local, accesses, products}"""
     found = {}
     architecture = name = None
     for line in lines_of(cuobjdump, "-res-usage", path):
@@ -36,7 +39,7 @@ def kernels_of(cuobjdump, path):
             name = match.group(1)
         elif match := USAGE.search(line):
             keys = ("registers", "stack", "shared", "local")
-            found[architecture, name] = dict(zip(keys, map(int, match.groups())), accesses=0)
+            found[architecture, name] = dict(zip(keys, map(int, match.groups())), accesses=0, products=0)
     for line in lines_of(cuobjdump, "-sass", path):
         if match := ARCHITECTURE.match(line):
             architecture = match.group(1)
@@ -44,6 +47,8 @@ def kernels_of(cuobjdump, path):
             name = match.group(1)
         elif LOCAL_ACCESS.match(line):
             found[architecture, name]["accesses"] += 1
+        elif TENSOR_PRODUCT.match(line):
+            found[architecture, name]["products"] += 1
     return found
 
 
@@ -59,17 +64,25 @@ def main(cuobjdump, *objects):
         if path.endswith(".cu.o"):
             kernels |= {key: usage for key, usage in kernels_of(cuobjdump, path).items() if WATCHED.search(key[1])}
     names = readable(sorted({name for _, name in kernels}))
-    failed = 0
-    print(f"{'kernel':60} {'arch':8} registers shared stack local")
+    spilled = idle = on_tensor_cores = 0
+    print(f"{'kernel':60} {'arch':8} registers shared stack local products")
     for (architecture, name), usage in sorted(kernels.items()):
-        spills = usage["stack"] + usage["local"] + usage["accesses"]
-        failed += spills > 0
+        faults = []
+        if usage["stack"] + usage["local"] + usage["accesses"] > 0:
+            spilled += 1
+            faults.append("local memory")
+        if ON_TENSOR_CORES.search(name):
+            on_tensor_cores += 1
+            if usage["products"] == 0:
+                idle += 1
+                faults.append("no tensor cores")
         print(
             f"{names[name]:60} {architecture:8} {usage['registers']:9} {usage['shared']:6} {usage['stack']:5} "
-            f"{usage['local'] + usage['accesses']:5}{'  <- local memory' if spills else ''}"
+            f"{usage['local'] + usage['accesses']:5} {usage['products']:8}"
+            f"{'  <- ' if faults else ''}{', '.join(faults)}"
         )
-    print(f"{len(kernels)} kernels, {failed} of them with local memory")
-    return 1 if failed or not kernels else 0
+    print(f"{len(kernels)} kernels, {spilled} of them with local memory; {on_tensor_cores} for tensor cores, {idle} of them without")
+    return 1 if spilled or idle or not on_tensor_cores else 0
 
 
 if __name__ == "__main__":

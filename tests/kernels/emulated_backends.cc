@@ -12,6 +12,8 @@ std::vector<Backend> all_backends() {
                              dtype_name(dtype) + "_emulated",
                      .dtype = dtype,
                      .reproducible = reproducible,
+                     .rounds_attention = dtype == DType::kBFloat16,
+                     .max_models = reproducible ? 1U : 0U,
                      .open_with = [dtype, reproducible](int) {
                        return make_cuda_ops({.dtype = dtype, .reproducible = reproducible},
                                             {.num_multiprocessors = 2});

@@ -117,8 +117,8 @@ void LocalReplica::poison(const StepPlan& plan, SeatId seat, UnitId unit, size_t
 
 void LocalReplica::fill_with_garbage(int32_t block) {
   if (local_.ops->block_base() == nullptr) return;
-  std::memset(local_.ops->block_base() + block * local_.geometry.block_bytes, 0xff,
-              local_.geometry.block_bytes);
+  local_.ops->fill(local_.ops->block_base() + block * local_.geometry.block_bytes,
+                   local_.geometry.block_bytes, 0xff);
 }
 
 // Poisons what is appended, except blocks that are taken as they are: copied from the host, or of

@@ -7,7 +7,6 @@
 #include "kernels/check.h"
 #include "kernels/collectives.h"
 #include "kernels/cpu/cpu_ops.h"
-#include "kernels/reference_ops.h"
 #include "worker/model/checkpoint_files.h"
 #include "worker/model/llama.h"
 
@@ -15,7 +14,7 @@ namespace lckv {
 namespace {
 
 std::unique_ptr<Ops> open_ops(const LocalOptions& options) {
-  if (options.reference_ops) return open_reference_ops(options.dtype);
+  if (options.open_ops) return options.open_ops(options);
   return open_cpu_ops(
       {.dtype = options.dtype, .threads = options.threads, .reproducible = options.reproducible});
 }
@@ -94,11 +93,13 @@ std::vector<float> read_slot(const LocalRunner& local, UnitId unit, int32_t bloc
   const DType dtype = local.ops->dtype();
   const std::byte* const base = local.ops->block_base() + block * local.geometry.block_bytes;
   std::vector<float> row;
+  std::vector<std::byte> numbers(spec.head_dim * dtype_bytes(dtype));
   for (int32_t head = 0; head < spec.kv_heads; ++head) {
+    const int64_t at = (int64_t{values ? spec.kv_heads : 0} + head) * slots + slot;
+    local.ops->copy(base + at * static_cast<int64_t>(numbers.size()), numbers.data(),
+                    numbers.size());
     for (int32_t i = 0; i < spec.head_dim; ++i) {
-      const int64_t at =
-          ((int64_t{values ? spec.kv_heads : 0} + head) * slots + slot) * spec.head_dim + i;
-      row.push_back(to_float(base + at * static_cast<int64_t>(dtype_bytes(dtype)), dtype));
+      row.push_back(to_float(&numbers[i * dtype_bytes(dtype)], dtype));
     }
   }
   return row;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -20,7 +21,8 @@ struct LocalOptions {
   std::string model = "tests/golden/cases/llama";  // folder of a checkpoint
   bool dummy = false;                              // weights from its config alone
   DType dtype = DType::kFloat32;
-  bool reference_ops = false;
+  // What runs the model, of these options; null: the CPU's backend.
+  std::function<std::unique_ptr<Ops>(const LocalOptions&)> open_ops;
   int32_t threads = 1;
   bool reproducible = true;
   int32_t block_size = 16;

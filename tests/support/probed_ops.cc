@@ -1,18 +1,28 @@
 #include "tests/support/probed_ops.h"
 
-#include <cstring>
+#include <algorithm>
 
 namespace lckv {
 
 std::unique_ptr<DeviceBuffer> ProbedOps::allocate(size_t bytes) {
   auto buffer = inner_->allocate(bytes);
-  std::memset(buffer->data(), fill_, bytes);
+  fill(buffer->data(), bytes, fill_);
   return buffer;
+}
+
+void ProbedOps::fill(std::byte* memory, size_t bytes, uint8_t value) {
+  constexpr size_t kPieceBytes = size_t{1} << 20;
+  const std::vector<std::byte> piece(std::min(bytes, kPieceBytes), std::byte{value});
+  for (size_t done = 0; done < bytes; done += piece.size()) {
+    inner_->copy(piece.data(), memory + done, std::min(piece.size(), bytes - done));
+  }
 }
 
 void ProbedOps::logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids,
                          float* own, int32_t num_top, TopEntry* top) {
-  logits_.emplace_back(logits, logits + vocabulary);
+  auto& kept = logits_.emplace_back(vocabulary);
+  inner_->copy(reinterpret_cast<const std::byte*>(logits),
+               reinterpret_cast<std::byte*>(kept.data()), kept.size() * sizeof(float));
   inner_->logprobs(logits, vocabulary, ids, own, num_top, top);
 }
 

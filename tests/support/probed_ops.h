@@ -20,12 +20,14 @@ class ProbedOps : public Ops {
 
   // Logits given to logprobs() since the last call.
   std::vector<std::vector<float>> take_logits() { return std::exchange(logits_, {}); }
+  void fill(std::byte* memory, size_t bytes, uint8_t value);
   // Where the blocks begin; null before any KV was written.
   std::byte* block_base() const { return block_base_; }
 
   DType dtype() const override { return inner_->dtype(); }
   void enter_thread() override { inner_->enter_thread(); }
   const char* numerics() const override { return inner_->numerics(); }
+  int32_t free_rows() const override { return inner_->free_rows(); }
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override;
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
     return inner_->pack(sources);

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <random>
 #include <string>
 #include <thread>
 #include <utility>
@@ -39,6 +40,14 @@ inline std::vector<std::unique_ptr<Collectives>> connect_threads(
     ranks[rank] = *std::move(connected);
   });
   return ranks;
+}
+
+inline std::vector<float> random_floats(uint32_t seed, int64_t count) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random) * 1e3F;
+  return values;
 }
 
 }  // namespace lckv

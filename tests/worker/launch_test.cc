@@ -96,5 +96,13 @@ TEST_F(LaunchTest, LeaderIsHostAndPort) {
   }
 }
 
+TEST(DeviceOfRank, CountsFromTheFirstRankOfItsHost) {
+  EXPECT_EQ(device_of_rank({.device_index = 3}), 3);
+  // Of a launcher that has ranks 4 to 7; without one, each rank is told its own.
+  EXPECT_EQ(device_of_rank({.rank = 4, .first_rank = 4}), 0);
+  EXPECT_EQ(device_of_rank({.device_index = 2, .rank = 6, .first_rank = 4}), 4);
+  EXPECT_EQ(device_of_rank({.device_index = 1, .rank = 6}), 1);
+}
+
 }  // namespace
 }  // namespace lckv

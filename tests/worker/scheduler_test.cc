@@ -275,6 +275,11 @@ TEST(LookaheadCost, FollowsTheLoad) {
   EXPECT_EQ(choose_lookahead({.rows_left = 512, .num_prompts = 16, .tolerance = 0.001F}), 1);
   // Beside decoding sequences it takes the rows that cost them nothing.
   EXPECT_EQ(choose_lookahead({.rows_left = 512, .num_decoding_rows = 8, .tolerance = 0.001F}), 8);
+  // On a machine that has none of these, not more than makes their steps a third longer.
+  const LookaheadLoad few = {
+      .rows_left = 2000, .num_decoding_rows = 8, .free_rows = 6, .tolerance = 0.001F};
+  EXPECT_LE(choose_lookahead(few), 3);
+  EXPECT_GT(choose_lookahead(few), 1);
   // Bitwise settling is nearly serial.
   EXPECT_EQ(choose_lookahead({.rows_left = 512}), 16);
   EXPECT_EQ(choose_lookahead({.rows_left = 3}), 3);

@@ -52,6 +52,8 @@ class ModelRunner::Impl {
   }
 
   absl::Status allocate();
+  // Nothing but the destructor comes after this.
+  Parts take_parts() { return {std::move(model_), std::move(ops_), std::move(ranks_)}; }
   void set_before_layer(std::function<void()> hook) { before_layer_ = std::move(hook); }
   absl::StatusOr<StepResult> run(const StepPlan& plan, StepTimes& times);
 
@@ -74,9 +76,9 @@ class ModelRunner::Impl {
 
   const RunnerOptions options_;
   const PassPlan passes_;
-  const std::unique_ptr<Ops> ops_;
-  const std::unique_ptr<Collectives> ranks_;
-  const std::unique_ptr<Model> model_;
+  std::unique_ptr<Ops> ops_;
+  std::unique_ptr<Collectives> ranks_;
+  std::unique_ptr<Model> model_;
   Sampler sampler_;
   std::unique_ptr<DeviceKv> kv_;
   std::unique_ptr<RangeInputs> inputs_;
@@ -261,6 +263,10 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::create(
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError("not enough memory for a step's buffers");
   }
+}
+
+ModelRunner::Parts ModelRunner::take_apart(std::unique_ptr<ModelRunner> runner) {
+  return runner->impl_->take_parts();
 }
 
 void ModelRunner::set_before_layer(std::function<void()> hook) {

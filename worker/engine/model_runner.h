@@ -41,6 +41,14 @@ class ModelRunner final : public StepRunner {
                                                              std::unique_ptr<Collectives> ranks);
   ~ModelRunner() override;
 
+  // What create() was given, to be used again. Frees the memory of steps.
+  struct Parts {
+    std::unique_ptr<Model> model;
+    std::unique_ptr<Ops> ops;
+    std::unique_ptr<Collectives> ranks;
+  };
+  static Parts take_apart(std::unique_ptr<ModelRunner> runner);
+
   void set_before_layer(std::function<void()> hook) override;
   absl::StatusOr<StepResult> run(const StepPlan& plan, StepTimes& times) override;
 

@@ -166,7 +166,8 @@ void Launcher::become_rank(int number, int pipe, pid_t parent) {
   arguments.insert(arguments.end(), options_.arguments.begin(), options_.arguments.end());
   for (const std::string& argument :
        {std::string("--rank"), absl::StrCat(number), std::string("--leader"), leader_,
-        std::string("--life"), options_.life, std::string("--launcher-pipe"), absl::StrCat(pipe)}) {
+        std::string("--first-rank"), absl::StrCat(options_.first_rank), std::string("--life"),
+        options_.life, std::string("--launcher-pipe"), absl::StrCat(pipe)}) {
     arguments.push_back(argument);
   }
   std::vector<char*> argv;

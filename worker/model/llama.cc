@@ -80,8 +80,8 @@ class LlamaModel : public Model {
   Ops& ops_;
   const LlamaWeights weights_;
   std::unique_ptr<DeviceBuffer> rope_;
-  std::vector<int32_t> own_ids_;     // of the batch that is being embedded, from our first id
-  std::vector<float> no_embedding_;  // [hidden]: zeros
+  std::vector<int32_t> own_ids_;  // of the batch that is being embedded, from our first id
+  std::unique_ptr<DeviceBuffer> no_embedding_;  // [hidden]: zeros
 
   // Activations, [max_rows, ...] each.
   std::unique_ptr<DeviceBuffer> normed_;    // hidden
@@ -117,7 +117,10 @@ void LlamaModel::allocate() {
   gate_up_ = rows_of(2 * static_cast<int64_t>(inner_size_));
   inner_ = rows_of(inner_size_);
   if (shard_.size == 1) return;
-  no_embedding_.resize(config_.hidden_size);
+  const std::vector<float> zeros(hidden_size());
+  const WeightSource source{
+      .data = zeros.data(), .dtype = DType::kFloat32, .n = 1, .k = hidden_size()};
+  no_embedding_ = ops_.upload({&source, 1});
   const int64_t row_bytes = int64_t{vocabulary_share_} * static_cast<int64_t>(sizeof(float));
   gather_rows_ = std::clamp<int64_t>(kGatherBytes / (row_bytes * shard_.size), 1, max_rows_);
   own_logits_ = ops_.allocate(static_cast<size_t>(gather_rows_ * row_bytes));
@@ -139,9 +142,9 @@ absl::Status LlamaModel::embed(std::span<const int32_t> ids, float* hidden) {
   if (weights_.embedding.n > 0) ops_.embed(weights_.embedding, own_ids_, hidden);
   for (size_t i = 0; i < ids.size(); ++i) {
     if (is_own(ids[i])) continue;
-    ops_.copy(reinterpret_cast<const std::byte*>(no_embedding_.data()),
+    ops_.copy(no_embedding_->data(),
               reinterpret_cast<std::byte*>(hidden + static_cast<int64_t>(i) * hidden_size()),
-              sizeof(float) * no_embedding_.size());
+              no_embedding_->bytes());
   }
   const auto count = static_cast<int64_t>(ids.size()) * hidden_size();
   return within(ranks_->all_reduce(hidden, count), "all_reduce of embeddings");

@@ -29,6 +29,10 @@ constexpr std::array<Measured, 4> kMeasured = {Measured{0.0F, 1.0F}, Measured{2.
 // What a step costs besides its rows, in rows.
 constexpr float kStepRows = 2.0F;
 
+// A step with prompt rows takes at most this much longer than the decoding sequences' own: what
+// they wait is felt at each token, what the prompts wait once.
+constexpr float kLongestStep = 4.0F / 3.0F;
+
 float work_per_row(int32_t lookahead) {
   const float at = std::log2(static_cast<float>(lookahead));
   for (size_t i = 1; i < kMeasured.size(); ++i) {
@@ -56,15 +60,24 @@ float cost(const LookaheadLoad& load, int32_t lookahead) {
          settled;
 }
 
+// Of each prompt, beside decoding sequences.
+int32_t most_rows(const LookaheadLoad& load) {
+  if (load.num_decoding_rows == 0) return load.rows_left;
+  const float longest = kLongestStep * step_time(load, load.num_decoding_rows);
+  const auto num_rows = static_cast<int32_t>(longest - kStepRows) - load.num_decoding_rows;
+  return std::clamp(num_rows / load.num_prompts, 1, load.rows_left);
+}
+
 }  // namespace
 
 int32_t choose_lookahead(const LookaheadLoad& load) {
   LCKV_CHECK(load.rows_left > 0 && load.num_prompts > 0);
+  const int32_t most = most_rows(load);
   const int32_t free_share =
       std::max(1, (load.free_rows - load.num_decoding_rows) / load.num_prompts);
   // Bitwise settling moves about two rows a walk whatever the look-ahead: only free rows are worth
   // it.
-  if (load.tolerance <= 0.0F) return std::min(free_share, load.rows_left);
+  if (load.tolerance <= 0.0F) return std::min(free_share, most);
   int32_t best = 1;
   float least = std::numeric_limits<float>::max();
   const auto consider = [&](int32_t lookahead) {
@@ -74,9 +87,9 @@ int32_t choose_lookahead(const LookaheadLoad& load) {
       best = lookahead;
     }
   };
-  for (int32_t lookahead = 1; lookahead < load.rows_left; lookahead *= 2) consider(lookahead);
-  consider(std::min(free_share, load.rows_left));
-  consider(load.rows_left);
+  for (int32_t lookahead = 1; lookahead < most; lookahead *= 2) consider(lookahead);
+  consider(std::min(free_share, most));
+  consider(most);
   return best;
 }
 

@@ -10,7 +10,7 @@ struct LookaheadLoad {
   int32_t rows_left = 0;          // of the prompt, from its first unsettled row on
   int32_t num_prompts = 1;        // that are prefilled side by side, this one included
   int32_t num_decoding_rows = 0;  // in the step
-  int32_t free_rows = 16;         // rows a step may hold before it is no longer bound by memory
+  int32_t free_rows = 16;         // a step takes little longer with them than with one row
   float tolerance = 0.0F;
 };
 

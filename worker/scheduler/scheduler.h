@@ -40,7 +40,7 @@ struct SchedulerOptions {
   bool official_decode = false;
   // Sequences share blocks of equal beginnings.
   bool prefix_caching = false;
-  // For the cost model: rows a step may hold before its device is no longer bound by memory.
+  // For the cost model: Ops::free_rows().
   int32_t free_rows = 16;
   int32_t max_uncommitted_plans = 1;
 };

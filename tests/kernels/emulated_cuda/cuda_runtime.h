@@ -3,7 +3,8 @@
 // one thread of the host runs in turn, each until it waits for others; every second launch begins
 // with the last one, so that a missing barrier shows in one of the two orders. Device memory is
 // closed to the host but while a kernel or a copy runs. What this cannot show is what two threads
-// do at the same moment, how much of a resource a kernel takes, and time.
+// do at the same moment, how much of a resource a kernel takes, and time. Threads of the host may
+// each be a rank with streams of its own; their work on the device is done one after the other.
 #pragma once
 
 #include <cmath>
@@ -11,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -48,21 +50,65 @@ extern dim3 gridDim;
 void __syncthreads();
 void __syncwarp(unsigned mask = ~0U);
 
+using cudaStream_t = struct EmulatedStream*;
+using cudaEvent_t = struct EmulatedEvent*;
+
 namespace emulated_cuda {
 
 // Runs `body` once per thread of every block.
-void run_grid(dim3 grid, dim3 block, const std::function<void()>& body);
-// Each lane of the running thread's warp gives `bytes`, at most 8, and gets those of lane `source`.
-void exchange(const void* given, int source, void* got, size_t bytes);
+void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
+// Asked for by cudaFuncSetAttribute.
+void allow_shared(const void* kernel, size_t bytes);
+size_t allowed_shared(const void* kernel);
 int lane();
+// While `body` runs, device memory is open.
+void use_device(const std::function<void()>& body);
+// A stream is busy from an exchange with other ranks until these have come to it.
+void set_busy(cudaStream_t stream, bool busy);
+void wait_for(cudaStream_t stream);
+
+// What a lane gives to its warp.
+struct alignas(16) Given {
+  std::byte bytes[32];
+};
+// Waits for the running thread's warp, and returns what its 32 lanes gave, `bytes` each. To be read
+// before the next call.
+const Given* gather(const void* given, size_t bytes);
+
+template <class Value>
+class Gathered {
+ public:
+  explicit Gathered(const Value& value) : given_(gather(&value, sizeof(value))) {
+    static_assert(sizeof(Value) <= sizeof(Given));
+  }
+  Value operator[](int lane) const {
+    Value value;
+    std::memcpy(&value, &given_[lane], sizeof(value));
+    return value;
+  }
+
+ private:
+  const Given* const given_;
+};
+
+// Copies to shared memory that the running thread has begun and not waited for.
+struct PendingCopy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+std::vector<PendingCopy>& pending_copies();
+// Whether copies happen as they begin or as they are waited for: launches take turns, so that who
+// reads too early or overwrites too early shows in one of the two.
+bool copies_at_once();
+// What the running launch asked for. All bits are set when a block begins.
+std::byte* launch_shared();
 
 }  // namespace emulated_cuda
 
 template <class Value>
 Value __shfl_sync(unsigned, Value value, int source) {
-  Value got;
-  emulated_cuda::exchange(&value, source % 32, &got, sizeof(value));
-  return got;
+  return emulated_cuda::Gathered<Value>(value)[source % 32];
 }
 template <class Value>
 Value __shfl_xor_sync(unsigned mask, Value value, int distance) {
@@ -73,10 +119,14 @@ Value __shfl_up_sync(unsigned mask, Value value, unsigned distance) {
   const int source = emulated_cuda::lane() - static_cast<int>(distance);
   return __shfl_sync(mask, value, source < 0 ? emulated_cuda::lane() : source);
 }
+inline unsigned __ballot_sync(unsigned, int predicate) {
+  const emulated_cuda::Gathered<int> predicates(predicate);
+  unsigned ballot = 0;
+  for (int lane = 0; lane < 32; ++lane) ballot |= (predicates[lane] != 0 ? 1U : 0U) << lane;
+  return ballot;
+}
 inline int __any_sync(unsigned mask, int predicate) {
-  int any = 0;
-  for (int lane = 0; lane < 32; ++lane) any |= __shfl_sync(mask, predicate, lane);
-  return any != 0 ? 1 : 0;
+  return __ballot_sync(mask, predicate) != 0 ? 1 : 0;
 }
 
 template <class Value, class Added>
@@ -86,9 +136,13 @@ Value atomicAdd(Value* target, Added added) {
   return before;
 }
 
-using cudaStream_t = struct EmulatedStream*;
-using cudaEvent_t = struct EmulatedEvent*;
-enum cudaError_t { cudaSuccess, cudaErrorMemoryAllocation };
+enum cudaError_t {
+  cudaSuccess,
+  cudaErrorInvalidValue,
+  cudaErrorMemoryAllocation,
+  cudaErrorNotReady,
+};
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaMemcpyKind { cudaMemcpyDefault };
 inline constexpr unsigned cudaEventDisableTiming = 0;
 inline constexpr unsigned cudaHostAllocDefault = 0;
@@ -104,12 +158,23 @@ struct cudaLaunchConfig_t {
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  emulated_cuda::run_grid(config->gridDim, config->blockDim,
+  const auto* const address = reinterpret_cast<const void*>(kernel);
+  if (config->dynamicSmemBytes > emulated_cuda::allowed_shared(address)) {
+    return cudaErrorInvalidValue;
+  }
+  emulated_cuda::wait_for(config->stream);
+  emulated_cuda::run_grid(config->gridDim, config->blockDim, config->dynamicSmemBytes,
                           [&] { kernel(static_cast<Parameters>(arguments)...); });
+  return cudaSuccess;
+}
+template <class... Parameters>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribute, int value) {
+  emulated_cuda::allow_shared(reinterpret_cast<const void*>(kernel), static_cast<size_t>(value));
   return cudaSuccess;
 }
 
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
 cudaError_t cudaMalloc(void** memory, size_t bytes);
 cudaError_t cudaFree(void* memory);
 cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned flags);
@@ -117,11 +182,18 @@ cudaError_t cudaFreeHost(void* memory);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream);
-inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t*, unsigned) { return cudaSuccess; }
-inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t*, unsigned) { return cudaSuccess; }
-inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventQuery(cudaEvent_t event);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+
+enum cudaMemoryType { cudaMemoryTypeUnregistered, cudaMemoryTypeDevice };
+struct cudaPointerAttributes {
+  cudaMemoryType type;
+};
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer);
 inline const char* cudaGetErrorString(cudaError_t) { return "emulated"; }

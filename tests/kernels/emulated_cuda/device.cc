@@ -2,9 +2,13 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <mutex>
+#include <thread>
 #include <vector>
 
 #include "kernels/check.h"
@@ -15,8 +19,21 @@ dim3 blockIdx;
 dim3 blockDim;
 dim3 gridDim;
 
+// Of all ranks' devices together.
+constexpr size_t kDeviceBytes = size_t{256} << 20;
+
+struct EmulatedStream {
+  std::atomic<bool> busy = false;
+};
+struct EmulatedEvent {
+  cudaStream_t stream = nullptr;
+};
+
 namespace emulated_cuda {
 namespace {
+
+// Beside other work, with sanitizers.
+constexpr std::chrono::seconds kLongestExchange(60);
 
 constexpr size_t kStackBytes = size_t{64} << 10;
 constexpr unsigned kWarp = 32;
@@ -26,7 +43,9 @@ constexpr unsigned kWarp = 32;
 class Memory {
  public:
   void* allocate(size_t bytes) {
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
     const size_t length = rounded(bytes, kPage);
+    used_ += length;
     void* const base = mmap(nullptr, length + kPage, PROT_NONE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) return nullptr;
@@ -37,11 +56,26 @@ class Memory {
   }
   void free(void* begin) {
     if (begin == nullptr) return;
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
     const auto piece = pieces_.find(begin);
     LCKV_CHECK(piece != pieces_.end());
+    used_ -= piece->second.length;
     LCKV_CHECK(munmap(piece->second.base, piece->second.length + kPage) == 0);
     pieces_.erase(piece);
   }
+  bool holds(const void* at) {
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    auto piece = pieces_.upper_bound(const_cast<void*>(at));
+    if (piece == pieces_.begin()) return false;
+    --piece;
+    return at < static_cast<std::byte*>(piece->second.base) + piece->second.length;
+  }
+  size_t used() {
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    return used_;
+  }
+  // Of whoever uses the device.
+  std::recursive_mutex& mutex() { return mutex_; }
   void allow(bool access) const {
     for (const auto& [begin, piece] : pieces_) {
       const int mode = access ? PROT_READ | PROT_WRITE : PROT_NONE;
@@ -58,7 +92,9 @@ class Memory {
     void* base = nullptr;
     size_t length = 0;
   };
+  std::recursive_mutex mutex_;
   std::map<void*, Piece> pieces_;
+  size_t used_ = 0;
 };
 
 Memory& memory() {
@@ -73,6 +109,9 @@ class Access {
   ~Access() { memory().allow(false); }
   Access(const Access&) = delete;
   Access& operator=(const Access&) = delete;
+
+ private:
+  const std::lock_guard<std::recursive_mutex> lock_{memory().mutex()};
 };
 
 // Where threads wait until `expected` of them have come.
@@ -84,7 +123,7 @@ struct Barrier {
 struct Warp {
   Barrier barrier;
   // Two rounds of exchanged values: who is ahead may write while others still read.
-  uint64_t values[2][kWarp] = {};
+  Given given[2][kWarp] = {};
 };
 
 struct Thread {
@@ -94,6 +133,7 @@ struct Thread {
   jmp_buf place = {};
   bool began = false;
   bool done = false;
+  std::vector<PendingCopy> copies;
 };
 
 // The block that runs. One at a time, as tests use one thread of the host.
@@ -124,14 +164,14 @@ class Block {
   void wait_for_warp() {
     wait(warps_[current_ / kWarp].barrier, [] { return kWarp; });
   }
-  void exchange(const void* given, int source, void* got, size_t bytes) {
-    LCKV_CHECK(bytes <= sizeof(uint64_t));
+  const Given* gather(const void* given, size_t bytes) {
     Warp& warp = warps_[current_ / kWarp];
-    auto& values = warp.values[warp.barrier.generation % 2];
-    std::memcpy(&values[current_ % kWarp], given, bytes);
+    auto& all = warp.given[warp.barrier.generation % 2];
+    std::memcpy(&all[current_ % kWarp], given, bytes);
     wait_for_warp();
-    std::memcpy(got, &values[source], bytes);
+    return all;
   }
+  std::vector<PendingCopy>& pending_copies() { return threads_[current_].copies; }
   unsigned current() const { return current_; }
 
  private:
@@ -184,9 +224,20 @@ Block& block() {
   return block;
 }
 
+// Of the launch that runs.
+std::byte* shared = nullptr;
+bool at_once = false;
+
+// Bytes of shared memory that launches may ask for, where kernels asked for more than the usual.
+std::map<const void*, size_t>& shared_of_kernels() {
+  static auto& kernels = *new std::map<const void*, size_t>();
+  return kernels;
+}
+
 void Block::enter() {
   Block& self = block();
   (*self.body_)();
+  LCKV_CHECK(self.pending_copies().empty());
   self.threads_[self.current_].done = true;
   --self.alive_;
   ++self.progress_;
@@ -195,31 +246,66 @@ void Block::enter() {
 
 }  // namespace
 
-void run_grid(dim3 grid, dim3 threads, const std::function<void()>& body) {
+void run_grid(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body) {
+  const std::lock_guard<std::recursive_mutex> lock(memory().mutex());
+  static unsigned launches = 0;
+  ++launches;
+  at_once = launches / 2 % 2 == 0;
+  shared = static_cast<std::byte*>(memory().allocate(shared_bytes));
   const Access access;
-  static bool backwards = false;
-  backwards = !backwards;
   gridDim = grid;
   blockDim = threads;
   for (unsigned z = 0; z < grid.z * grid.y; ++z) {
     for (unsigned x = 0; x < grid.x; ++x) {
       blockIdx = dim3(x, z % grid.y, z / grid.y);
-      block().run(threads.x, backwards, body);
+      std::memset(shared, 0xFF, shared_bytes);
+      block().run(threads.x, launches % 2 == 1, body);
     }
   }
+  memory().free(shared);
 }
 
-void exchange(const void* given, int source, void* got, size_t bytes) {
-  block().exchange(given, source, got, bytes);
+void allow_shared(const void* kernel, size_t bytes) {
+  const std::lock_guard<std::recursive_mutex> lock(memory().mutex());
+  shared_of_kernels()[kernel] = bytes;
+}
+size_t allowed_shared(const void* kernel) {
+  const std::lock_guard<std::recursive_mutex> lock(memory().mutex());
+  const auto found = shared_of_kernels().find(kernel);
+  return found == shared_of_kernels().end() ? size_t{48} << 10 : found->second;
 }
 
+const Given* gather(const void* given, size_t bytes) { return block().gather(given, bytes); }
+std::vector<PendingCopy>& pending_copies() { return block().pending_copies(); }
+bool copies_at_once() { return at_once; }
+std::byte* launch_shared() { return shared; }
 int lane() { return static_cast<int>(block().current() % kWarp); }
+
+void use_device(const std::function<void()>& body) {
+  const Access access;
+  body();
+}
+
+void set_busy(cudaStream_t stream, bool busy) { stream->busy = busy; }
+
+void wait_for(cudaStream_t stream) {
+  const auto end = std::chrono::steady_clock::now() + kLongestExchange;
+  while (stream != nullptr && stream->busy) {
+    LCKV_CHECK(std::chrono::steady_clock::now() < end);
+    std::this_thread::yield();
+  }
+}
 
 }  // namespace emulated_cuda
 
 void __syncthreads() { emulated_cuda::block().wait_for_block(); }
 void __syncwarp(unsigned) { emulated_cuda::block().wait_for_warp(); }
 
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  *total = kDeviceBytes;
+  *free = kDeviceBytes - emulated_cuda::memory().used();
+  return cudaSuccess;
+}
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
   *memory = emulated_cuda::memory().allocate(bytes);
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
@@ -237,13 +323,53 @@ cudaError_t cudaFreeHost(void* memory) {
   return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
-                            cudaStream_t) {
+                            cudaStream_t stream) {
+  emulated_cuda::wait_for(stream);
   const emulated_cuda::Access access;
   if (bytes > 0) std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
-cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
+  emulated_cuda::wait_for(stream);
   const emulated_cuda::Access access;
   std::memset(memory, value, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = new EmulatedStream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  emulated_cuda::wait_for(stream);
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new EmulatedEvent;
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  event->stream = stream;
+  return cudaSuccess;
+}
+// Of a stream that only gets busier than it was when the event was recorded.
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  return event->stream != nullptr && event->stream->busy ? cudaErrorNotReady : cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  emulated_cuda::wait_for(event->stream);
+  return cudaSuccess;
+}
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer) {
+  attributes->type =
+      emulated_cuda::memory().holds(pointer) ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered;
   return cudaSuccess;
 }

@@ -1,0 +1,234 @@
+// NCCL's collectives as ours call them, over tests/kernels/emulated_cuda/nccl.h with threads as
+// ranks: sums, orders, where data lies, deadlines and peers that go.
+#include "kernels/cuda/nccl_collectives.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/cuda_ops.h"
+#include "tests/kernels/emulated_cuda/nccl.h"
+#include "tests/support/rank_threads.h"
+
+namespace lckv {
+namespace {
+
+using testing::HasSubstr;
+
+// Of a wait that is in vain.
+constexpr absl::Duration kShort = absl::Milliseconds(200);
+
+// Ranks with an emulated device each.
+struct Rank {
+  std::unique_ptr<Ops> ops = make_cuda_ops({}, {});
+  std::unique_ptr<Collectives> collectives;
+
+  // In device memory.
+  std::unique_ptr<DeviceBuffer> on_device(const std::vector<float>& values) const {
+    auto buffer = ops->allocate(values.size() * sizeof(float));
+    ops->copy(reinterpret_cast<const std::byte*>(values.data()), buffer->data(), buffer->bytes());
+    return buffer;
+  }
+  std::vector<float> read(DeviceBuffer& buffer) const {
+    std::vector<float> values(buffer.bytes() / sizeof(float));
+    ops->copy(buffer.data(), reinterpret_cast<std::byte*>(values.data()), buffer.bytes());
+    return values;
+  }
+};
+
+NcclOptions options_of(int rank, int size, const RendezvousStore& store) {
+  return {.rank = rank,
+          .size = size,
+          .life = "a",
+          .store = store,
+          .timeout = absl::Seconds(60),
+          .call_timeout = absl::Seconds(60)};
+}
+
+std::vector<Rank> connect(int size, bool reproducible,
+                          absl::Duration call_timeout = absl::Seconds(60)) {
+  const RendezvousStore store = rendezvous_in_memory();
+  std::vector<Rank> ranks(size);
+  run_ranks(size, [&](int rank) {
+    NcclOptions options = options_of(rank, size, store);
+    options.reproducible = reproducible;
+    options.call_timeout = call_timeout;
+    auto connected = connect_nccl(options, *ranks[rank].ops);
+    ASSERT_TRUE(connected.ok()) << connected.status();
+    ranks[rank].collectives = *std::move(connected);
+  });
+  return ranks;
+}
+
+class NcclTest : public testing::TestWithParam<int> {
+ protected:
+  int size() const { return GetParam(); }
+};
+
+// From one number to more than is gathered at once.
+TEST_P(NcclTest, ReproducibleSumsAreTakenInTheOrderOfRanks) {
+  const std::vector<Rank> ranks = connect(size(), /*reproducible=*/true);
+  for (const int64_t count : {1, 1000, (1 << 18) + 3}) {
+    SCOPED_TRACE(testing::Message() << count << " numbers");
+    std::vector<float> expected = random_floats(0, count);
+    for (int rank = 1; rank < size(); ++rank) {
+      const std::vector<float> theirs = random_floats(rank, count);
+      for (int64_t i = 0; i < count; ++i) expected[i] += theirs[i];
+    }
+    run_ranks(size(), [&](int rank) {
+      const auto data = ranks[rank].on_device(random_floats(rank, count));
+      ASSERT_TRUE(ranks[rank].collectives->all_reduce(data->floats(), count).ok());
+      EXPECT_EQ(ranks[rank].read(*data), expected) << "rank " << rank;
+    });
+  }
+}
+
+TEST_P(NcclTest, SumsAreTheSameOnEveryRank) {
+  const std::vector<Rank> ranks = connect(size(), /*reproducible=*/false);
+  std::vector<std::vector<float>> sums(size());
+  run_ranks(size(), [&](int rank) {
+    const auto data = ranks[rank].on_device(random_floats(rank, 5000));
+    ASSERT_TRUE(ranks[rank].collectives->all_reduce(data->floats(), 5000).ok());
+    sums[rank] = ranks[rank].read(*data);
+  });
+  double expected = 0;
+  for (int rank = 0; rank < size(); ++rank) expected += random_floats(rank, 5000).back();
+  EXPECT_NEAR(sums[0].back(), expected, 1e-2);
+  for (int rank = 1; rank < size(); ++rank) EXPECT_EQ(sums[rank], sums[0]);
+}
+
+TEST_P(NcclTest, GathersByRank) {
+  const std::vector<Rank> ranks = connect(size(), /*reproducible=*/false);
+  constexpr int64_t kCount = 1000;
+  std::vector<float> expected;
+  for (int rank = 0; rank < size(); ++rank) {
+    const std::vector<float> theirs = random_floats(rank, kCount);
+    expected.insert(expected.end(), theirs.begin(), theirs.end());
+  }
+  run_ranks(size(), [&](int rank) {
+    const auto own = ranks[rank].on_device(random_floats(rank, kCount));
+    const auto all = ranks[rank].ops->allocate(size() * kCount * sizeof(float));
+    ASSERT_TRUE(ranks[rank].collectives->all_gather(own->floats(), kCount, all->floats()).ok());
+    EXPECT_EQ(ranks[rank].read(*all), expected);
+  });
+}
+
+// The engine sums a few numbers of its own.
+TEST_P(NcclTest, DataMayLieInHostMemory) {
+  const std::vector<Rank> ranks = connect(size(), /*reproducible=*/true);
+  run_ranks(size(), [&](int rank) {
+    Collectives& collectives = *ranks[rank].collectives;
+    const auto own = static_cast<float>(rank + 1);
+    std::vector<float> sum = {own, 10 * own, 100 * own};
+    ASSERT_TRUE(collectives.all_reduce(sum.data(), 3).ok());
+    const auto total = static_cast<float>(size() * (size() + 1) / 2);
+    EXPECT_EQ(sum, (std::vector<float>{total, 10 * total, 100 * total}));
+    std::vector<float> all(size());
+    ASSERT_TRUE(collectives.all_gather(&own, 1, all.data()).ok());
+    for (int peer = 0; peer < size(); ++peer) EXPECT_EQ(all[peer], static_cast<float>(peer + 1));
+    for (int root = 0; root < size(); ++root) {
+      std::string text = rank == root ? "seven b" : "       ";
+      ASSERT_TRUE(collectives.broadcast(text.data(), 7, root).ok());
+      EXPECT_EQ(text, "seven b");
+    }
+  });
+}
+
+TEST_P(NcclTest, NobodyPassesABarrierBeforeAllHaveCome) {
+  const std::vector<Rank> ranks = connect(size(), /*reproducible=*/false);
+  std::atomic<int> come = 0;
+  run_ranks(size(), [&](int rank) {
+    for (int round = 1; round <= 20; ++round) {
+      ++come;
+      ASSERT_TRUE(ranks[rank].collectives->barrier().ok());
+      EXPECT_EQ(come, round * size());
+      ASSERT_TRUE(ranks[rank].collectives->barrier().ok());
+    }
+  });
+}
+
+TEST_P(NcclTest, APeerThatDoesNotComeIsADeadline) {
+  const std::vector<Rank> ranks = connect(size(), /*reproducible=*/false, kShort);
+  const absl::Status status = ranks[0].collectives->barrier();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("a rank did not come in time"));
+  // Nothing of a group that has failed goes on.
+  EXPECT_EQ(ranks[0].collectives->barrier(), status);
+  const absl::Status theirs = ranks[1].collectives->barrier();
+  EXPECT_TRUE(absl::IsUnavailable(theirs)) << theirs;
+  EXPECT_EQ(ranks[1].collectives->barrier(), theirs);
+}
+
+TEST_P(NcclTest, APeerThatIsGoneIsNoDeadline) {
+  std::vector<Rank> ranks = connect(size(), /*reproducible=*/false);
+  run_ranks(size(), [&](int rank) {
+    if (rank == 0) {
+      ranks[0].collectives.reset();
+    } else {
+      const absl::Status status = ranks[rank].collectives->barrier();
+      EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+    }
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, NcclTest, testing::Values(2, 3), testing::PrintToStringParamName());
+
+TEST(ConnectNccl, WaitsNoLongerThanItsTimeoutForTheOthers) {
+  const RendezvousStore store = rendezvous_in_memory();
+  const auto ops = make_cuda_ops({}, {});
+  NcclOptions options = options_of(0, 2, store);
+  options.timeout = kShort;
+  const absl::Status status = connect_nccl(options, *ops).status();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("not all 2 ranks connected"));
+}
+
+TEST(ConnectNccl, WaitsNoLongerThanItsTimeoutForAnId) {
+  const auto ops = make_cuda_ops({}, {});
+  NcclOptions options = options_of(1, 2, rendezvous_in_memory());
+  options.timeout = kShort;
+  const absl::Status status = connect_nccl(options, *ops).status();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("no NCCL id of rank 0"));
+}
+
+TEST(ConnectNccl, RanksOfTwoLivesNeverMeet) {
+  const RendezvousStore store = rendezvous_in_memory();
+  run_ranks(2, [&](int rank) {
+    const auto ops = make_cuda_ops({}, {});
+    NcclOptions options = options_of(rank, 2, store);
+    options.life = std::string(1, static_cast<char>('a' + rank));
+    options.timeout = kShort;
+    EXPECT_TRUE(absl::IsDeadlineExceeded(connect_nccl(options, *ops).status()));
+  });
+}
+
+TEST(ConnectNccl, SaysInOneLineThatTwoRanksShareADevice) {
+  emulated_nccl::share_devices(true);
+  const RendezvousStore store = rendezvous_in_memory();
+  std::vector<absl::Status> statuses(2);
+  run_ranks(2, [&](int rank) {
+    const auto ops = make_cuda_ops({}, {});
+    statuses[rank] = connect_nccl(options_of(rank, 2, store), *ops).status();
+  });
+  emulated_nccl::share_devices(false);
+  // Whoever hears of it first goes; the other may then only see that.
+  const bool first = absl::IsFailedPrecondition(statuses[0]);
+  const absl::Status& refused = statuses[first ? 0 : 1];
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_EQ(refused.message(),
+            "NCCL: invalid usage: Duplicate GPU detected; each rank of a host needs a device of "
+            "its own");
+}
+
+TEST(ConnectNccl, RefusesARankThatThereIsNot) {
+  const auto ops = make_cuda_ops({}, {});
+  const RendezvousStore store = rendezvous_in_memory();
+  EXPECT_TRUE(absl::IsInvalidArgument(connect_nccl(options_of(2, 2, store), *ops).status()));
+}
+
+}  // namespace
+}  // namespace lckv
