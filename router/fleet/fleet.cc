@@ -172,7 +172,10 @@ void Fleet::tick(absl::Time now) {
     }
   }
   for (const auto& link : closed) {
-    link->stop(absl::UnavailableError("the replica is not used by this address any more"));
+    // An older session than the one that was looked at may still have streams: they go on
+    // elsewhere.
+    link->stop(LossKind::kDied,
+               absl::UnavailableError("the replica is not used by this address any more"));
   }
   if (!closed.empty()) refresh();
   for (const auto& link : links) link->tick(now);
@@ -204,7 +207,9 @@ bool Fleet::stop(absl::Duration timeout) {
     }
     snapshot_ = std::make_shared<const ReplicaSet>();
   }
-  for (const auto& link : links) link->stop(absl::UnavailableError("the router shuts down"));
+  for (const auto& link : links) {
+    link->stop(LossKind::kStopped, absl::UnavailableError("the router shuts down"));
+  }
   const absl::Time deadline = absl::Now() + timeout;
   for (const auto& link : links) {
     // What gRPC's threads hold goes a moment after the sessions; the links' channels must go here.

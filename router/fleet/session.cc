@@ -13,6 +13,11 @@ void Session::start(internal::v1::Engine::Stub& stub) {
   AddHold();
   StartRead(&incoming_);
   StartCall();
+  {
+    std::lock_guard lock(mutex_);
+    started_ = true;
+  }
+  flush();
 }
 
 void Session::enqueue(internal::v1::RouterFrame frame) {
@@ -33,7 +38,7 @@ void Session::flush() {
       cancel();
       return;
     }
-    if (writing_ || closed_ || queue_.empty()) return;
+    if (!started_ || writing_ || closed_ || queue_.empty()) return;
     outgoing_ = std::move(queue_.front());
     queue_.pop_front();
     writing_ = true;

@@ -30,8 +30,9 @@ class Session final
   // Handlers are set before start() and may hold the owner of this session: they go when the stream
   // has ended.
   void set_handlers(Handlers handlers) { handlers_ = std::move(handlers); }
+  // Sends what was queued before.
   void start(internal::v1::Engine::Stub& stub);
-  // Appends a frame; flush() sends. Frames after the end are dropped.
+  // Appends a frame; flush() sends, once there is a stream. Frames after the end are dropped.
   void enqueue(internal::v1::RouterFrame frame);
   // Not to be called with a lock held that handlers take.
   void flush();
@@ -49,6 +50,7 @@ class Session final
   std::mutex mutex_;  // guards what follows
   std::deque<internal::v1::RouterFrame> queue_;
   internal::v1::RouterFrame outgoing_;  // the write's own while writing_
+  bool started_ = false;                // there is a stream to write to
   bool writing_ = false;
   bool closed_ = false;
   bool overflowed_ = false;

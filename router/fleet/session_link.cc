@@ -84,7 +84,6 @@ void SessionLink::open(uint64_t session) {
     send({std::move(opening)});
   }
   connection->session->start(*connection->stub);
-  connection->session->flush();
 }
 
 void SessionLink::on_frame(uint64_t session, const WorkerFrame& frame) {
@@ -253,7 +252,7 @@ void SessionLink::drain(const internal::v1::DrainRequest& request, absl::Time de
       });
 }
 
-void SessionLink::stop(const absl::Status& why) {
+void SessionLink::stop(LossKind kind, const absl::Status& why) {
   std::vector<Route> orphans;
   std::vector<ConnectionPtr> connections;
   {
@@ -261,7 +260,7 @@ void SessionLink::stop(const absl::Status& why) {
     orphans = state_.stop();
     while (!connections_.empty()) connections.push_back(retire(connections_.begin()->first));
   }
-  end_routes(orphans, LossKind::kStopped, why);
+  end_routes(orphans, kind, why);
   for (const ConnectionPtr& connection : connections) connection->session->cancel();
 }
 

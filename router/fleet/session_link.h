@@ -65,8 +65,8 @@ class SessionLink : public std::enable_shared_from_this<SessionLink> {
   void drain(const internal::v1::DrainRequest& request, absl::Time deadline,
              std::function<void(const absl::Status&, const internal::v1::Load&)> done);
 
-  // Ends the sessions for good and all their sequences with `why`.
-  void stop(const absl::Status& why);
+  // Ends the sessions for good and hands all their sequences back as `kind`.
+  void stop(LossKind kind, const absl::Status& why);
   // No session is open any more. Who closes the link keeps it until nobody else does.
   bool is_idle();
 
