@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/check.h"
 #include "router/admission.h"
 #include "rpc/status_mapping.h"
 
@@ -16,6 +17,15 @@ absl::Status queue_full(absl::string_view why) {
 
 absl::Status nothing_ready(absl::string_view why) {
   return with_retry(absl::UnavailableError(why), absl::Seconds(1));
+}
+
+// Of the replica that has most, of those that serve the key.
+uint32_t most_credit(const RoutingKey& key, const ReplicaSet& set) {
+  uint32_t most = 0;
+  for (const ReplicaView& replica : set.replicas) {
+    if (serves(key, replica)) most = std::max(most, replica.available_credit());
+  }
+  return most;
 }
 
 }  // namespace
@@ -134,6 +144,7 @@ bool CallQueue::place_next(std::set<LineName>& stuck) {
   }
   const auto set = source_.snapshot();
   std::optional<Entry> entry;
+  std::vector<uint32_t> offered;
   Position position;
   size_t pick = 0;
   {
@@ -142,7 +153,13 @@ bool CallQueue::place_next(std::set<LineName>& stuck) {
                                    [&](const auto& l) { return !stuck.contains(l.first); });
     if (line == lines_.end()) return false;
     const auto first = line->second.begin();
-    const auto picked = policy_.pick(first->second.key, *set);
+    RoutingKey key = first->second.key;
+    auto picked = policy_.pick(key, *set);
+    if (!picked && key.num_sequences > 1) {
+      // No replica may ever take all at once, and those behind must not wait for it.
+      key.num_sequences = std::min(key.num_sequences, most_credit(key, *set));
+      if (key.num_sequences > 0) picked = policy_.pick(key, *set);
+    }
     if (!picked) {
       stuck.insert(line->first);
       return true;
@@ -150,14 +167,20 @@ bool CallQueue::place_next(std::set<LineName>& stuck) {
     pick = *picked;
     position = first->first;
     entry = take(line, first);
+    LCKV_CHECK(key.num_sequences <= entry->choices.size());
+    offered.assign(entry->choices.begin(), entry->choices.begin() + key.num_sequences);
   }
-  const auto assignment = entry->call->assign(set->replicas[pick], entry->choices);
+  const auto assignment = entry->call->assign(set->replicas[pick], offered);
   // Before the next pick, so that it counts these submits, or sees what the set was behind with.
   source_.refresh();
-  if (assignment == WaitingCall::Assignment::kNotTaken) {
-    std::lock_guard lock(mutex_);
-    put_back(position, *std::move(entry));
+  if (assignment == WaitingCall::Assignment::kGone) return true;
+  if (assignment == WaitingCall::Assignment::kTaken) {
+    if (offered.size() == entry->choices.size()) return true;
+    entry->choices.erase(entry->choices.begin(), entry->choices.begin() + offered.size());
+    entry->key.num_sequences = static_cast<uint32_t>(entry->choices.size());
   }
+  std::lock_guard lock(mutex_);
+  put_back(position, *std::move(entry));
   return true;
 }
 

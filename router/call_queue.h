@@ -28,6 +28,7 @@ class WaitingCall {
     kGone,      // the call has ended
   };
   virtual ~WaitingCall() = default;
+  // Some of an entry's choices, or all.
   virtual Assignment assign(const ReplicaView& replica, const std::vector<uint32_t>& choices) = 0;
   virtual void expire(const absl::Status& why) = 0;
 };
@@ -64,7 +65,7 @@ class CallQueue {
     Kind kind = Kind::kNew;
     int32_t priority = 0;
     absl::Time arrival;                            // of the call
-    absl::Time since;                              // in this queue
+    absl::Time since;                              // it needs a replica
     absl::Time not_before = absl::InfinitePast();  // delayed until then
     absl::Time deadline = absl::InfiniteFuture();  // of the call
   };

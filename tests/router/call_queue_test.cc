@@ -23,14 +23,17 @@ class CallQueueTest : public ::testing::Test {
   struct Call final : WaitingCall {
     Call(CallQueueTest& owner, std::string own_name) : test(owner), name(std::move(own_name)) {}
     Assignment assign(const ReplicaView& replica, const std::vector<uint32_t>& choices) override {
+      if (test.taken_ != Assignment::kTaken) return test.taken_;
       test.placed_.push_back(name + "@" + replica.address);
       test.credit_ -= static_cast<uint32_t>(choices.size());
+      given.insert(given.end(), choices.begin(), choices.end());
       return Assignment::kTaken;
     }
     void expire(const absl::Status& why) override { expired = why; }
     CallQueueTest& test;
     const std::string name;
     absl::Status expired;
+    std::vector<uint32_t> given;  // choices
   };
 
   CallQueueTest() {
@@ -95,6 +98,7 @@ class CallQueueTest : public ::testing::Test {
   absl::Time now_ = absl::FromUnixSeconds(1000);
   bool ready_ = true;
   uint32_t credit_ = 0;
+  WaitingCall::Assignment taken_ = WaitingCall::Assignment::kTaken;
   int depth_ = 0;
   std::vector<std::string> placed_;
   std::unique_ptr<CallQueue> queue_;
@@ -124,6 +128,39 @@ TEST_F(CallQueueTest, WhatCannotEndBeforeItsDeadlineIsRefusedWithATimeToComeBack
   EXPECT_EQ(depth_, 5);
   EXPECT_TRUE(add_due(absl::Seconds(8)).ok());
   EXPECT_EQ(depth_, 6);
+}
+
+// No replica may ever have room for all of them at once, and others wait behind.
+TEST_F(CallQueueTest, ACallOfManyChoicesIsPlacedPartByPart) {
+  auto call = std::make_shared<Call>(*this, "many");
+  queue().add({.call = call,
+               .key = {.model = model_, .num_sequences = 5},
+               .choices = {0, 1, 2, 3, 4},
+               .arrival = now_,
+               .since = now_});
+  add("behind", CallQueue::Kind::kNew);
+  credit_ = 2;
+  queue().dispatch();
+  EXPECT_THAT(call->given, ElementsAre(0, 1));
+  credit_ = 2;
+  queue().dispatch();
+  EXPECT_THAT(call->given, ElementsAre(0, 1, 2, 3));
+  credit_ = 2;
+  queue().dispatch();
+  EXPECT_THAT(call->given, ElementsAre(0, 1, 2, 3, 4));
+  EXPECT_THAT(placed_, ElementsAre("many@a", "many@a", "many@a", "behind@a"));
+  EXPECT_EQ(depth_, 0);
+}
+
+TEST_F(CallQueueTest, OfACallThatHasEndedNothingIsLeft) {
+  credit_ = 2;
+  taken_ = WaitingCall::Assignment::kGone;
+  queue().add({.call = std::make_shared<Call>(*this, "many"),
+               .key = {.model = model_, .num_sequences = 5},
+               .choices = {0, 1, 2, 3, 4},
+               .arrival = now_,
+               .since = now_});
+  EXPECT_EQ(depth_, 0);
 }
 
 TEST_F(CallQueueTest, OnlyThoseBeforeItStandInACallsWay) {
