@@ -41,6 +41,7 @@ struct ReplicaNeed {
   // The call has delivered something: it goes on ahead of new work, and no retry budget refuses it.
   bool resume = false;
   bool charged = false;  // to the retry budget
+  absl::Time since;      // when it lost the last replica that had seated it, or was first refused
   bool delayed = false;  // there was no room, or a replica died: not at once again
 };
 
@@ -82,7 +83,7 @@ class Relay {
   // What an attempt other than a choice's newest says is ignored in all of these.
   void on_seated(ChoiceAttempt attempt);
   void on_update(ChoiceAttempt attempt, const SequenceUpdate& update, absl::Time now);
-  void on_refused(ChoiceAttempt attempt, const internal::v1::Refused& refused);
+  void on_refused(ChoiceAttempt attempt, const internal::v1::Refused& refused, absl::Time now);
   void on_lost(ChoiceAttempt attempt, LossKind kind, const absl::Status& why, absl::Time now);
   // Choices that have become unplaced since the last call.
   std::vector<ReplicaNeed> take_needs();
@@ -117,6 +118,8 @@ class Relay {
     size_t num_ids_at_start = 0;  // of this attempt
     uint32_t num_deaths = 0;      // in a row, as max_deaths counts them
     uint32_t num_resumes = 0;
+    // When it lost the last replica that had seated it, or was first refused.
+    absl::Time lost_at = absl::InfinitePast();
     bool started = false;
     bool finished = false;
     double first_token_seconds = 0;
@@ -136,7 +139,7 @@ class Relay {
   absl::Status replay(Choice& choice, const ChoiceStart& start);
   std::optional<v1::Finished> ending_of(const Choice& choice) const;
   bool is_current(ChoiceAttempt attempt) const;
-  void need_replica(uint32_t index, ReplicaNeed need);
+  void need_replica(uint32_t index, ReplicaNeed need, absl::Time now);
   v1::Finished finished_by_string(const ChoiceText& text) const;
   std::string without_skipped(Choice& choice, std::string text);
   void start_choice(uint32_t index);

@@ -87,22 +87,27 @@ bool Relay::has_progress() const {
                      [](const Choice& choice) { return !choice.ids.empty(); });
 }
 
-void Relay::need_replica(uint32_t index, ReplicaNeed need) {
-  choices_[index].place = Place::kNone;
+void Relay::need_replica(uint32_t index, ReplicaNeed need, absl::Time now) {
+  Choice& choice = choices_[index];
+  choice.place = Place::kNone;
+  // Being refused again and again is one wait.
+  if (choice.seated || choice.lost_at == absl::InfinitePast()) choice.lost_at = now;
   need.choice = index;
+  need.since = choice.lost_at;
   need.resume = has_progress();
   need.charged = need.charged && !need.resume;
   needs_.push_back(need);
 }
 
-void Relay::on_refused(ChoiceAttempt attempt, const internal::v1::Refused& refused) {
+void Relay::on_refused(ChoiceAttempt attempt, const internal::v1::Refused& refused,
+                       absl::Time now) {
   if (!is_current(attempt)) return;
   const auto code = static_cast<absl::StatusCode>(refused.code());
   if (code == absl::StatusCode::kResourceExhausted) {
-    need_replica(attempt.choice, {.charged = true, .delayed = true});
+    need_replica(attempt.choice, {.charged = true, .delayed = true}, now);
   } else if (code == absl::StatusCode::kUnavailable) {
     // It drains. Nothing was begun, and its next frame keeps others from trying.
-    need_replica(attempt.choice, {.delayed = true});
+    need_replica(attempt.choice, {.delayed = true}, now);
   } else {
     choices_[attempt.choice].place = Place::kEnded;
     fail(refusal_status(refused), false);
@@ -145,7 +150,8 @@ void Relay::on_lost(ChoiceAttempt attempt, LossKind kind, const absl::Status& wh
   }
   const bool died = kind == LossKind::kDied;
   need_replica(attempt.choice,
-               {.charged = died, .delayed = died && (choice.num_deaths > 0 || !has_progress())});
+               {.charged = died, .delayed = died && (choice.num_deaths > 0 || !has_progress())},
+               now);
   if (!needs_.back().resume) return;
   ++choice.num_resumes;
   ++summary_.num_resumes;

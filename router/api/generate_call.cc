@@ -199,7 +199,7 @@ void GenerateCall::on_refused(ChoiceAttempt attempt, const internal::v1::Refused
   {
     std::lock_guard lock(mutex_);
     if (phase_ != Phase::kOpen) return;
-    relay_->on_refused(attempt, refused);
+    relay_->on_refused(attempt, refused, absl::Now());
   }
   pump();
 }

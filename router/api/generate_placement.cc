@@ -56,10 +56,11 @@ std::vector<CallQueue::Entry> GenerateCall::entries_for_needs() {
     seats_[need.choice].resuming = need.resume;
     CallQueue::Entry& entry = entries.emplace_back(entry_for({need.choice}));
     entry.kind = need.resume ? CallQueue::Kind::kResume : CallQueue::Kind::kRetry;
+    entry.since = need.since;
     if (need.delayed) {
       std::random_device jitter;
       const double share = std::uniform_real_distribution<double>(0, 1)(jitter);
-      entry.not_before = entry.since + retry_backoff(num_retries_++, share);
+      entry.not_before = absl::Now() + retry_backoff(num_retries_++, share);
     }
   }
   return entries;

@@ -86,7 +86,7 @@ class RelayTest : public ::testing::Test {
   std::shared_ptr<const ModelInfo> model_;
   v1::GenerateRequest request_;
   RelayOptions options_;
-  const absl::Time now_ = absl::FromUnixSeconds(1000);
+  absl::Time now_ = absl::FromUnixSeconds(1000);
   std::unique_ptr<Relay> relay_;
   absl::Status prepared_;
   std::vector<internal::v1::Submit> submits_;

@@ -110,23 +110,44 @@ TEST_F(RelayTest, ACallThatHasDeliveredNothingIsRetriedOnTheBudget) {
 TEST_F(RelayTest, NoRoomIsRetriedLaterAndNeverToldToTheClient) {
   internal::v1::Refused refused;
   refused.set_code(static_cast<int>(absl::StatusCode::kResourceExhausted));
-  relay().on_refused({0, attempt_}, refused);
+  relay().on_refused({0, attempt_}, refused, now_);
   const auto needs = relay().take_needs();
   ASSERT_EQ(needs.size(), 1u);
   EXPECT_TRUE(!needs[0].resume && needs[0].charged && needs[0].delayed);
   EXPECT_FALSE(relay().failed());
   place();
   tokens({300});
-  relay().on_refused({0, attempt_}, refused);
+  relay().on_refused({0, attempt_}, refused, now_);
   const auto resumed = relay().take_needs();
   ASSERT_EQ(resumed.size(), 1u);
   EXPECT_TRUE(resumed[0].resume && !resumed[0].charged && resumed[0].delayed);
 }
 
+// However often it is refused: from when on it has waited decides when it is told so.
+TEST_F(RelayTest, BeingRefusedAgainAndAgainIsOneWait) {
+  internal::v1::Refused refused;
+  refused.set_code(static_cast<int>(absl::StatusCode::kResourceExhausted));
+  relay().on_seated({0, attempt_});
+  tokens({300});
+  const absl::Time lost = now_ += absl::Seconds(7);
+  lose();
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(relay().take_needs().at(0).since, lost);
+    place();
+    now_ += absl::Seconds(7);
+    relay().on_refused({0, attempt_}, refused, now_);
+  }
+  EXPECT_EQ(relay().take_needs().at(0).since, lost);
+  place();
+  relay().on_seated({0, attempt_});
+  lose();
+  EXPECT_EQ(relay().take_needs().at(0).since, now_);
+}
+
 TEST_F(RelayTest, ADrainingReplicasRefusalCostsNoRetry) {
   internal::v1::Refused refused;
   refused.set_code(static_cast<int>(absl::StatusCode::kUnavailable));
-  relay().on_refused({0, attempt_}, refused);
+  relay().on_refused({0, attempt_}, refused, now_);
   EXPECT_FALSE(relay().take_needs().at(0).charged);
 }
 

@@ -77,7 +77,7 @@ void SimulatedCall::on_update(ChoiceAttempt attempt, const SequenceUpdate& updat
 }
 
 void SimulatedCall::on_refused(ChoiceAttempt attempt, const internal::v1::Refused& refused) {
-  relay_.on_refused(as_told(attempt), refused);
+  relay_.on_refused(as_told(attempt), refused, world_.now);
   pump();
 }
 
