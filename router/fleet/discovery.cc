@@ -132,15 +132,23 @@ bool Discovery::note(const Answer& answer, absl::Time now) {
       now + options_.resolve_interval * std::uniform_real_distribution<double>(0.75, 1.25)(jitter_);
   if (!answer.addresses.ok()) {
     report(answer.origin, std::string(answer.addresses.status().message()));
-  } else if (answer.addresses->empty()) {
-    report(answer.origin, "it has no address");
-  } else {
-    name.last_error.clear();
-    if (name.addresses == *answer.addresses) return false;
-    name.addresses = *answer.addresses;
-    return true;
+    return false;
   }
-  return false;
+  if (answer.addresses->empty()) {
+    if (!name.empty_since) name.empty_since = now;
+    report(answer.origin, "it has no address");
+    if (name.addresses.empty() || now - *name.empty_since < options_.believe_empty_after) {
+      return false;
+    }
+    spdlog::info("{} has had no address for {}: nothing is looked for behind it", answer.origin,
+                 absl::FormatDuration(options_.believe_empty_after));
+  } else {
+    name.empty_since.reset();
+    name.last_error.clear();
+  }
+  if (name.addresses == *answer.addresses) return false;
+  name.addresses = *answer.addresses;
+  return true;
 }
 
 void Discovery::report(const std::string& origin, const std::string& error) {

@@ -30,6 +30,8 @@ struct DiscoveryOptions {
   absl::Duration resolve_interval = absl::Seconds(10);
   // A lookup that takes longer is reported, and its name keeps what is known.
   absl::Duration resolve_timeout = absl::Seconds(5);
+  // A name that has no address for so long has none: a model was scaled to zero, say.
+  absl::Duration believe_empty_after = absl::Minutes(1);
   ResolveFunction resolve = resolve_with_system;
 };
 
@@ -45,8 +47,8 @@ struct Candidates {
 };
 
 // Owner: the router. A thread of its own looks after the file; each name that is due is looked up
-// on a thread that nobody waits for, at most one per name. Errors and empty answers leave what is
-// known, and each is logged once.
+// on a thread that nobody waits for, at most one per name. Errors leave what is known, and so do
+// empty answers until they have been the same for a while; each is logged once.
 class Discovery {
  public:
   // Reads the file, and says the first candidates (without names) before it returns; later ones
@@ -75,8 +77,9 @@ class Discovery {
     bool stopped = false;
   };
   struct Name {
-    std::vector<std::string> addresses;  // of the last answer that had any
-    std::optional<absl::Time> asked;     // a lookup is under way since then
+    std::vector<std::string> addresses;     // that are believed
+    std::optional<absl::Time> empty_since;  // all answers
+    std::optional<absl::Time> asked;        // a lookup is under way since then
     absl::Time due = absl::InfinitePast();
     std::string last_error;
   };

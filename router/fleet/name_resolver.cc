@@ -38,9 +38,9 @@ absl::StatusOr<std::vector<std::string>> resolve_with_system(const std::string& 
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
-  if (const int code = getaddrinfo(parts.host.c_str(), nullptr, &hints, &found); code != 0) {
-    return absl::UnavailableError(gai_strerror(code));
-  }
+  const int code = getaddrinfo(parts.host.c_str(), nullptr, &hints, &found);
+  if (code == EAI_NONAME || code == EAI_NODATA) return std::vector<std::string>();
+  if (code != 0) return absl::UnavailableError(gai_strerror(code));
   std::set<std::string> addresses;
   for (const addrinfo* entry = found; entry != nullptr; entry = entry->ai_next) {
     std::array<char, NI_MAXHOST> host;

@@ -20,8 +20,8 @@ struct HostAndPort {
 HostAndPort split_address(const std::string& address);
 bool is_literal_address(const std::string& host);
 
-// Numeric addresses of all records of "host:port", each once, sorted. Blocks as long as the system
-// does.
+// Numeric addresses of all records of "host:port", each once, sorted; none where there is no such
+// name. Blocks as long as the system does. Errors: Unavailable where nobody could be asked.
 using ResolveFunction = std::function<absl::StatusOr<std::vector<std::string>>(const std::string&)>;
 absl::StatusOr<std::vector<std::string>> resolve_with_system(const std::string& address);
 
