@@ -180,5 +180,22 @@ TEST_F(ServiceTest, WhatWasSentBeforeTheWorkerShutsDownArrives) {
   EXPECT_EQ(router.finish().error_code(), grpc::StatusCode::UNAVAILABLE);
 }
 
+// Or routers take the end for a death, which costs what was under way to the worker a retry.
+TEST_F(ServiceTest, AWorkerSaysThatItDrainsBeforeItsSessionsEnd) {
+  start();
+  serve();
+  Router router(*stub_);
+  EXPECT_FALSE(router.next().load().draining());
+  service_->drain(absl::Now());
+  service_->close();  // no report has come since
+  bool draining = false;
+  for (;;) {
+    const WorkerFrame frame = router.next();
+    if (router.ended()) break;
+    draining = frame.load().draining();
+  }
+  EXPECT_TRUE(draining);
+}
+
 }  // namespace
 }  // namespace lckv

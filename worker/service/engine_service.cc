@@ -303,12 +303,20 @@ grpc::ServerUnaryReactor* EngineService::Drain(grpc::CallbackServerContext* call
 
 void EngineService::close() {
   std::vector<std::shared_ptr<lckv::Session>> sessions;
+  std::unordered_map<uint64_t, WorkerFrame> last;
   {
     const std::lock_guard lock(mutex_);
     closed_ = true;
-    for (const auto& [id, link] : links_) sessions.push_back(link.session);
+    for (const auto& [id, link] : links_) {
+      sessions.push_back(link.session);
+      if (link.greeted) *last[id].mutable_load() = load_of(link);
+    }
   }
   for (const auto& session : sessions) {
+    // No report may have come since drain(): without its word a router takes the end for a death.
+    if (const auto it = last.find(session->id()); it != last.end()) {
+      session->send(std::move(it->second));
+    }
     session->end(absl::UnavailableError("the worker shuts down"),
                  lckv::Session::Ending::kAfterFrames);
   }
