@@ -23,6 +23,7 @@
 #include "worker/fit_memory.h"
 #include "worker/follow.h"
 #include "worker/group/launcher.h"
+#include "worker/group/leader_address.h"
 #include "worker/group/leader_group.h"
 #include "worker/group/plan_frames.h"
 #include "worker/group/rank_metrics.h"
@@ -58,9 +59,13 @@ void quiet_openmp(const WorkerConfig& config, char** argv) {
 
 // The other ranks of the replica; null where there are none.
 absl::StatusOr<std::unique_ptr<LeaderGroup>> open_group(const WorkerConfig& config,
-                                                        RankWatch& watch) {
+                                                        ShutdownSignal& signal, RankWatch& watch) {
   if (config.tensor_parallel_size == 1) return nullptr;
-  auto group = LeaderGroup::open(config.leader, config.rank_tls,
+  const auto address =
+      address_of_leader(config.leader, absl::Now() + config.start_timeout,
+                        [&signal](absl::Duration time) { return signal.wait(time); });
+  if (!address.ok()) return address.status();
+  auto group = LeaderGroup::open(*address, config.rank_tls,
                                  [&watch](const RankFailure& failure) { watch.fail(failure); });
   if (group.ok()) watch.listening((*group)->port());
   return group;
@@ -159,7 +164,8 @@ int run(const WorkerConfig& config) {
   if (!opened.ok()) return give_up(config, opened.status(), watch);
   WorkerServer& server = **opened;
   RankMetrics rank_metrics(*server.metrics().registry(), served_name(config), /*rank=*/0);
-  auto group = open_group(config, watch);
+  auto group = open_group(config, signal, watch);
+  if (absl::IsCancelled(group.status())) std::_Exit(0);
   if (!group.ok()) return give_up(config, group.status(), watch);
   auto loading = std::async(std::launch::async, [&] {
     return start_engine(config, server, group->get(), progress, watch);

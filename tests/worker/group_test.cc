@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "rpc/logging.h"
 #include "worker/group/follower_link.h"
+#include "worker/group/leader_address.h"
 #include "worker/group/leader_group.h"
 
 namespace lckv {
@@ -128,6 +129,23 @@ TEST_F(GroupTest, RankOfAnotherLifeNeitherJoinsNorEndsTheLeader) {
   EXPECT_FALSE(join(other).ok());
   group_->end(absl::Now() + kDeadline);
   EXPECT_TRUE(failures_.empty());
+}
+
+// Of a new pod a cluster's name servers hear seconds after it has begun.
+TEST(AddressOfLeader, IsWaitedForWhereANameDoesNotLeadHereYet) {
+  const auto never = [](absl::Duration) { return false; };
+  for (const char* const given : {"127.0.0.1:0", "[::1]:50063", "192.0.2.1:50063"}) {
+    EXPECT_EQ(address_of_leader(given, absl::InfinitePast(), never).value(), given);
+  }
+  const auto local = address_of_leader("localhost:50063", absl::InfinitePast(), never);
+  EXPECT_TRUE(local.value() == "127.0.0.1:50063" || local.value() == "[::1]:50063") << *local;
+  int num_waits = 0;
+  const auto twice = [&](absl::Duration) { return ++num_waits == 2; };
+  const auto stopped = address_of_leader("no-such-host.invalid:1", absl::InfiniteFuture(), twice);
+  EXPECT_TRUE(absl::IsCancelled(stopped.status())) << stopped.status();
+  const auto late = address_of_leader("no-such-host.invalid:1", absl::InfinitePast(), never);
+  EXPECT_TRUE(absl::IsUnavailable(late.status())) << late.status();
+  EXPECT_THAT(std::string(late.status().message()), HasSubstr("--leader no-such-host.invalid:1"));
 }
 
 TEST_F(GroupTest, SecondLeaderFindsTheAddressTaken) {
