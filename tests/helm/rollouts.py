@@ -159,12 +159,14 @@ class Service(proxy.Proxy):
     def __init__(self, dice):
         super().__init__(None)
         self.dice = dice
-        self.endpoints = []
+        self.endpoints = []  # (address, until when)
 
     def connect(self):
-        if not self.endpoints:
+        # Whoever sets them may be late: a program is being started.
+        endpoints = [address for address, until in self.endpoints if time.monotonic() < until]
+        if not endpoints:
             raise ConnectionRefusedError
-        host, _, port = self.dice.choice(self.endpoints).rpartition(":")
+        host, _, port = self.dice.choice(endpoints).rpartition(":")
         return socket.create_connection((host, int(port)))
 
 
@@ -212,11 +214,10 @@ class Cluster:
             new.write_text(json.dumps({"models": [model | {"workers": names}]}))
             new.rename(self.models_file)
         self.service.endpoints = [
-            pod.process.address
+            (pod.process.address, math.inf if pod.terminated_at is None else pod.terminated_at + self.forget_seconds)
             for pod in self.routers.pods
             if pod.runs() and pod.ready_at is not None
-            and (pod.terminated_at is None or now < pod.terminated_at + self.forget_seconds)
-        ]  # fmt: skip
+        ]
 
     def go_on_until(self, condition, what, seconds=2 * serving.READY_SECONDS):
         deadline = time.monotonic() + seconds

@@ -138,7 +138,7 @@ class Served:
         with concurrent.futures.ThreadPoolExecutor(CALLERS + 1) as pool:
             held = pool.submit(self.hold_calls)
             numbers = itertools.count()
-            list(pool.map(lambda _: self.call_on(numbers), range(CALLERS)))
+            list(pool.map(lambda _: self.call_on(numbers, held), range(CALLERS)))
             held.result()
         self.call_in_vain()
         self.prometheus.wait_for_scrapes(len(self.addresses()))
@@ -146,8 +146,9 @@ class Served:
         self.end = time.time()
         self.after = self.scrape_all()
 
-    def call_on(self, numbers):
-        while (i := next(numbers)) < CALLS:
+    def call_on(self, numbers, held):
+        # Demand is asked for beside them, however fast they are.
+        while (i := next(numbers)) < CALLS or (len(self.held) < 2 and not held.done()):
             self.call(i)
 
     def call(self, i):
