@@ -174,7 +174,7 @@ bool CallQueue::place_next(std::set<LineName>& stuck) {
   // Before the next pick, so that it counts these submits, or sees what the set was behind with.
   source_.refresh();
   if (assignment == WaitingCall::Assignment::kGone) return true;
-  if (assignment == WaitingCall::Assignment::kTaken) {
+  if (assignment != WaitingCall::Assignment::kNotTaken) {
     if (offered.size() == entry->choices.size()) return true;
     entry->choices.erase(entry->choices.begin(), entry->choices.begin() + offered.size());
     entry->key.num_sequences = static_cast<uint32_t>(entry->choices.size());

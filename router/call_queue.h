@@ -24,6 +24,7 @@ class WaitingCall {
  public:
   enum class Assignment {
     kTaken,     // the choices are in the replica's session
+    kMoved,     // the replica will not do for them; they were added again, with what they need
     kNotTaken,  // the replica had changed meanwhile; they wait on
     kGone,      // the call has ended
   };

@@ -81,7 +81,7 @@ WaitingCall::Assignment GenerateCall::assign(const ReplicaView& replica,
   }
   if (elsewhere) {
     enqueue(*std::move(elsewhere));
-    return Assignment::kGone;
+    return Assignment::kMoved;
   }
   replica.link->flush();
   return Assignment::kTaken;

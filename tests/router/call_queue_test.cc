@@ -23,7 +23,8 @@ class CallQueueTest : public ::testing::Test {
   struct Call final : WaitingCall {
     Call(CallQueueTest& owner, std::string own_name) : test(owner), name(std::move(own_name)) {}
     Assignment assign(const ReplicaView& replica, const std::vector<uint32_t>& choices) override {
-      if (test.taken_ != Assignment::kTaken) return test.taken_;
+      const auto answer = std::exchange(test.next_answer_, Assignment::kTaken);
+      if (answer != Assignment::kTaken) return answer;
       test.placed_.push_back(name + "@" + replica.address);
       test.credit_ -= static_cast<uint32_t>(choices.size());
       given.insert(given.end(), choices.begin(), choices.end());
@@ -98,7 +99,7 @@ class CallQueueTest : public ::testing::Test {
   absl::Time now_ = absl::FromUnixSeconds(1000);
   bool ready_ = true;
   uint32_t credit_ = 0;
-  WaitingCall::Assignment taken_ = WaitingCall::Assignment::kTaken;
+  WaitingCall::Assignment next_answer_ = WaitingCall::Assignment::kTaken;
   int depth_ = 0;
   std::vector<std::string> placed_;
   std::unique_ptr<CallQueue> queue_;
@@ -152,9 +153,22 @@ TEST_F(CallQueueTest, ACallOfManyChoicesIsPlacedPartByPart) {
   EXPECT_EQ(depth_, 0);
 }
 
+TEST_F(CallQueueTest, WhatOneReplicaWillNotDoForIsNotTheWholeCall) {
+  auto call = std::make_shared<Call>(*this, "many");
+  credit_ = 2;
+  next_answer_ = WaitingCall::Assignment::kMoved;
+  queue().add({.call = call,
+               .key = {.model = model_, .num_sequences = 4},
+               .choices = {0, 1, 2, 3},
+               .arrival = now_,
+               .since = now_});
+  EXPECT_THAT(call->given, ElementsAre(2, 3));
+  EXPECT_EQ(depth_, 0);
+}
+
 TEST_F(CallQueueTest, OfACallThatHasEndedNothingIsLeft) {
   credit_ = 2;
-  taken_ = WaitingCall::Assignment::kGone;
+  next_answer_ = WaitingCall::Assignment::kGone;
   queue().add({.call = std::make_shared<Call>(*this, "many"),
                .key = {.model = model_, .num_sequences = 5},
                .choices = {0, 1, 2, 3, 4},

@@ -42,7 +42,7 @@ WaitingCall::Assignment SimulatedCall::assign(const ReplicaView& replica,
     CallQueue::Entry entry = entry_for(choices);
     entry.kind = relay_.has_progress() ? CallQueue::Kind::kResume : CallQueue::Kind::kRetry;
     world_.queue->add(std::move(entry));
-    return Assignment::kGone;
+    return Assignment::kMoved;
   }
   std::vector<internal::v1::Submit> submits;
   for (const uint32_t choice : choices) {
