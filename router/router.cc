@@ -82,6 +82,7 @@ absl::StatusOr<std::unique_ptr<Router>> Router::start(const RouterOptions& optio
   if (!discovery.ok()) return in_flag("--models", discovery.status());
   router->discovery_ = *std::move(discovery);
   if (absl::Status status = router->listen(); !status.ok()) return status;
+  router->beat(absl::Now());  // so that no series is missing when metrics are asked for first
   router->pulse_thread_ = std::thread([raw = router.get()] { raw->pulse(); });
   return router;
 }
