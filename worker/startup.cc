@@ -146,7 +146,8 @@ absl::Status open_device(const WorkerConfig& config, LoadedModel& loaded) {
     auto ops = kCudaBackend.open({.device = device_of_rank(config),
                                   .dtype = plan.dtype,
                                   .reproducible = plan.reproducible,
-                                  .required_bytes = known_device_bytes(config, loaded)});
+                                  .required_bytes = known_device_bytes(config, loaded),
+                                  .head_dim = loaded.config.head_dim});
     if (!ops.ok()) return ops.status();
     loaded.ops = *std::move(ops);
   } else {

@@ -2,6 +2,7 @@
 // the device's and the host's.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "kernels/ops.h"
@@ -10,6 +11,9 @@ namespace lckv {
 
 // Positions that are reduced together, from position 0 upward (see AttentionArgs).
 inline constexpr int32_t kAttentionTile = 64;
+
+// Head sizes that kernels are compiled for (with_head_dim in attention_launch.cuh).
+inline constexpr std::array<int32_t, 8> kAttentionHeadDims = {16, 32, 48, 64, 80, 96, 128, 256};
 
 // What one row sees: positions [begin, end) and [0, sinks).
 struct SeenRange {

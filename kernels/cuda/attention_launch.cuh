@@ -16,27 +16,14 @@ struct AttentionLaunch {
 };
 
 // Calls `choose` with the head size as a constant, where kernels are compiled for it.
-template <class Choose>
+template <size_t kAt = 0, class Choose>
 AttentionLaunch with_head_dim(int32_t head_dim, const Choose& choose) {
-  switch (head_dim) {
-    case 16:
-      return choose(std::integral_constant<int, 16>());
-    case 32:
-      return choose(std::integral_constant<int, 32>());
-    case 48:
-      return choose(std::integral_constant<int, 48>());
-    case 64:
-      return choose(std::integral_constant<int, 64>());
-    case 80:
-      return choose(std::integral_constant<int, 80>());
-    case 96:
-      return choose(std::integral_constant<int, 96>());
-    case 128:
-      return choose(std::integral_constant<int, 128>());
-    case 256:
-      return choose(std::integral_constant<int, 256>());
-    default:
-      return {};
+  if constexpr (kAt < kAttentionHeadDims.size()) {
+    constexpr int kHeadDim = kAttentionHeadDims[kAt];
+    if (head_dim == kHeadDim) return choose(std::integral_constant<int, kHeadDim>());
+    return with_head_dim<kAt + 1>(head_dim, choose);
+  } else {
+    return {};
   }
 }
 

@@ -14,12 +14,14 @@ struct CudaOpsOptions {
   DType dtype = DType::kFloat32;  // float32 or bfloat16
   bool reproducible = false;
   uint64_t required_bytes = 0;  // of device memory, for everything that will be allocated
+  int32_t head_dim = 0;         // of all layers; 0: not checked
 };
 
 // The device belongs to the calling thread and those it hands the Ops to, one at a time. Errors,
 // each of one line: FailedPrecondition where there is no driver, device or cuBLASLt, the driver is
-// too old or the device is of a compute capability that no kernel was compiled for; OutOfRange
-// where there is no device of this number; ResourceExhausted where it has too little free memory.
+// too old, or no kernel was compiled for the device's compute capability or the model's head size;
+// OutOfRange where there is no device of this number; ResourceExhausted where it has too little
+// free memory.
 absl::StatusOr<std::unique_ptr<Ops>> open_cuda_ops(const CudaOpsOptions& options);
 
 // What results depend on, besides the options.

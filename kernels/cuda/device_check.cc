@@ -1,7 +1,11 @@
 #include "kernels/cuda/device_check.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "kernels/cuda/attention_index.h"
 
 namespace lckv {
 namespace {
@@ -43,6 +47,14 @@ absl::Status check_device(const DeviceFacts& facts) {
         " free, and ", gibibytes(facts.required_bytes), " are needed"));
   }
   return absl::OkStatus();
+}
+
+absl::Status check_head_dim(int32_t head_dim) {
+  const auto& sizes = kAttentionHeadDims;
+  if (std::find(sizes.begin(), sizes.end(), head_dim) != sizes.end()) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("config.json: head_dim: ", head_dim,
+                                                    ": attention on CUDA devices is there for ",
+                                                    absl::StrJoin(sizes, ", ")));
 }
 
 }  // namespace lckv

@@ -1,5 +1,5 @@
-// Whether a device can serve, from what the driver says of it. Pure, so that every answer is tested
-// without a device.
+// Whether a device can serve a model, from what the driver and config.json say. Pure, so that every
+// answer is tested without a device.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,9 @@ struct DeviceFacts {
   uint64_t required_bytes = 0;
 };
 
-// See open_cuda_ops for the errors.
+// See open_cuda_ops for the errors of both.
 absl::Status check_device(const DeviceFacts& facts);
+// Of all layers.
+absl::Status check_head_dim(int32_t head_dim);
 
 }  // namespace lckv

@@ -48,6 +48,9 @@ absl::StatusOr<DeviceFacts> look_at(const CudaOpsOptions& options) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Ops>> open_cuda_ops(const CudaOpsOptions& options) {
+  if (options.head_dim > 0) {
+    if (absl::Status status = check_head_dim(options.head_dim); !status.ok()) return status;
+  }
   const auto facts = look_at(options);
   if (!facts.ok()) return facts.status();
   if (absl::Status status = check_device(*facts); !status.ok()) return status;

@@ -249,5 +249,12 @@ TEST(CheckDevice, SaysWhatIsMissingInOneLine) {
             "10.50 GiB are needed");
 }
 
+TEST(CheckHeadDim, NamesTheSizesThereAre) {
+  for (const int32_t size : {16, 64, 128, 256}) EXPECT_TRUE(check_head_dim(size).ok()) << size;
+  EXPECT_EQ(check_head_dim(112).ToString(),
+            "FAILED_PRECONDITION: config.json: head_dim: 112: attention on CUDA devices is there "
+            "for 16, 32, 48, 64, 80, 96, 128, 256");
+}
+
 }  // namespace
 }  // namespace lckv
