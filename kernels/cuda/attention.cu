@@ -56,13 +56,9 @@ AttentionLaunch scalar_attention(int32_t head_dim, bool has_window) {
   });
 }
 
-// Copies arrays one after the other, each at a multiple of 16 bytes.
+// Copies arrays one after the other.
 class Packer {
  public:
-  template <class Value>
-  static size_t bytes(const std::vector<Value>& values) {
-    return (values.size() * sizeof(Value) + 15) / 16 * 16;
-  }
   explicit Packer(std::byte* to) : to_(to) {}
   template <class Value>
   size_t add(const std::vector<Value>& values) {
@@ -70,7 +66,7 @@ class Packer {
     if (!values.empty()) {
       std::memcpy(to_ + offset, values.data(), values.size() * sizeof(Value));
     }
-    offset_ += bytes(values);
+    offset_ += array_bytes<Value>(values.size());
     return offset;
   }
 
@@ -81,11 +77,7 @@ class Packer {
 
 // Fills in where the plan's arrays lie once they are on the device.
 void upload_plan(const AttentionPlan& plan, UploadRing& uploads, DeviceAttention& args) {
-  const size_t bytes = Packer::bytes(plan.blocks) + Packer::bytes(plan.staged_rows) +
-                       Packer::bytes(plan.runs) + Packer::bytes(plan.segments) +
-                       Packer::bytes(plan.seen) + Packer::bytes(plan.items) +
-                       Packer::bytes(plan.merges);
-  Packer packer(uploads.take(bytes));
+  Packer packer(uploads.take(plan.upload_bytes()));
   const size_t blocks = packer.add(plan.blocks);
   const size_t staged_rows = packer.add(plan.staged_rows);
   const size_t runs = packer.add(plan.runs);
@@ -98,12 +90,20 @@ void upload_plan(const AttentionPlan& plan, UploadRing& uploads, DeviceAttention
   args.staged_rows = reinterpret_cast<const int32_t*>(base + staged_rows);
   args.runs = reinterpret_cast<const HistoryRun*>(base + runs);
   args.segments = reinterpret_cast<const SegmentPlan*>(base + segments);
-  args.seen = reinterpret_cast<const SeenRange*>(base + seen);
+  // Rows are counted over the whole call.
+  args.seen = reinterpret_cast<const SeenRange*>(base + seen) - plan.first_row;
   args.items = reinterpret_cast<const AttentionItem*>(base + items);
   args.merges = reinterpret_cast<const MergeItem*>(base + merges);
 }
 
 }  // namespace
+
+CudaAttention::CudaAttention(const AttentionPlanOptions& options, UploadRing& uploads,
+                             cudaStream_t stream)
+    : options_(options),
+      uploads_(uploads),
+      stream_(stream),
+      shares_(std::make_unique<CudaBuffer>(options.max_share_bytes, stream, Cleared::kNo)) {}
 
 void CudaAttention::run(const AttentionArgs& args) {
   const KvLayout& layout = args.layout;
@@ -113,8 +113,6 @@ void CudaAttention::run(const AttentionArgs& args) {
                                         ? scalar_attention(layout.head_dim, args.window > 0)
                                         : tensor_attention(layout.head_dim, args.window > 0);
   LCKV_CHECK(attention.kernel != nullptr);
-  const AttentionPlan plan = plan_attention(args, options_);
-  if (plan.items.empty()) return;
   DeviceAttention device{.q = args.q,
                          .out = args.out,
                          .log_sum_exp = args.log_sum_exp,
@@ -123,25 +121,25 @@ void CudaAttention::run(const AttentionArgs& args) {
                          .shape = query_shape(args),
                          .layout = layout,
                          .staged = args.staged};
-  upload_plan(plan, uploads_, device);
   const auto across = static_cast<unsigned>(layout.kv_heads * device.shape.chunks);
-  const size_t shares = static_cast<size_t>(plan.num_partials) * across * device.shape.heads;
-  const size_t bytes = shares * (layout.head_dim + 2) * sizeof(float);
-  if (bytes > 0) {
-    grow(partials_, bytes, stream_);
-    device.partial_sums = partials_->floats();
-    device.partial_norms = device.partial_sums + shares * layout.head_dim;
-  }
-  launch("attention", stream_,
-         {.grid = dim3(static_cast<unsigned>(plan.items.size()), across),
-          .threads = attention.threads,
-          .shared_bytes = attention.shared_bytes},
-         attention.kernel, device);
   const auto queries = static_cast<unsigned>(device.shape.rows * device.shape.heads);
-  launch("merging attention", stream_,
-         {.grid = dim3(static_cast<unsigned>(plan.merges.size()), across, queries),
-          .threads = kAttentionThreads},
-         merge_kernel, device);
+  for (const AttentionPlan& plan : plan_attention(args, options_)) {
+    upload_plan(plan, uploads_, device);
+    const size_t bytes = static_cast<size_t>(plan.num_partials) * share_bytes(args);
+    grow(shares_, bytes, stream_);  // only where one row's are more than there is
+    device.partial_sums = shares_->floats();
+    device.partial_norms =
+        device.partial_sums + bytes / sizeof(float) / (layout.head_dim + 2) * layout.head_dim;
+    launch("attention", stream_,
+           {.grid = dim3(static_cast<unsigned>(plan.items.size()), across),
+            .threads = attention.threads,
+            .shared_bytes = attention.shared_bytes},
+           attention.kernel, device);
+    launch("merging attention", stream_,
+           {.grid = dim3(static_cast<unsigned>(plan.merges.size()), across, queries),
+            .threads = kAttentionThreads},
+           merge_kernel, device);
+  }
 }
 
 }  // namespace lckv

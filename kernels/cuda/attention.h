@@ -11,19 +11,18 @@
 
 namespace lckv {
 
-// Owner: the CUDA backend. Thread: its caller's. Keeps memory for the shares of split histories
-// from call to call.
+// Owner: the CUDA backend. Thread: its caller's. Has memory for the shares of split histories,
+// max_share_bytes from the start: what serving takes must not depend on what is asked of it.
 class CudaAttention {
  public:
-  CudaAttention(const AttentionPlanOptions& options, UploadRing& uploads, cudaStream_t stream)
-      : options_(options), uploads_(uploads), stream_(stream) {}
+  CudaAttention(const AttentionPlanOptions& options, UploadRing& uploads, cudaStream_t stream);
   void run(const AttentionArgs& args);
 
  private:
   const AttentionPlanOptions options_;
   UploadRing& uploads_;
   const cudaStream_t stream_;
-  std::unique_ptr<CudaBuffer> partials_;
+  std::unique_ptr<CudaBuffer> shares_;
 };
 
 }  // namespace lckv

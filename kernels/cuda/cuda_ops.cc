@@ -43,7 +43,9 @@ class CudaOps final : public Ops, public StreamOwner {
         uploads_(stream_),
         products_(options.dtype, options.reproducible, uploads_, stream_),
         attention_({.num_multiprocessors = traits.num_multiprocessors,
-                    .reproducible = options.reproducible},
+                    .reproducible = options.reproducible,
+                    .max_upload_bytes = uploads_.max_bytes(),
+                    .max_share_bytes = options.attention_share_bytes},
                    uploads_, stream_),
         numerics_(numerics_of(options, traits)) {}
 

@@ -14,7 +14,9 @@ struct CudaOpsOptions {
   DType dtype = DType::kFloat32;  // float32 or bfloat16
   bool reproducible = false;
   uint64_t required_bytes = 0;  // of device memory, for everything that will be allocated
-  int32_t head_dim = 0;         // of all layers; 0: not checked
+  // For parts of long histories that are added up; attention that needs more is cut into parts.
+  uint64_t attention_share_bytes = uint64_t{64} << 20;
+  int32_t head_dim = 0;  // of all layers; 0: not checked
 };
 
 // The device belongs to the calling thread and those it hands the Ops to, one at a time. Errors,

@@ -7,10 +7,11 @@
 
 namespace lckv {
 
-CudaBuffer::CudaBuffer(size_t bytes, cudaStream_t stream) : bytes_(bytes) {
+CudaBuffer::CudaBuffer(size_t bytes, cudaStream_t stream, Cleared cleared) : bytes_(bytes) {
   void* memory = nullptr;
   check_cuda(cudaMalloc(&memory, std::max<size_t>(bytes, 1)), "allocating device memory");
   data_ = static_cast<std::byte*>(memory);
+  if (cleared == Cleared::kNo) return;
   check_cuda(cudaMemsetAsync(data_, 0, bytes, stream), "clearing device memory");
 }
 

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <span>
@@ -14,11 +15,14 @@
 
 namespace lckv {
 
-// Zeroed, as the other backends' is. Ends the process where the device has no room: sizes were
+// Whether memory begins as zeros, as the other backends' does.
+enum class Cleared : uint8_t { kYes, kNo };
+
+// Ends the process where the device has no room: sizes were
 // checked at start.
 class CudaBuffer final : public DeviceBuffer {
  public:
-  CudaBuffer(size_t bytes, cudaStream_t stream);
+  CudaBuffer(size_t bytes, cudaStream_t stream, Cleared cleared = Cleared::kYes);
   ~CudaBuffer() override;
   CudaBuffer(const CudaBuffer&) = delete;
   CudaBuffer& operator=(const CudaBuffer&) = delete;

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <numeric>
 #include <random>
@@ -75,10 +76,9 @@ Batch random_batch(std::mt19937& random) {
   return batch;
 }
 
-// What one row meets: (is staged, number of the slot or staged row) of each, by tile and piece.
-std::map<int32_t, std::set<int32_t>> positions_met(const AttentionPlan& plan, int32_t row) {
-  std::map<int32_t, std::set<int32_t>> by_piece;
-  int32_t pieces = 0;
+// What one row meets in a plan: positions, by piece.
+void add_positions_met(const AttentionPlan& plan, int32_t row, int32_t& pieces,
+                       std::map<int32_t, std::set<int32_t>>& by_piece) {
   for (const AttentionItem& item : plan.items) {
     if (row < item.row_begin || row >= item.row_begin + item.num_rows) continue;
     ++pieces;
@@ -88,12 +88,42 @@ std::map<int32_t, std::set<int32_t>> positions_met(const AttentionPlan& plan, in
         const int32_t position = tile * kAttentionTile + lane;
         const int32_t entry = entry_at(plan.runs.data() + segment.first_run, segment.num_runs,
                                        segment.num_entries, position);
-        if (entry < 0 || !WindowMask::sees(plan.seen[row], position)) continue;
+        if (entry < 0 || !WindowMask::sees(plan.seen[row - plan.first_row], position)) continue;
         EXPECT_TRUE(by_piece[pieces].insert(position).second) << "twice: " << position;
       }
     }
   }
+}
+
+// In all of a call's plans.
+std::map<int32_t, std::set<int32_t>> positions_met(const std::vector<AttentionPlan>& plans,
+                                                   int32_t row) {
+  std::map<int32_t, std::set<int32_t>> by_piece;
+  int32_t pieces = 0;
+  for (const AttentionPlan& plan : plans) add_positions_met(plan, row, pieces, by_piece);
   return by_piece;
+}
+
+// The same without the pieces in which nothing is met: those are passed over.
+std::vector<std::set<int32_t>> pieces_met(const std::vector<AttentionPlan>& plans, int32_t row) {
+  std::vector<std::set<int32_t>> out;
+  for (const auto& [piece, positions] : positions_met(plans, row)) out.push_back(positions);
+  return out;
+}
+
+// Limits that few rows at once, but always one, keep within.
+AttentionPlanOptions limited(const Batch& batch, uint32_t seed) {
+  size_t entries = 0;
+  for (const Batch::Sequence& sequence : batch.sequences) {
+    entries = std::max(entries, sequence.slot_positions.size());
+  }
+  const int32_t last = *std::max_element(batch.positions.begin(), batch.positions.end());
+  const bool reproducible = seed % 2 == 0;
+  const int32_t pieces = reproducible ? last / kAttentionTile / kReproducibleSplitTiles + 1 : 2;
+  return {.num_multiprocessors = 1 + static_cast<int32_t>(seed % 7),
+          .reproducible = reproducible,
+          .max_upload_bytes = 4096 + entries * (1 + seed % 3) * sizeof(HistoryRun),
+          .max_share_bytes = pieces * (1 + seed % 5) * share_bytes(batch.args)};
 }
 
 TEST(AttentionPlan, EveryRowMeetsWhatItSeesOnce) {
@@ -101,9 +131,9 @@ TEST(AttentionPlan, EveryRowMeetsWhatItSeesOnce) {
     SCOPED_TRACE(Message() << "seed " << seed);
     std::mt19937 random(seed);
     const Batch batch = random_batch(random);
-    const AttentionPlan plan = plan_attention(
-        batch.args,
-        {.num_multiprocessors = 1 + static_cast<int32_t>(seed % 7), .reproducible = seed % 2 == 0});
+    AttentionPlanOptions options = limited(batch, seed);
+    if (seed % 4 < 2) options.max_upload_bytes = options.max_share_bytes = SIZE_MAX;
+    const std::vector<AttentionPlan> plans = plan_attention(batch.args, options);
     for (size_t i = 0; i < batch.segments.size(); ++i) {
       std::vector<int32_t> all = batch.sequences[i].slot_positions;
       all.insert(all.end(), batch.sequences[i].staged_positions.begin(),
@@ -119,7 +149,7 @@ TEST(AttentionPlan, EveryRowMeetsWhatItSeesOnce) {
           expected.insert(j);
         }
         std::set<int32_t> met;
-        for (const auto& [piece, positions] : positions_met(plan, row)) {
+        for (const auto& [piece, positions] : positions_met(plans, row)) {
           for (const int32_t position : positions) {
             EXPECT_TRUE(met.insert(position).second) << "in two pieces: " << position;
           }
@@ -134,7 +164,10 @@ TEST(AttentionPlan, SharesOfSplitRowsFollowEachOther) {
   for (uint32_t seed = 0; seed < 50; ++seed) {
     std::mt19937 random(seed);
     const Batch batch = random_batch(random);
-    const AttentionPlan plan = plan_attention(batch.args, {.num_multiprocessors = 40});
+    const std::vector<AttentionPlan> plans =
+        plan_attention(batch.args, {.num_multiprocessors = 40});
+    ASSERT_EQ(plans.size(), 1U);
+    const AttentionPlan& plan = plans[0];
     std::map<int32_t, const AttentionItem*> by_partial;
     std::set<int32_t> whole;
     for (const AttentionItem& item : plan.items) {
@@ -172,12 +205,7 @@ TEST(AttentionPlan, ReproducibleCutsDependOnTheRowAlone) {
     std::mt19937 random(seed);
     Batch batch = random_batch(random);
     const AttentionPlanOptions options{.num_multiprocessors = 3, .reproducible = true};
-    const AttentionPlan together = plan_attention(batch.args, options);
-    const auto pieces = [](const std::map<int32_t, std::set<int32_t>>& met) {
-      std::vector<std::set<int32_t>> out;  // those that saw nothing are passed over
-      for (const auto& [piece, positions] : met) out.push_back(positions);
-      return out;
-    };
+    const std::vector<AttentionPlan> together = plan_attention(batch.args, options);
     for (const AttentionSegment& segment : batch.segments) {
       for (int32_t row = segment.row_begin; row < segment.row_end; ++row) {
         AttentionSegment alone = segment;
@@ -185,9 +213,73 @@ TEST(AttentionPlan, ReproducibleCutsDependOnTheRowAlone) {
         alone.row_end = row + 1;
         AttentionArgs args = batch.args;
         args.segments = {&alone, 1};
-        EXPECT_EQ(pieces(positions_met(together, row)),
-                  pieces(positions_met(plan_attention(args, options), row)));
+        EXPECT_EQ(pieces_met(together, row), pieces_met(plan_attention(args, options), row));
       }
+    }
+  }
+}
+
+TEST(AttentionPlan, KeepsWithinItsLimits) {
+  size_t most_plans = 0;
+  for (uint32_t seed = 0; seed < 150; ++seed) {
+    SCOPED_TRACE(Message() << "seed " << seed);
+    std::mt19937 random(seed);
+    const Batch batch = random_batch(random);
+    const AttentionPlanOptions options = limited(batch, seed);
+    const std::vector<AttentionPlan> plans = plan_attention(batch.args, options);
+    most_plans = std::max(most_plans, plans.size());
+    std::set<int32_t> written;
+    for (const AttentionPlan& plan : plans) {
+      EXPECT_LE(plan.upload_bytes(), options.max_upload_bytes);
+      EXPECT_LE(plan.num_partials * share_bytes(batch.args), options.max_share_bytes);
+      const auto write = [&](const auto& rows) {
+        for (int32_t row = rows.row_begin; row < rows.row_begin + rows.num_rows; ++row) {
+          EXPECT_TRUE(written.insert(row).second) << "row " << row;
+          ASSERT_GE(row, plan.first_row);
+          ASSERT_LT(static_cast<size_t>(row - plan.first_row), plan.seen.size());
+        }
+      };
+      for (const AttentionItem& item : plan.items) {
+        if (item.partial < 0) write(item);
+      }
+      for (const MergeItem& merge : plan.merges) write(merge);
+    }
+    EXPECT_EQ(written.size(), batch.positions.size());
+  }
+  EXPECT_GT(most_plans, 20U);
+}
+
+// Of the memory there is nothing is left unused: a plan ends where the next rows do not fit.
+TEST(AttentionPlan, IsOneWhereOneIsEnough) {
+  for (uint32_t seed = 0; seed < 50; ++seed) {
+    SCOPED_TRACE(Message() << "seed " << seed);
+    std::mt19937 random(seed);
+    const Batch batch = random_batch(random);
+    AttentionPlanOptions options{.num_multiprocessors = 3, .reproducible = seed % 2 == 0};
+    const std::vector<AttentionPlan> whole = plan_attention(batch.args, options);
+    ASSERT_EQ(whole.size(), 1U);
+    options.max_upload_bytes = whole[0].upload_bytes();
+    options.max_share_bytes = whole[0].num_partials * share_bytes(batch.args);
+    EXPECT_EQ(plan_attention(batch.args, options).size(), 1U);
+    const auto num_groups = std::count_if(whole[0].items.begin(), whole[0].items.end(),
+                                          [](const auto& item) { return item.partial < 0; }) +
+                            static_cast<int64_t>(whole[0].merges.size());
+    --options.max_upload_bytes;
+    EXPECT_EQ(plan_attention(batch.args, options).size() > 1, num_groups > 1);
+  }
+}
+
+TEST(AttentionPlan, ReproducibleCutsDoNotDependOnTheLimits) {
+  for (uint32_t seed = 0; seed < 100; seed += 2) {
+    SCOPED_TRACE(Message() << "seed " << seed);
+    std::mt19937 random(seed);
+    const Batch batch = random_batch(random);
+    AttentionPlanOptions options = limited(batch, seed);
+    const std::vector<AttentionPlan> limited_plans = plan_attention(batch.args, options);
+    options.max_upload_bytes = options.max_share_bytes = SIZE_MAX;
+    const std::vector<AttentionPlan> whole = plan_attention(batch.args, options);
+    for (int32_t row = 0; row < static_cast<int32_t>(batch.positions.size()); ++row) {
+      EXPECT_EQ(pieces_met(limited_plans, row), pieces_met(whole, row)) << "row " << row;
     }
   }
 }

@@ -262,6 +262,24 @@ TEST_P(Attention, InfiniteValuesReachOnlyRowsThatSeeThem) {
   EXPECT_TRUE(std::isnan(got.out[(shape.rows - 1) * width]));
 }
 
+// A history of several pieces, whose rows' shares fit into nothing, each for itself, or a few at a
+// time.
+TEST_P(Attention, LittleMemoryForSharesIsEnough) {
+  if (GetParam().open_with_shares == nullptr) GTEST_SKIP() << "keeps no shares";
+  const Shape shape{.slots_per_block = 16, .committed = 2100, .staged = 9, .rows = 9};
+  const History history = random_history(shape, 8);
+  const Output enough = attend(*GetParam().open(), shape, history);
+  for (const size_t bytes : {size_t{64}, size_t{1} << 10, size_t{4} << 10}) {
+    SCOPED_TRACE(testing::Message() << bytes << " bytes");
+    const Output got = attend(*GetParam().open_with_shares(bytes), shape, history);
+    expect_definition(shape, history, GetParam(), got);
+    if (!GetParam().reproducible) continue;
+    EXPECT_TRUE(same_bytes(enough.out.data(), got.out.data(), got.out.size()));
+    EXPECT_TRUE(
+        same_bytes(enough.log_sum_exp.data(), got.log_sum_exp.data(), got.log_sum_exp.size()));
+  }
+}
+
 class Identity : public BackendTest {};
 INSTANTIATE_TEST_SUITE_P(All, Identity, testing::ValuesIn(reproducible_backends()), backend_name);
 

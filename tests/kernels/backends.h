@@ -28,6 +28,8 @@ struct Backend {
   std::string missing;
   // With so many threads, where it has any; 0: its own choice.
   std::function<std::unique_ptr<Ops>(int threads)> open_with;
+  // With so many bytes for the shares of split histories; null: it keeps none.
+  std::function<std::unique_ptr<Ops>(size_t bytes)> open_with_shares;
 
   std::unique_ptr<Ops> open(int threads = 0) const { return open_with(threads); }
   // Of one rounding to the compute dtype.

@@ -16,9 +16,16 @@ std::vector<Backend> all_backends() {
                      .reproducible = reproducible,
                      .rounds_attention = dtype == DType::kBFloat16,
                      .missing = device.ok() ? "" : std::string(device.status().message()),
-                     .open_with = [dtype, reproducible](int) {
-                       return *open_cuda_ops({.dtype = dtype, .reproducible = reproducible});
-                     }});
+                     .open_with =
+                         [dtype, reproducible](int) {
+                           return *open_cuda_ops({.dtype = dtype, .reproducible = reproducible});
+                         },
+                     .open_with_shares =
+                         [dtype, reproducible](size_t bytes) {
+                           return *open_cuda_ops({.dtype = dtype,
+                                                  .reproducible = reproducible,
+                                                  .attention_share_bytes = bytes});
+                         }});
     }
   }
   return out;

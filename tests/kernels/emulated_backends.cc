@@ -8,16 +8,24 @@ std::vector<Backend> all_backends() {
   std::vector<Backend> out;
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
     for (const bool reproducible : {false, true}) {
-      out.push_back({.name = std::string(reproducible ? "cuda_reproducible_" : "cuda_free_") +
-                             dtype_name(dtype) + "_emulated",
-                     .dtype = dtype,
-                     .reproducible = reproducible,
-                     .rounds_attention = dtype == DType::kBFloat16,
-                     .max_models = reproducible ? 1U : 0U,
-                     .open_with = [dtype, reproducible](int) {
-                       return make_cuda_ops({.dtype = dtype, .reproducible = reproducible},
-                                            {.num_multiprocessors = 2});
-                     }});
+      out.push_back(
+          {.name = std::string(reproducible ? "cuda_reproducible_" : "cuda_free_") +
+                   dtype_name(dtype) + "_emulated",
+           .dtype = dtype,
+           .reproducible = reproducible,
+           .rounds_attention = dtype == DType::kBFloat16,
+           .max_models = reproducible ? 1U : 0U,
+           .open_with =
+               [dtype, reproducible](int) {
+                 return make_cuda_ops({.dtype = dtype, .reproducible = reproducible},
+                                      {.num_multiprocessors = 2});
+               },
+           .open_with_shares =
+               [dtype, reproducible](size_t bytes) {
+                 return make_cuda_ops(
+                     {.dtype = dtype, .reproducible = reproducible, .attention_share_bytes = bytes},
+                     {.num_multiprocessors = 2});
+               }});
     }
   }
   return out;
