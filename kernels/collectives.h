@@ -22,6 +22,9 @@ class Collectives {
   virtual absl::Status all_gather(const float* data, int64_t count, float* out) = 0;
   virtual absl::Status broadcast(void* data, int64_t bytes, int root) = 0;
   virtual absl::Status barrier() = 0;
+  // Returns when what was asked of the ranks is done, so that reading the device's results waits
+  // for no peer.
+  virtual absl::Status wait() = 0;
 };
 
 // The only rank of its replica.

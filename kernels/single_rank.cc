@@ -20,6 +20,7 @@ class SingleRank final : public Collectives {
     return absl::OkStatus();
   }
   absl::Status barrier() override { return absl::OkStatus(); }
+  absl::Status wait() override { return absl::OkStatus(); }
 };
 
 }  // namespace

@@ -3,7 +3,10 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <future>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -25,6 +28,33 @@ constexpr int64_t kAlignment = 16;
 // Floats of each rank that are gathered at once to be summed in order.
 constexpr int64_t kGathered = int64_t{1} << 18;
 
+// What NCCL says of a call, and in more words where it has them.
+absl::Status status_of(const NcclLibrary& nccl, ncclResult_t result, ncclComm_t comm) {
+  if (result == ncclSuccess) return absl::OkStatus();
+  const char* const detail = nccl.last_error(comm);
+  std::string text = absl::StrCat("NCCL: ", nccl.error_string(result));
+  if (detail != nullptr && *detail != '\0') absl::StrAppend(&text, ": ", detail);
+  // Of several lines, the first says it.
+  text.resize(std::min(text.size(), text.find('\n')));
+  const bool is_refused = result == ncclInvalidUsage || result == ncclInvalidArgument;
+  if (!is_refused) return absl::UnavailableError(text);
+  return absl::FailedPreconditionError(
+      absl::StrCat(text, "; each rank of a host needs a device of its own"));
+}
+
+// Returns when all ranks have come.
+absl::StatusOr<ncclComm_t> join(const NcclLibrary& nccl, int rank, int size,
+                                const ncclUniqueId& id) {
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  // The calls of one that does not block start a thread each and return before their work is in the
+  // stream's order.
+  config.blocking = 1;
+  ncclComm_t comm = nullptr;
+  const ncclResult_t result = nccl.init_rank(&comm, size, id, rank, &config);
+  if (absl::Status status = status_of(nccl, result, nullptr); !status.ok()) return status;
+  return comm;
+}
+
 class NcclCollectives final : public Collectives {
  public:
   NcclCollectives(const NcclLibrary& nccl, const NcclOptions& options, cudaStream_t stream)
@@ -32,6 +62,7 @@ class NcclCollectives final : public Collectives {
         rank_(options.rank),
         size_(options.size),
         reproducible_(options.reproducible),
+        timeout_(options.timeout),
         call_timeout_(options.call_timeout),
         stream_(stream) {
     check_cuda(cudaEventCreateWithFlags(&reached_, cudaEventDisableTiming), "creating an event");
@@ -49,21 +80,22 @@ class NcclCollectives final : public Collectives {
   absl::Status all_gather(const float* data, int64_t count, float* out) override;
   absl::Status broadcast(void* data, int64_t bytes, int root) override;
   absl::Status barrier() override;
+  absl::Status wait() override;
 
  private:
   absl::StatusOr<ncclUniqueId> meet(const NcclOptions& options, absl::Time deadline);
-  // Waits until what `result` began is begun in full; an error closes the communicator.
-  absl::Status settle(ncclResult_t result, absl::Time deadline);
-  absl::Status settle(ncclResult_t result) { return settle(result, absl::Now() + call_timeout_); }
+  // An error closes the communicator.
+  absl::Status checked(ncclResult_t result) {
+    absl::Status status = status_of(nccl_, result, comm_);
+    return status.ok() ? status : fail(std::move(status));
+  }
   ncclResult_t state() const {
     ncclResult_t found = ncclSuccess;
     const ncclResult_t asked = nccl_.get_async_error(comm_, &found);
-    return asked == ncclSuccess ? found : asked;
+    if (asked != ncclSuccess) return asked;
+    return found == ncclInProgress ? ncclSuccess : found;
   }
-  // Until the device has done all that was asked of it.
-  absl::Status wait();
   absl::Status fail(absl::Status status);
-  absl::Status status_of(ncclResult_t error) const;
   // Aborting needs no peer and leaves nothing that would wait for one.
   void close() {
     if (comm_ != nullptr) (void)nccl_.abort(std::exchange(comm_, nullptr));
@@ -80,8 +112,10 @@ class NcclCollectives final : public Collectives {
   const int rank_;
   const int size_;
   const bool reproducible_;
+  const absl::Duration timeout_;
   const absl::Duration call_timeout_;
   const cudaStream_t stream_;
+  bool have_met_ = false;  // a wait has succeeded: every rank has loaded its model
   cudaEvent_t reached_ = nullptr;
   ncclComm_t comm_ = nullptr;  // null after an error
   absl::Status failure_;
@@ -94,10 +128,8 @@ absl::StatusOr<ncclUniqueId> NcclCollectives::meet(const NcclOptions& options,
   const std::string key = absl::StrCat("nccl/", options.life);
   ncclUniqueId id = {};
   if (rank_ == 0) {
-    if (const ncclResult_t result = nccl_.get_unique_id(&id); result != ncclSuccess) {
-      return status_of(result);
-    }
-    absl::Status status = options.store.set(key, std::string(id.internal, sizeof(id.internal)));
+    absl::Status status = status_of(nccl_, nccl_.get_unique_id(&id), nullptr);
+    if (status.ok()) status = options.store.set(key, std::string(id.internal, sizeof(id.internal)));
     if (!status.ok()) return status;
     return id;
   }
@@ -119,37 +151,35 @@ absl::Status NcclCollectives::connect(const NcclOptions& options) {
   const absl::Time deadline = absl::Now() + options.timeout;
   const auto id = meet(options, deadline);
   if (!id.ok()) return id.status();
-  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-  config.blocking = 0;
-  const ncclResult_t begun = nccl_.init_rank(&comm_, size_, *id, rank_, &config);
-  absl::Status status = settle(begun, deadline);
-  if (absl::IsDeadlineExceeded(status)) {
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), "asking for the device");
+  // NCCL waits without a deadline, so it does so on a thread of its own. One that waits in vain is
+  // left behind: a replica that lacks a rank ends.
+  auto joined = std::make_shared<std::promise<absl::StatusOr<ncclComm_t>>>();
+  auto result = joined->get_future();
+  std::thread([joined, device, nccl = nccl_, rank = rank_, size = size_, id = *id] {
+    check_cuda(cudaSetDevice(device), "choosing the device");
+    joined->set_value(join(nccl, rank, size, id));
+  }).detach();
+  if (result.wait_until(absl::ToChronoTime(deadline)) != std::future_status::ready) {
     return absl::DeadlineExceededError(absl::StrCat("not all ", size_, " ranks connected within ",
                                                     absl::FormatDuration(options.timeout)));
   }
-  return status;
-}
-
-absl::Status NcclCollectives::settle(ncclResult_t result, absl::Time deadline) {
-  while (result == ncclInProgress) {
-    if (absl::Now() >= deadline) {
-      return fail(absl::DeadlineExceededError("a rank did not come in time"));
-    }
-    absl::SleepFor(kLook);
-    result = state();
-  }
-  return result == ncclSuccess ? absl::OkStatus() : fail(status_of(result));
+  const auto comm = result.get();
+  if (comm.ok()) comm_ = *comm;
+  return comm.status();
 }
 
 absl::Status NcclCollectives::wait() {
-  const absl::Time deadline = absl::Now() + call_timeout_;
+  if (!failure_.ok()) return failure_;
+  const absl::Time deadline = absl::Now() + (have_met_ ? call_timeout_ : timeout_);
   check_cuda(cudaEventRecord(reached_, stream_), "marking the end of an exchange");
   for (;;) {
     const cudaError_t reached = cudaEventQuery(reached_);
+    have_met_ = have_met_ || reached == cudaSuccess;
     if (reached == cudaSuccess) return absl::OkStatus();
     if (reached != cudaErrorNotReady) check_cuda(reached, "exchanging with other ranks");
-    const ncclResult_t found = state();
-    if (found != ncclSuccess && found != ncclInProgress) return fail(status_of(found));
+    if (absl::Status status = checked(state()); !status.ok()) return status;
     if (absl::Now() >= deadline) {
       return fail(absl::DeadlineExceededError("a rank did not come in time"));
     }
@@ -161,18 +191,6 @@ absl::Status NcclCollectives::fail(absl::Status status) {
   failure_ = std::move(status);
   close();
   return failure_;
-}
-
-absl::Status NcclCollectives::status_of(ncclResult_t error) const {
-  const char* const detail = comm_ == nullptr ? nullptr : nccl_.last_error(comm_);
-  std::string text = absl::StrCat("NCCL: ", nccl_.error_string(error));
-  if (detail != nullptr && *detail != '\0') absl::StrAppend(&text, ": ", detail);
-  // Of several lines, the first says it.
-  text.resize(std::min(text.size(), text.find('\n')));
-  const bool is_refused = error == ncclInvalidUsage || error == ncclInvalidArgument;
-  if (!is_refused) return absl::UnavailableError(text);
-  return absl::FailedPreconditionError(
-      absl::StrCat(text, "; each rank of a host needs a device of its own"));
 }
 
 absl::Status NcclCollectives::all_reduce(float* data, int64_t count) {
@@ -188,8 +206,8 @@ absl::Status NcclCollectives::all_reduce(float* data, int64_t count) {
 
 absl::Status NcclCollectives::sum(float* data, int64_t count) {
   if (reproducible_) return sum_in_order(data, count);
-  return settle(nccl_.all_reduce(data, data, static_cast<size_t>(count), ncclFloat32, ncclSum,
-                                 comm_, stream_));
+  return checked(nccl_.all_reduce(data, data, static_cast<size_t>(count), ncclFloat32, ncclSum,
+                                  comm_, stream_));
 }
 
 // NCCL chooses how it sums by how much there is, that is, by how many rows a step has.
@@ -198,7 +216,7 @@ absl::Status NcclCollectives::sum_in_order(float* data, int64_t count) {
   grow(gathered_, static_cast<size_t>(size_ * most) * sizeof(float), stream_);
   for (int64_t at = 0; at < count; at += kGathered) {
     const int64_t some = std::min(kGathered, count - at);
-    absl::Status status = settle(nccl_.all_gather(
+    absl::Status status = checked(nccl_.all_gather(
         data + at, gathered_->floats(), static_cast<size_t>(some), ncclFloat32, comm_, stream_));
     if (!status.ok()) return status;
     sum_parts(gathered_->floats(), size_, some, data + at, stream_);
@@ -209,7 +227,7 @@ absl::Status NcclCollectives::sum_in_order(float* data, int64_t count) {
 absl::Status NcclCollectives::all_gather(const float* data, int64_t count, float* out) {
   if (!failure_.ok()) return failure_;
   const auto gather = [&](const float* from, float* to) {
-    return settle(
+    return checked(
         nccl_.all_gather(from, to, static_cast<size_t>(count), ncclFloat32, comm_, stream_));
   };
   if (is_on_device(data)) return gather(data, out);
@@ -223,7 +241,7 @@ absl::Status NcclCollectives::broadcast(void* data, int64_t bytes, int root) {
   LCKV_CHECK(root >= 0 && root < size_);
   if (!failure_.ok()) return failure_;
   const auto send = [&](const void* from, void* to) {
-    return settle(
+    return checked(
         nccl_.broadcast(from, to, static_cast<size_t>(bytes), ncclInt8, root, comm_, stream_));
   };
   if (is_on_device(data)) return send(data, data);

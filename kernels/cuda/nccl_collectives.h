@@ -18,18 +18,20 @@ struct NcclOptions {
   std::string life;             // of the replica; ranks of another life never meet this one
   RendezvousStore store;        // the same for all ranks; not used after connect_nccl()
   bool reproducible = false;    // sums are taken in the order of ranks, element by element
-  absl::Duration timeout;       // until all ranks have come
-  absl::Duration call_timeout;  // how long a call that waits for its result waits for a peer
+  absl::Duration timeout;       // until all ranks have come, and for the first wait after that
+  absl::Duration call_timeout;  // how long any later wait for a peer takes
 };
 
 // Blocks until every rank of the life has come; all call it at about the same time, each on a
 // thread that its device belongs to. `ops` is what open_cuda_ops() gave and outlives the result.
 //
 // Calls take memory of the device or of the host. With the device's they return once their work is
-// in the device's order, and a peer that does not come is found out where a result is waited for:
-// that the step takes too long is the watchdog's to see. With the host's they wait, call_timeout at
-// most. Sums have the same bytes on every rank. After the first error the communicator is aborted,
-// and every later call gives that error again.
+// in the device's order, and a peer that does not come is found out by wait(). With the host's they
+// wait themselves. A wait takes call_timeout at most, the first one `timeout`: other ranks may
+// still be loading. The very first exchange also connects the ranks' devices inside NCCL, which has
+// no deadline: that the start takes too long is the watchdog's to see. Sums have the same bytes on
+// every rank. After the first error the communicator is aborted, and every later call gives that
+// error again.
 //
 // Errors: InvalidArgument (rank or size), FailedPrecondition where NCCL is not to be had or refuses
 // these devices (two ranks on one), DeadlineExceeded, Unavailable where a peer or the way to it is

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "tests/kernels/emulated_cuda/nccl.h"
 #include "tests/support/rank_threads.h"
@@ -152,14 +153,55 @@ TEST_P(NcclTest, NobodyPassesABarrierBeforeAllHaveCome) {
 
 TEST_P(NcclTest, APeerThatDoesNotComeIsADeadline) {
   const std::vector<Rank> ranks = connect(size(), /*reproducible=*/false, kShort);
+  run_ranks(size(), [&](int rank) { ASSERT_TRUE(ranks[rank].collectives->barrier().ok()); });
+  const absl::Time began = absl::Now();
   const absl::Status status = ranks[0].collectives->barrier();
   EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  EXPECT_LT(absl::Now() - began, absl::Seconds(50)) << "the timeout of the first exchange";
   EXPECT_THAT(std::string(status.message()), HasSubstr("a rank did not come in time"));
   // Nothing of a group that has failed goes on.
   EXPECT_EQ(ranks[0].collectives->barrier(), status);
   const absl::Status theirs = ranks[1].collectives->barrier();
   EXPECT_TRUE(absl::IsUnavailable(theirs)) << theirs;
   EXPECT_EQ(ranks[1].collectives->barrier(), theirs);
+}
+
+// It may still be loading its weights.
+TEST_P(NcclTest, APeerMayComeToTheFirstExchangeWhenItIsReady) {
+  const std::vector<Rank> ranks = connect(size(), /*reproducible=*/false, kShort);
+  run_ranks(size(), [&](int rank) {
+    if (rank == 1) absl::SleepFor(3 * kShort);
+    const absl::Status status = ranks[rank].collectives->barrier();
+    EXPECT_TRUE(status.ok()) << status;
+  });
+}
+
+// A call on device memory returns before its peers have come, and only wait() hears of them.
+TEST_P(NcclTest, WaitEndsWhenWhatWasBegunIsDone) {
+  const std::vector<Rank> ranks = connect(size(), /*reproducible=*/false);
+  std::atomic<bool> last_came = false;
+  run_ranks(size(), [&](int rank) {
+    ASSERT_TRUE(ranks[rank].collectives->barrier().ok());
+    const auto data = ranks[rank].on_device({1.0F});
+    if (rank == 1) {
+      absl::SleepFor(kShort);
+      last_came = true;
+    }
+    ASSERT_TRUE(ranks[rank].collectives->all_reduce(data->floats(), 1).ok());
+    ASSERT_TRUE(ranks[rank].collectives->wait().ok());
+    EXPECT_TRUE(last_came);
+    EXPECT_EQ(ranks[rank].read(*data), std::vector<float>{static_cast<float>(size())});
+  });
+}
+
+TEST_P(NcclTest, WaitingForAPeerThatDoesNotComeIsADeadline) {
+  const std::vector<Rank> ranks = connect(size(), /*reproducible=*/false, kShort);
+  run_ranks(size(), [&](int rank) { ASSERT_TRUE(ranks[rank].collectives->barrier().ok()); });
+  const auto data = ranks[0].on_device({1.0F});
+  ASSERT_TRUE(ranks[0].collectives->all_reduce(data->floats(), 1).ok());
+  const absl::Status status = ranks[0].collectives->wait();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  EXPECT_EQ(ranks[0].collectives->wait(), status);
 }
 
 TEST_P(NcclTest, APeerThatIsGoneIsNoDeadline) {
@@ -215,13 +257,12 @@ TEST(ConnectNccl, SaysInOneLineThatTwoRanksShareADevice) {
     statuses[rank] = connect_nccl(options_of(rank, 2, store), *ops).status();
   });
   emulated_nccl::share_devices(false);
-  // Whoever hears of it first goes; the other may then only see that.
-  const bool first = absl::IsFailedPrecondition(statuses[0]);
-  const absl::Status& refused = statuses[first ? 0 : 1];
-  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
-  EXPECT_EQ(refused.message(),
-            "NCCL: invalid usage: Duplicate GPU detected; each rank of a host needs a device of "
-            "its own");
+  for (const absl::Status& status : statuses) {
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_EQ(status.message(),
+              "NCCL: invalid usage: Duplicate GPU detected; each rank of a host needs a device of "
+              "its own");
+  }
 }
 
 TEST(ConnectNccl, RefusesARankThatThereIsNot) {

@@ -63,6 +63,13 @@ class ModelRunner::Impl {
     std::vector<int32_t> tokens;
   };
   void change_seats(const StepPlan& plan);
+  // Reading what the device computed would wait for a peer unseen.
+  absl::Status wait_for_ranks(const char* before) {
+    absl::Status status = ranks_->wait();
+    if (status.ok()) return status;
+    return absl::Status(status.code(),
+                        absl::StrCat("waiting for ranks before ", before, ": ", status.message()));
+  }
   absl::Status run_ranges(const StepPlan& plan, StepResult& result, StepTimes& times);
   absl::Status run_ordinary(const StepPlan& plan, int32_t index);
   absl::StatusOr<std::vector<int32_t>> run_walk(const StepPlan& plan, int32_t group);
@@ -119,14 +126,17 @@ absl::StatusOr<StepResult> ModelRunner::Impl::run(const StepPlan& plan, StepTime
   LCKV_CHECK(static_cast<int32_t>(plan.groups.size()) == passes_.num_groups());
   LCKV_CHECK(plan.ordinary.size() == plan.groups.size() + 1);
   StepResult result{.step = plan.step};
-  {
+  absl::Status status = plan.to_host.empty() && plan.to_device.empty()
+                            ? absl::OkStatus()
+                            : wait_for_ranks("copying blocks");
+  if (status.ok()) {
     const Stopwatch watch(times.copies);
     kv_->change(plan);
     change_seats(plan);
   }
   staging_.clear();
   for (const StagingRow row : plan.staging) staging_.push_back(raw(row));
-  absl::Status status = run_ranges(plan, result, times);
+  if (status.ok()) status = run_ranges(plan, result, times);
   if (status.ok()) status = sample(plan, result, times);
   if (!status.ok()) {
     return absl::Status(status.code(), absl::StrCat("rank ", ranks_->rank(), ", step ", plan.step,
@@ -234,6 +244,7 @@ absl::Status ModelRunner::Impl::sample(const StepPlan& plan, StepResult& result,
       ops_->gather_rows(hidden_->floats(), ids_, hidden_size, last_hidden_->floats());
       absl::Status status = model_->logits(last_hidden_->floats(),
                                            static_cast<int64_t>(ids_.size()), logits_->floats());
+      if (status.ok()) status = wait_for_ranks("sampling");
       if (!status.ok()) return status;
     }
     const Stopwatch watch(times.sample);

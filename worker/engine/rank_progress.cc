@@ -34,6 +34,8 @@ const char* operation_name(Operation operation) {
       return "broadcast";
     case Operation::kBarrier:
       return "barrier";
+    case Operation::kWaitForRanks:
+      return "wait_for_ranks";
     case Operation::kReport:
       return "report";
   }
@@ -41,8 +43,9 @@ const char* operation_name(Operation operation) {
 }
 
 bool waits_for_ranks(Operation operation) {
-  return is_collective(operation) || operation == Operation::kWait ||
-         operation == Operation::kJoin || operation == Operation::kConnect;
+  return is_collective(operation) || operation == Operation::kWaitForRanks ||
+         operation == Operation::kWait || operation == Operation::kJoin ||
+         operation == Operation::kConnect;
 }
 
 int64_t RankProgress::now() {

@@ -24,6 +24,9 @@ enum class Operation : uint8_t {
   kAllGather,
   kBroadcast,
   kBarrier,
+  // Until collectives that were begun are done. Its time is not theirs: on a device that runs what
+  // it is given in order, it is mostly the step's own.
+  kWaitForRanks,
   kReport,
 };
 

@@ -72,6 +72,11 @@ absl::Status WalkRows::compare(int32_t group, const GroupRows& rows,
   }
   came_out_.assign(ids_.size(), 1);
   if (ids_.empty()) return absl::OkStatus();
+  // Comparing answers the host, which would wait for a peer unseen.
+  if (absl::Status status = ranks_.wait(); !status.ok()) {
+    return absl::Status(status.code(),
+                        absl::StrCat("waiting for ranks before comparing KV: ", status.message()));
+  }
   const std::vector<UnitId>& units = passes_.groups[group].units_read_upward;
   distances_.resize(units.size() * ids_.size());
   for (size_t u = 0; u < units.size(); ++u) {

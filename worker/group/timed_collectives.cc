@@ -24,6 +24,9 @@ class TimedCollectives final : public Collectives {
   absl::Status barrier() override {
     return timed(Operation::kBarrier, [&] { return ranks_->barrier(); });
   }
+  absl::Status wait() override {
+    return timed(Operation::kWaitForRanks, [&] { return ranks_->wait(); });
+  }
 
  private:
   template <class Call>

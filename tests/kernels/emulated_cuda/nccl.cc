@@ -1,6 +1,7 @@
 #include "tests/kernels/emulated_cuda/nccl.h"
 
 #include <atomic>
+#include <condition_variable>
 #include <cstring>
 #include <functional>
 #include <map>
@@ -31,6 +32,12 @@ struct Group {
 
 std::mutex mutex;
 
+// Whoever waits for ranks that do not come still does so when the program ends.
+std::condition_variable& someone_joined() {
+  static auto& joined = *new std::condition_variable();
+  return joined;
+}
+
 std::shared_ptr<Group> group_of(const ncclUniqueId& id) {
   static auto& groups = *new std::map<std::string, std::shared_ptr<Group>>();
   auto& group = groups[id.internal];
@@ -46,8 +53,6 @@ struct EmulatedComm {
   std::shared_ptr<Group> group;
   int rank = 0;
   int size = 0;
-  bool shares_device = false;
-
   // `all` moves what all ranks have posted, once the last has.
   ncclResult_t exchange(const Post& post, const std::function<void(std::map<int, Post>&)>& all) {
     emulated_cuda::wait_for(post.stream);
@@ -73,11 +78,15 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
 
 ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id, int rank,
                                     ncclConfig_t* config) {
-  LCKV_CHECK(config->blocking == 0);
-  const std::lock_guard<std::mutex> lock(mutex);
-  *comm = new EmulatedComm{group_of(id), rank, size, devices_shared};
-  ++(*comm)->group->joined;
-  return ncclInProgress;
+  LCKV_CHECK(config->blocking == 1);
+  std::unique_lock<std::mutex> lock(mutex);
+  const std::shared_ptr<Group> group = group_of(id);
+  ++group->joined;
+  someone_joined().notify_all();
+  someone_joined().wait(lock, [&] { return group->joined == size; });
+  if (devices_shared) return ncclInvalidUsage;
+  *comm = new EmulatedComm{group, rank, size};
+  return ncclSuccess;
 }
 
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
@@ -94,18 +103,15 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* error) {
   const std::lock_guard<std::mutex> lock(mutex);
-  *error = comm->group->broken                ? ncclRemoteError
-           : comm->group->joined < comm->size ? ncclInProgress
-           : comm->shares_device              ? ncclInvalidUsage
-                                              : ncclSuccess;
+  *error = comm->group->broken ? ncclRemoteError : ncclSuccess;
   return ncclSuccess;
 }
 
 const char* ncclGetErrorString(ncclResult_t result) {
   return result == ncclRemoteError ? "remote process exited" : "invalid usage";
 }
-const char* ncclGetLastError(ncclComm_t comm) {
-  return comm->shares_device ? "Duplicate GPU detected\nsecond line" : "";
+const char* ncclGetLastError(ncclComm_t) {
+  return devices_shared ? "Duplicate GPU detected\nsecond line" : "";
 }
 
 ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t type,

@@ -24,10 +24,12 @@ enum ncclRedOp_t { ncclSum };
 struct ncclConfig_t {
   int blocking;
 };
+// As if it were not set.
 #define NCCL_CONFIG_INITIALIZER \
-  { 1 }
+  { -1 }
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id);
+// Waits until all ranks have come, as long as that takes.
 ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id, int rank,
                                     ncclConfig_t* config);
 ncclResult_t ncclCommAbort(ncclComm_t comm);
