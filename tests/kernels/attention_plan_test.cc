@@ -231,6 +231,7 @@ TEST(AttentionPlan, KeepsWithinItsLimits) {
     std::set<int32_t> written;
     for (const AttentionPlan& plan : plans) {
       EXPECT_LE(plan.upload_bytes(), options.max_upload_bytes);
+      EXPECT_EQ(plan.first_row, plan.items.front().row_begin);
       EXPECT_LE(plan.num_partials * share_bytes(batch.args), options.max_share_bytes);
       const auto write = [&](const auto& rows) {
         for (int32_t row = rows.row_begin; row < rows.row_begin + rows.num_rows; ++row) {
