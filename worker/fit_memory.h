@@ -1,5 +1,5 @@
 // How much KV memory a device of its own memory has room for: what --gpu-memory-utilization leaves
-// beside the weights and a step of as many rows as one may have, which is run to see.
+// beside the weights and the fullest step, which is run to see.
 #pragma once
 
 #include "absl/status/status.h"

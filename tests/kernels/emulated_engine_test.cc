@@ -4,6 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <string>
@@ -57,6 +60,26 @@ WorkerConfig small_config() {
   return config;
 }
 
+// The demo model's shape with a cyclic group of two layers and nothing besides: what its products
+// take in depends on walks alone.
+WorkerConfig small_group_config() {
+  const std::filesystem::path from = "deploy/models/demo";
+  const std::filesystem::path to = std::filesystem::path(testing::TempDir()) / "small_group";
+  std::filesystem::create_directories(to);
+  std::ifstream file(from / "config.json");
+  std::string text{std::istreambuf_iterator<char>(file), {}};
+  const auto replace = [&text](const std::string& was, const std::string& is) {
+    text.replace(text.find(was), was.size(), is);
+  };
+  replace("0_6_6_6_6_6_6_7", "1_1");
+  replace("\"num_hidden_layers\": 8", "\"num_hidden_layers\": 2");
+  std::ofstream(to / "config.json") << text;
+  WorkerConfig config = small_config();
+  config.model = to;
+  config.load_format = LoadFormat::kDummy;
+  return config;
+}
+
 struct Rank {
   std::unique_ptr<Ops> ops;
   LoadedModel loaded;
@@ -64,8 +87,8 @@ struct Rank {
 };
 
 // The scheduler is the first rank's.
-void load(Rank& rank, TensorShard shard, const RendezvousStore& store) {
-  const WorkerConfig config = small_config();
+void load(Rank& rank, TensorShard shard, const RendezvousStore& store,
+          const WorkerConfig& config = small_config()) {
   auto loaded = read_model(config, shard);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   rank.loaded = *std::move(loaded);
@@ -85,9 +108,6 @@ void load(Rank& rank, TensorShard shard, const RendezvousStore& store) {
     ranks = *std::move(connected);
   }
   ASSERT_TRUE(load_weights(config, std::move(ranks), rank.loaded).ok());
-  auto runner = make_runner(rank.loaded);
-  ASSERT_TRUE(runner.ok()) << runner.status();
-  rank.runner = *std::move(runner);
 }
 
 // Each of the Ops is a rank's.
@@ -98,6 +118,9 @@ Tokens generate(std::vector<std::unique_ptr<Ops>> ops) {
   run_ranks(size, [&](int rank) {
     ranks[rank].ops = std::move(ops[rank]);
     load(ranks[rank], {.rank = rank, .size = size}, store);
+    auto runner = make_runner(ranks[rank].loaded);
+    ASSERT_TRUE(runner.ok()) << runner.status();
+    ranks[rank].runner = *std::move(runner);
   });
   Scheduler scheduler(ranks[0].loaded.plan.scheduler, ranks[0].loaded.passes);
   Tokens tokens;
@@ -144,33 +167,171 @@ TEST(EmulatedEngine, GivesTheTokensOfTheReference) {
   EXPECT_EQ(generate(devices(2)), expected) << "two ranks";
 }
 
+// The only rank, whose n-th wait is in vain.
+class WaitsInVain final : public Collectives {
+ public:
+  explicit WaitsInVain(int which) : left_(which) {}
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  absl::Status all_reduce(float*, int64_t) override { return absl::OkStatus(); }
+  absl::Status all_gather(const float* data, int64_t count, float* out) override {
+    return alone_->all_gather(data, count, out);
+  }
+  absl::Status broadcast(void*, int64_t, int) override { return absl::OkStatus(); }
+  absl::Status barrier() override { return absl::OkStatus(); }
+  absl::Status wait() override {
+    return --left_ == 0 ? absl::DeadlineExceededError("no peer") : absl::OkStatus();
+  }
+
+ private:
+  int left_;
+  const std::unique_ptr<Collectives> alone_ = single_rank_collectives();
+};
+
+// A peer that stands still is met where it is waited for, not in what reads the device.
+TEST(ModelRunner, WaitsForRanksBeforeItReadsTheDevice) {
+  const WorkerConfig config = small_group_config();
+  std::vector<std::string> places;
+  for (int which : {1, 2}) {
+    auto loaded = read_model(config);
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    loaded->ops = open_reference_ops(DType::kFloat32);
+    ASSERT_TRUE(open_weights(config, *loaded).ok());
+    ASSERT_TRUE(load_weights(config, std::make_unique<WaitsInVain>(which), *loaded).ok());
+    auto runner = make_runner(*loaded);
+    ASSERT_TRUE(runner.ok()) << runner.status();
+    Scheduler scheduler(loaded->plan.scheduler, loaded->passes);
+    const auto spec =
+        std::make_shared<const SequenceSpec>(SequenceSpec{.prompt = {5, 17}, .max_new_tokens = 1});
+    ASSERT_TRUE(scheduler.submit(SequenceId{1}, spec, absl::Now()).ok());
+    absl::Status status;
+    while (const auto plan = scheduler.plan(absl::Now())) {
+      StepTimes times;
+      const auto result = (*runner)->run(*plan, times);
+      status = result.status();
+      if (!status.ok()) break;
+      scheduler.commit(*result, absl::Now());
+    }
+    EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+    places.emplace_back(status.message());
+  }
+  EXPECT_THAT(places, testing::ElementsAre(
+                          testing::HasSubstr("waiting for ranks before comparing KV: no peer"),
+                          testing::HasSubstr("waiting for ranks before sampling: no peer")));
+}
+
 LoadedModel load_on_device(const WorkerConfig& config) {
   auto loaded = read_model(config);
   EXPECT_TRUE(loaded.ok()) << loaded.status();
-  loaded->ops = std::move(devices(1)[0]);
+  loaded->ops = make_cuda_ops({.dtype = loaded->plan.dtype, .reproducible = true},
+                              {.num_multiprocessors = 2});
   EXPECT_TRUE(open_weights(config, *loaded).ok());
   EXPECT_TRUE(load_weights(config, single_rank_collectives(), *loaded).ok());
   return *std::move(loaded);
 }
 
-TEST(FitMemory, GivesTheBlocksWhatWeightsAndAFullStepLeave) {
-  WorkerConfig config = small_config();
+uint64_t used(const Ops& ops) {
+  const DeviceMemory memory = *ops.memory();
+  return memory.total - memory.free;
+}
+
+void expect_fit(WorkerConfig config) {
   config.kv_cache_given = false;
   config.gpu_memory_utilization = 0.6;
   LoadedModel loaded = load_on_device(config);
-  ASSERT_TRUE(fit_memory(config, loaded).ok());
-  const DeviceMemory before = *loaded.ops->memory();
-  const MemoryGeometry geometry = loaded.plan.geometry;
-  EXPECT_GT(geometry.num_blocks, 0);
-  auto runner = make_runner(loaded);
+  const Ops& ops = *loaded.ops;
+  const absl::Status status = fit_memory(config, loaded);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_GT(loaded.plan.geometry.num_blocks, 0);
+  const auto runner = make_runner(loaded);
   ASSERT_TRUE(runner.ok()) << runner.status();
-  const ModelRunner::Parts parts = ModelRunner::take_apart(*std::move(runner));
   // All of its share but what is kept back is taken, to a few blocks; nothing beyond it is.
-  const auto blocks = static_cast<uint64_t>(geometry.num_blocks * geometry.block_bytes);
-  const auto share = static_cast<uint64_t>(0.6 * static_cast<double>(before.total));
-  const uint64_t used = before.total - before.free + blocks;
-  EXPECT_LT(used, share);
-  EXPECT_GT(used + (uint64_t{80} << 20), share);
+  const auto share = static_cast<uint64_t>(0.6 * static_cast<double>(ops.memory()->total));
+  EXPECT_LT(used(ops), share);
+  EXPECT_GT(used(ops) + (uint64_t{80} << 20), share);
+}
+
+TEST(FitMemory, GivesTheBlocksWhatWeightsAndAFullStepLeave) { expect_fit(small_config()); }
+
+// What blocks the trial has must not be taken for memory that is free without it.
+TEST(FitMemory, CountsNothingOfTheTrialsBlocks) {
+  WorkerConfig config = small_group_config();
+  config.block_size = 4096;                    // a block takes 4 MiB
+  config.kv_cache_bytes = uint64_t{64} << 20;  // to begin with
+  config.max_num_batched_tokens = 20;
+  config.max_num_seqs = 20;
+  expect_fit(config);
+}
+
+// A walk has but a window's rows of each prompt: only many prompts make it full.
+TEST(FitMemory, MeasuresWalksOfAllSeats) {
+  WorkerConfig config = small_group_config();
+  config.dtype = NumberFormat::kBFloat16;
+  config.reproducible = Choice::kOn;
+  config.prefill_lookahead = 2;
+  config.max_num_batched_tokens = 24;
+  config.max_num_seqs = 12;
+  config.kv_cache_given = false;
+  config.gpu_memory_utilization = 0.6;
+  LoadedModel loaded = load_on_device(config);
+  const Ops& ops = *loaded.ops;
+  const absl::Status status = fit_memory(config, loaded);
+  ASSERT_TRUE(status.ok()) << status;
+  const auto runner = make_runner(loaded);
+  ASSERT_TRUE(runner.ok()) << runner.status();
+  const uint64_t before = used(ops);
+  Scheduler scheduler(loaded.plan.scheduler, loaded.passes);
+  for (int32_t i = 0; i < config.max_num_seqs; ++i) {
+    const auto spec = std::make_shared<const SequenceSpec>(
+        SequenceSpec{.prompt = {i, i + 1}, .max_new_tokens = 1});
+    const SequenceId id{static_cast<uint64_t>(i) + 1};
+    ASSERT_TRUE(scheduler.submit(id, spec, absl::Now()).ok());
+  }
+  while (const auto plan = scheduler.plan(absl::Now())) {
+    StepTimes times;
+    const auto result = (*runner)->run(*plan, times);
+    ASSERT_TRUE(result.ok()) << result.status();
+    scheduler.commit(*result, absl::Now());
+  }
+  EXPECT_EQ(used(ops), before);
+}
+
+TEST(FitMemory, RanksTakeWhatAllHaveRoomFor) {
+  WorkerConfig config = small_group_config();
+  config.kv_cache_given = false;
+  config.gpu_memory_utilization = 0.9;  // of the one memory that all emulated devices share
+  const RendezvousStore store = rendezvous_in_memory();
+  auto ops = devices(2);
+  std::vector<Rank> ranks(2);  // until both are done: one that goes is missed
+  std::vector<int32_t> num_blocks(2);
+  run_ranks(2, [&](int rank) {
+    Rank& here = ranks[rank];
+    here.ops = std::move(ops[rank]);
+    load(here, {.rank = rank, .size = 2}, store, config);
+    WorkerConfig own = config;
+    const absl::Status status = fit_memory(own, here.loaded);
+    ASSERT_TRUE(status.ok()) << status;
+    num_blocks[rank] = here.loaded.plan.geometry.num_blocks;
+  });
+  EXPECT_GT(num_blocks[0], 0);
+  EXPECT_EQ(num_blocks[1], num_blocks[0]);
+  if (testing::Test::HasFailure()) return;
+  // No sum of any step takes memory that was not seen.
+  const int64_t most = config.max_num_batched_tokens;
+  const int64_t hidden = ranks[0].loaded.config.hidden_size;
+  std::vector<std::unique_ptr<DeviceBuffer>> rows;
+  for (const Rank& rank : ranks) {
+    rows.push_back(rank.loaded.ops->allocate(static_cast<size_t>(most * hidden) * sizeof(float)));
+  }
+  const uint64_t before = used(*ranks[0].loaded.ops);
+  run_ranks(2, [&](int rank) {
+    const LoadedModel& loaded = ranks[rank].loaded;
+    for (int64_t count = 1; count <= most; ++count) {
+      ASSERT_TRUE(loaded.ranks->all_reduce(rows[rank]->floats(), count * hidden).ok());
+    }
+    ASSERT_TRUE(loaded.ranks->wait().ok());
+  });
+  EXPECT_EQ(used(*ranks[0].loaded.ops), before);
 }
 
 TEST(FitMemory, SaysWhatThereIsNoRoomFor) {
@@ -181,7 +342,7 @@ TEST(FitMemory, SaysWhatThereIsNoRoomFor) {
   const absl::Status status = fit_memory(config, loaded);
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
   EXPECT_THAT(std::string(status.message()),
-              testing::AllOf(testing::HasSubstr("--gpu-memory-utilization 0.2 of 256 MiB"),
+              testing::AllOf(testing::HasSubstr("--gpu-memory-utilization 0.2 of 512 MiB"),
                              testing::HasSubstr("--max-num-batched-tokens 16")));
 }
 

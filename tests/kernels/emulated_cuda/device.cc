@@ -20,7 +20,7 @@ dim3 blockDim;
 dim3 gridDim;
 
 // Of all ranks' devices together.
-constexpr size_t kDeviceBytes = size_t{256} << 20;
+constexpr size_t kDeviceBytes = size_t{512} << 20;
 
 struct EmulatedStream {
   std::atomic<bool> busy = false;

@@ -1,6 +1,7 @@
 #include "tests/kernels/emulated_cuda/nccl.h"
 
 #include <atomic>
+#include <bit>
 #include <condition_variable>
 #include <cstring>
 #include <functional>
@@ -53,6 +54,17 @@ struct EmulatedComm {
   std::shared_ptr<Group> group;
   int rank = 0;
   int size = 0;
+  std::map<int, void*> ways = {};  // device memory, by the size of messages as a power of two
+
+  // A size chooses how it is exchanged, which takes memory when it is first done.
+  void choose_way(size_t bytes) {
+    void*& memory = ways[std::bit_width(bytes)];
+    if (memory == nullptr) LCKV_CHECK(cudaMalloc(&memory, 1) == cudaSuccess);
+  }
+  void give_up_ways() const {
+    for (const auto& [bits, memory] : ways) LCKV_CHECK(cudaFree(memory) == cudaSuccess);
+  }
+
   // `all` moves what all ranks have posted, once the last has.
   ncclResult_t exchange(const Post& post, const std::function<void(std::map<int, Post>&)>& all) {
     emulated_cuda::wait_for(post.stream);
@@ -97,6 +109,7 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
     emulated_cuda::set_busy(post->second.stream, false);
     comm->group->posts.erase(post);
   }
+  comm->give_up_ways();
   delete comm;
   return ncclSuccess;
 }
@@ -117,6 +130,7 @@ const char* ncclGetLastError(ncclComm_t) {
 ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t type,
                            ncclRedOp_t, ncclComm_t comm, cudaStream_t stream) {
   LCKV_CHECK(type == ncclFloat32);
+  comm->choose_way(count * sizeof(float));
   return comm->exchange({from, to, stream}, [count](std::map<int, Post>& posts) {
     std::vector<float> sum(count);
     for (const auto& [rank, post] : posts) {
@@ -129,6 +143,7 @@ ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataTyp
 ncclResult_t ncclAllGather(const void* from, void* to, size_t count, ncclDataType_t type,
                            ncclComm_t comm, cudaStream_t stream) {
   const size_t bytes = count * size_of(type);
+  comm->choose_way(bytes);
   return comm->exchange({from, to, stream}, [bytes](std::map<int, Post>& posts) {
     for (const auto& [rank, post] : posts) {
       for (const auto& [peer, theirs] : posts) {
@@ -141,6 +156,7 @@ ncclResult_t ncclAllGather(const void* from, void* to, size_t count, ncclDataTyp
 ncclResult_t ncclBroadcast(const void* from, void* to, size_t count, ncclDataType_t type, int root,
                            ncclComm_t comm, cudaStream_t stream) {
   const size_t bytes = count * size_of(type);
+  comm->choose_way(bytes);
   return comm->exchange({from, to, stream}, [bytes, root](std::map<int, Post>& posts) {
     for (const auto& [rank, post] : posts) std::memmove(post.to, posts.at(root).from, bytes);
   });
