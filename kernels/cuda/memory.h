@@ -18,8 +18,7 @@ namespace lckv {
 // Whether memory begins as zeros, as the other backends' does.
 enum class Cleared : uint8_t { kYes, kNo };
 
-// Ends the process where the device has no room: sizes were
-// checked at start.
+// Ends the process where the device has no room: sizes were checked at start.
 class CudaBuffer final : public DeviceBuffer {
  public:
   CudaBuffer(size_t bytes, cudaStream_t stream, Cleared cleared = Cleared::kYes);
