@@ -186,11 +186,13 @@ def metric(address, name, **labels):
 
 
 def run(program, *arguments, timeout=120):
-    """A program of ours to its end."""
-    return subprocess.run(
+    """A program of ours to its end. What a sanitizer finds is shown whole, whatever was expected of the program."""
+    result = subprocess.run(
         [str(BIN / program), *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=timeout * SLOWNESS,
     )
+    assert "Sanitizer:" not in result.stderr, result.stderr
+    return result
