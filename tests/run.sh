@@ -61,7 +61,8 @@ supp=$root/tests/support
 export ASAN_OPTIONS=detect_stack_use_after_return=0:suppressions=$supp/asan.supp
 export LSAN_OPTIONS=suppressions=$supp/lsan.supp:print_suppressions=0
 export UBSAN_OPTIONS=print_stacktrace=1
-export TSAN_OPTIONS=suppressions=$supp/tsan.supp:second_deadlock_stack=1
+# With less history a finding in a packaged library loses the stack by which it is known for one.
+export TSAN_OPTIONS=suppressions=$supp/tsan.supp:second_deadlock_stack=1:history_size=5
 export LCKV_BIN=$build/bin LCKV_PRESET=$preset PYTHONDONTWRITEBYTECODE=1
 # The OpenMP runtime is not built for ThreadSanitizer, which takes its barriers for races.
 [[ $preset != tsan ]] || export OMP_THREAD_LIMIT=1
