@@ -183,6 +183,11 @@ class Ops {
   virtual int32_t free_rows() const = 0;
   // As it is now; nothing where the device's memory is the host's.
   virtual std::optional<DeviceMemory> memory() const { return std::nullopt; }
+  // Until end_batch() no host array that a call reads, nor one that it points to, changes or is
+  // freed, but those of copy(): what a backend made of one, it may use for the next call that names
+  // the same. Batches do not nest.
+  virtual void begin_batch() {}
+  virtual void end_batch() {}
 
   virtual std::unique_ptr<DeviceBuffer> allocate(size_t bytes) = 0;
   // Several matrices of equal k become one, stacked over n in the order given.
@@ -190,7 +195,8 @@ class Ops {
   // A vector (norm weight, bias) as float32 on the device.
   virtual std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) = 0;
 
-  // out[r] = table[ids[r]]; table [vocabulary, hidden] stays in host memory, mapped. ids: host.
+  // out[r] = table[ids[r]], zeros where that is negative; table [vocabulary, hidden] stays in host
+  // memory, mapped. ids: host.
   virtual void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) = 0;
   // out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight
   virtual void rms_norm(const float* x, const float* weight, float eps, int64_t rows,
@@ -235,6 +241,9 @@ class Ops {
 
   // Copies whole blocks of `bytes` between device and host memory; the pointers may be either.
   virtual void copy(const std::byte* from, std::byte* to, size_t bytes) = 0;
+  // to[r, i] = from[r, i] for i < width; rows of from_stride and to_stride floats.
+  virtual void copy_columns(const float* from, int64_t from_stride, int64_t rows, int64_t width,
+                            float* to, int64_t to_stride) = 0;
 
   // logits[ids[i]] = changed_logit(change, logits[ids[i]], values[i]). ids and values: host; of ids
   // that are equal, values are too, and the change is kSet.
@@ -246,8 +255,21 @@ class Ops {
                         float* own, int32_t num_top, TopEntry* top) = 0;
   // Temperature 0: the largest logit, the lowest id among equals. Else: temperature, top-k, min-p,
   // top-p, in this order, then one draw by Philox 4x32-10 (Salmon et al., SC 2011) keyed by seed,
-  // choice and position.
-  virtual int32_t sample(const SampleArgs& args) = 0;
+  // choice and position. One id for each of the rows, which are of one vocabulary; they are in host
+  // memory on return.
+  virtual void sample(std::span<const SampleArgs> rows, int32_t* ids) = 0;
+};
+
+// A batch of `ops`, for as long as this lives.
+class OpsBatch {
+ public:
+  explicit OpsBatch(Ops& ops) : ops_(ops) { ops_.begin_batch(); }
+  ~OpsBatch() { ops_.end_batch(); }
+  OpsBatch(const OpsBatch&) = delete;
+  OpsBatch& operator=(const OpsBatch&) = delete;
+
+ private:
+  Ops& ops_;
 };
 
 }  // namespace lckv

@@ -90,7 +90,9 @@ class ReferenceOps final : public Ops {
 
   void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) override {
     for (const int32_t id : ids) {
-      for (int64_t i = 0; i < table.k; ++i) *out++ = rounded(weight_value(table, id * table.k + i));
+      for (int64_t i = 0; i < table.k; ++i) {
+        *out++ = id < 0 ? 0.0F : rounded(weight_value(table, id * table.k + i));
+      }
     }
   }
 
@@ -257,6 +259,12 @@ class ReferenceOps final : public Ops {
   void copy(const std::byte* from, std::byte* to, size_t bytes) override {
     std::memcpy(to, from, bytes);
   }
+  void copy_columns(const float* from, int64_t from_stride, int64_t rows, int64_t width, float* to,
+                    int64_t to_stride) override {
+    for (int64_t row = 0; row < rows; ++row) {
+      std::copy_n(from + row * from_stride, width, to + row * to_stride);
+    }
+  }
 
   void change_logits(float* logits, LogitChange change, std::span<const int32_t> ids,
                      std::span<const float> values) override {
@@ -271,7 +279,9 @@ class ReferenceOps final : public Ops {
     row_logprobs(logits, vocabulary, ids, own, num_top, top);
   }
 
-  int32_t sample(const SampleArgs& args) override { return draw_token(args); }
+  void sample(std::span<const SampleArgs> rows, int32_t* ids) override {
+    for (const SampleArgs& row : rows) *ids++ = draw_token(row);
+  }
 
  private:
   float rounded(float value) const {

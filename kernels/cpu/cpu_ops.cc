@@ -32,7 +32,10 @@ class CpuBuffer final : public DeviceBuffer {
   AnonymousMemory memory_;
 };
 
-constexpr double kNanosecondsPerFloat = 0.2;  // of one thread
+// Of one thread. A draw takes the time to find the largest logit, and some ten times that where its
+// temperature is not 0.
+constexpr double kNanosecondsPerFloat = 0.2;
+constexpr double kNanosecondsPerLogit = 1.0;
 
 class CpuOps final : public Ops {
  public:
@@ -69,8 +72,12 @@ class CpuOps final : public Ops {
 
   void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) override {
     for (size_t i = 0; i < ids.size(); ++i) {
-      LCKV_CHECK(ids[i] >= 0 && ids[i] < table.n);
+      LCKV_CHECK(ids[i] < table.n);
       float* const row = out + static_cast<int64_t>(i) * table.k;
+      if (ids[i] < 0) {
+        std::fill_n(row, table.k, 0.0F);
+        continue;
+      }
       for (int64_t j = 0; j < table.k; ++j) row[j] = weight_value(table, ids[i] * table.k + j);
       if (dtype_ == DType::kBFloat16 && table.dtype != DType::kBFloat16) round_row(row, table.k);
     }
@@ -167,6 +174,12 @@ class CpuOps final : public Ops {
   void copy(const std::byte* from, std::byte* to, size_t bytes) override {
     std::memcpy(to, from, bytes);
   }
+  void copy_columns(const float* from, int64_t from_stride, int64_t rows, int64_t width, float* to,
+                    int64_t to_stride) override {
+    for (int64_t row = 0; row < rows; ++row) {
+      std::copy_n(from + row * from_stride, width, to + row * to_stride);
+    }
+  }
 
   void change_logits(float* logits, LogitChange change, std::span<const int32_t> ids,
                      std::span<const float> values) override {
@@ -181,7 +194,14 @@ class CpuOps final : public Ops {
     row_logprobs(logits, vocabulary, ids, own, num_top, top);
   }
 
-  int32_t sample(const SampleArgs& args) override { return draw_token(args); }
+  void sample(std::span<const SampleArgs> rows, int32_t* ids) override {
+    if (rows.empty()) return;
+    const auto count = static_cast<int64_t>(rows.size());
+    threads_.share(count, kNanosecondsPerLogit * static_cast<double>(count * rows[0].vocabulary),
+                   [&](int64_t begin, int64_t end, int) {
+                     for (int64_t row = begin; row < end; ++row) ids[row] = draw_token(rows[row]);
+                   });
+  }
 
  private:
   void share_rows(int64_t rows, int64_t width, absl::FunctionRef<void(int64_t row)> work) {

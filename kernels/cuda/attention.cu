@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "kernels/check.h"
@@ -75,28 +77,32 @@ class Packer {
   size_t offset_ = 0;
 };
 
-// Fills in where the plan's arrays lie once they are on the device.
-void upload_plan(const AttentionPlan& plan, UploadRing& uploads, DeviceAttention& args) {
-  Packer packer(uploads.take(plan.upload_bytes()));
-  const size_t blocks = packer.add(plan.blocks);
-  const size_t staged_rows = packer.add(plan.staged_rows);
-  const size_t runs = packer.add(plan.runs);
-  const size_t segments = packer.add(plan.segments);
-  const size_t seen = packer.add(plan.seen);
-  const size_t items = packer.add(plan.items);
-  const size_t merges = packer.add(plan.merges);
-  const std::byte* const base = uploads.send();
-  args.blocks = reinterpret_cast<const int32_t*>(base + blocks);
-  args.staged_rows = reinterpret_cast<const int32_t*>(base + staged_rows);
-  args.runs = reinterpret_cast<const HistoryRun*>(base + runs);
-  args.segments = reinterpret_cast<const SegmentPlan*>(base + segments);
-  // Rows are counted over the whole call.
-  args.seen = reinterpret_cast<const SeenRange*>(base + seen) - plan.first_row;
-  args.items = reinterpret_cast<const AttentionItem*>(base + items);
-  args.merges = reinterpret_cast<const MergeItem*>(base + merges);
+// Whether a plan for one is a plan for the other, while no array changes.
+bool share_plan(const AttentionArgs& left, const AttentionArgs& right) {
+  const auto cut = [](const AttentionArgs& args) {
+    return std::tuple(args.segments.data(), args.segments.size(), args.positions,
+                      args.official_decode, args.num_heads, args.strict, args.window,
+                      args.num_sinks, args.layout.slots_per_block, args.layout.kv_heads,
+                      args.layout.head_dim, args.layout.dtype);
+  };
+  return cut(left) == cut(right);
 }
 
 }  // namespace
+
+// A plan on the device.
+struct CudaAttention::SentPlan {
+  DeviceAttention device;  // of the call that it was made for
+  unsigned num_items = 0;
+  unsigned num_merges = 0;
+  int32_t num_partials = 0;
+};
+
+struct CudaAttention::SentPlans {
+  AttentionArgs args;  // of the call that they were made for
+  std::vector<SentPlan> plans;
+  uint64_t when = 0;
+};
 
 CudaAttention::CudaAttention(const AttentionPlanOptions& options, UploadRing& uploads,
                              cudaStream_t stream)
@@ -105,7 +111,59 @@ CudaAttention::CudaAttention(const AttentionPlanOptions& options, UploadRing& up
       stream_(stream),
       shares_(std::make_unique<CudaBuffer>(options.max_share_bytes, stream, Cleared::kNo)) {}
 
+CudaAttention::~CudaAttention() = default;
+
+void CudaAttention::end_batch() {
+  in_batch_ = false;
+  sent_.clear();
+}
+
+const CudaAttention::SentPlans* CudaAttention::find_sent(const AttentionArgs& args) const {
+  const auto found = std::find_if(sent_.begin(), sent_.end(), [&](const SentPlans& sent) {
+    return share_plan(sent.args, args) && uploads_.has_since(sent.when);
+  });
+  return found == sent_.end() ? nullptr : &*found;
+}
+
 void CudaAttention::run(const AttentionArgs& args) {
+  if (const SentPlans* const sent = find_sent(args)) {
+    for (const SentPlan& plan : sent->plans) launch_plan(args, plan);
+    return;
+  }
+  SentPlans sent{.args = args, .when = uploads_.now()};
+  for (const AttentionPlan& plan : plan_attention(args, options_)) {
+    sent.plans.push_back(send(args, plan));
+    launch_plan(args, sent.plans.back());
+  }
+  if (in_batch_) sent_.push_back(std::move(sent));
+}
+
+CudaAttention::SentPlan CudaAttention::send(const AttentionArgs& args, const AttentionPlan& plan) {
+  Packer packer(uploads_.take(plan.upload_bytes()));
+  const size_t blocks = packer.add(plan.blocks);
+  const size_t staged_rows = packer.add(plan.staged_rows);
+  const size_t runs = packer.add(plan.runs);
+  const size_t segments = packer.add(plan.segments);
+  const size_t seen = packer.add(plan.seen);
+  const size_t items = packer.add(plan.items);
+  const size_t merges = packer.add(plan.merges);
+  const std::byte* const base = uploads_.send();
+  SentPlan sent{.device = {.num_heads = args.num_heads, .shape = query_shape(args)},
+                .num_items = static_cast<unsigned>(plan.items.size()),
+                .num_merges = static_cast<unsigned>(plan.merges.size()),
+                .num_partials = plan.num_partials};
+  sent.device.blocks = reinterpret_cast<const int32_t*>(base + blocks);
+  sent.device.staged_rows = reinterpret_cast<const int32_t*>(base + staged_rows);
+  sent.device.runs = reinterpret_cast<const HistoryRun*>(base + runs);
+  sent.device.segments = reinterpret_cast<const SegmentPlan*>(base + segments);
+  // Rows are counted over the whole call.
+  sent.device.seen = reinterpret_cast<const SeenRange*>(base + seen) - plan.first_row;
+  sent.device.items = reinterpret_cast<const AttentionItem*>(base + items);
+  sent.device.merges = reinterpret_cast<const MergeItem*>(base + merges);
+  return sent;
+}
+
+void CudaAttention::launch_plan(const AttentionArgs& args, const SentPlan& plan) {
   const KvLayout& layout = args.layout;
   LCKV_CHECK(layout.dtype != DType::kFloat16);
   LCKV_CHECK(layout.kv_heads > 0 && args.num_heads % layout.kv_heads == 0);
@@ -113,33 +171,28 @@ void CudaAttention::run(const AttentionArgs& args) {
                                         ? scalar_attention(layout.head_dim, args.window > 0)
                                         : tensor_attention(layout.head_dim, args.window > 0);
   LCKV_CHECK(attention.kernel != nullptr);
-  DeviceAttention device{.q = args.q,
-                         .out = args.out,
-                         .log_sum_exp = args.log_sum_exp,
-                         .num_heads = args.num_heads,
-                         .scale = args.scale,
-                         .shape = query_shape(args),
-                         .layout = layout,
-                         .staged = args.staged};
+  const size_t bytes = static_cast<size_t>(plan.num_partials) * share_bytes(args);
+  grow(shares_, bytes, stream_);  // only where one row's are more than there is
+  DeviceAttention device = plan.device;
+  device.q = args.q;
+  device.out = args.out;
+  device.log_sum_exp = args.log_sum_exp;
+  device.scale = args.scale;
+  device.layout = layout;
+  device.staged = args.staged;
+  device.partial_sums = shares_->floats();
+  device.partial_norms =
+      device.partial_sums + bytes / sizeof(float) / (layout.head_dim + 2) * layout.head_dim;
   const auto across = static_cast<unsigned>(layout.kv_heads * device.shape.chunks);
   const auto queries = static_cast<unsigned>(device.shape.rows * device.shape.heads);
-  for (const AttentionPlan& plan : plan_attention(args, options_)) {
-    upload_plan(plan, uploads_, device);
-    const size_t bytes = static_cast<size_t>(plan.num_partials) * share_bytes(args);
-    grow(shares_, bytes, stream_);  // only where one row's are more than there is
-    device.partial_sums = shares_->floats();
-    device.partial_norms =
-        device.partial_sums + bytes / sizeof(float) / (layout.head_dim + 2) * layout.head_dim;
-    launch("attention", stream_,
-           {.grid = dim3(static_cast<unsigned>(plan.items.size()), across),
-            .threads = attention.threads,
-            .shared_bytes = attention.shared_bytes},
-           attention.kernel, device);
-    launch("merging attention", stream_,
-           {.grid = dim3(static_cast<unsigned>(plan.merges.size()), across, queries),
-            .threads = kAttentionThreads},
-           merge_kernel, device);
-  }
+  launch("attention", stream_,
+         {.grid = dim3(plan.num_items, across),
+          .threads = attention.threads,
+          .shared_bytes = attention.shared_bytes},
+         attention.kernel, device);
+  launch("merging attention", stream_,
+         {.grid = dim3(plan.num_merges, across, queries), .threads = kAttentionThreads},
+         merge_kernel, device);
 }
 
 }  // namespace lckv

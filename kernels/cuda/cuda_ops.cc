@@ -35,6 +35,9 @@ std::string numerics_of(const CudaOpsOptions& options, const CudaDeviceTraits& t
 // data sheet (990 TFLOP/s, 4.8 TB/s); not measured yet.
 constexpr int32_t kFreeRows = 64;
 
+// Of the rows that are drawn at once.
+constexpr size_t kMassBytes = size_t{64} << 20;
+
 class CudaOps final : public Ops, public StreamOwner {
  public:
   CudaOps(const CudaOpsOptions& options, const CudaDeviceTraits& traits)
@@ -54,6 +57,14 @@ class CudaOps final : public Ops, public StreamOwner {
   void enter_thread() override { check_cuda(cudaSetDevice(device_), "choosing the device"); }
   const char* numerics() const override { return numerics_.c_str(); }
   int32_t free_rows() const override { return kFreeRows; }
+  void begin_batch() override {
+    uploads_.begin_batch();
+    attention_.begin_batch();
+  }
+  void end_batch() override {
+    attention_.end_batch();
+    uploads_.end_batch();
+  }
   std::optional<DeviceMemory> memory() const override {
     size_t free = 0;
     size_t total = 0;
@@ -86,12 +97,15 @@ class CudaOps final : public Ops, public StreamOwner {
     LCKV_CHECK(rows_at_once > 0);
     for (size_t first = 0; first < ids.size(); first += rows_at_once) {
       const size_t rows = std::min(rows_at_once, ids.size() - first);
-      std::byte* const to = uploads_.take(rows * row_bytes);
-      for (size_t i = 0; i < rows; ++i) {
-        const int32_t id = ids[first + i];
-        LCKV_CHECK(id >= 0 && id < table.n);
-        std::memcpy(to + i * row_bytes, static_cast<const std::byte*>(table.data) + id * row_bytes,
-                    row_bytes);
+      std::byte* to = uploads_.take(rows * row_bytes);
+      for (const int32_t id : ids.subspan(first, rows)) {
+        LCKV_CHECK(id < table.n);
+        if (id < 0) {
+          std::memset(to, 0, row_bytes);
+        } else {
+          std::memcpy(to, static_cast<const std::byte*>(table.data) + id * row_bytes, row_bytes);
+        }
+        to += row_bytes;
       }
       const auto count = static_cast<int64_t>(rows) * table.k;
       widen_values(uploads_.send(), table.dtype, dtype_, count,
@@ -187,6 +201,14 @@ class CudaOps final : public Ops, public StreamOwner {
     check_cuda(cudaStreamSynchronize(stream_), "copy");
   }
 
+  void copy_columns(const float* from, int64_t from_stride, int64_t rows, int64_t width, float* to,
+                    int64_t to_stride) override {
+    const auto bytes = [](int64_t floats) { return static_cast<size_t>(floats) * sizeof(float); };
+    check_cuda(cudaMemcpy2DAsync(to, bytes(to_stride), from, bytes(from_stride), bytes(width),
+                                 static_cast<size_t>(rows), cudaMemcpyDeviceToDevice, stream_),
+               "copying columns");
+  }
+
   void change_logits(float* logits, LogitChange change, std::span<const int32_t> ids,
                      std::span<const float> values) override {
     LCKV_CHECK(ids.size() == values.size());
@@ -229,14 +251,27 @@ class CudaOps final : public Ops, public StreamOwner {
     }
   }
 
-  int32_t sample(const SampleArgs& args) override {
-    const size_t masses_bytes = static_cast<size_t>(args.vocabulary) * sizeof(Mass);
-    auto* const device = results<std::byte>(masses_bytes + sizeof(int32_t));
-    auto* const token = reinterpret_cast<int32_t*>(device + masses_bytes);
-    draw_row(args, reinterpret_cast<Mass*>(device), token, stream_);
-    int32_t id = 0;
-    download(token, 1, &id);
-    return id;
+  void sample(std::span<const SampleArgs> rows, int32_t* ids) override {
+    if (rows.empty()) return;
+    const int32_t vocabulary = rows.front().vocabulary;
+    for (const SampleArgs& row : rows) {
+      LCKV_CHECK(row.vocabulary == vocabulary && row.temperature >= 0.0F);
+    }
+    const size_t mass_bytes = static_cast<size_t>(vocabulary) * sizeof(Mass);
+    // As much for few rows as for many: what serving takes does not depend on what is asked of it.
+    const size_t at_once = std::max<size_t>(kMassBytes / mass_bytes, 1);
+    auto* const device = results<std::byte>(at_once * (mass_bytes + sizeof(int32_t)));
+    auto* const drawn = reinterpret_cast<int32_t*>(device + at_once * mass_bytes);
+    for (size_t first = 0; first < rows.size(); first += at_once) {
+      const auto some = rows.subspan(first, std::min(at_once, rows.size() - first));
+      draw_rows({.rows = uploads_.upload(some),
+                 .num_rows = static_cast<int32_t>(some.size()),
+                 .vocabulary = vocabulary,
+                 .masses = reinterpret_cast<Mass*>(device),
+                 .ids = drawn},
+                stream_);
+      download(drawn, some.size(), ids + first);
+    }
   }
 
  private:

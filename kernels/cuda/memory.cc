@@ -1,6 +1,7 @@
 #include "kernels/cuda/memory.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/check.h"
 #include "kernels/cuda/launch.h"
@@ -27,7 +28,7 @@ void grow(std::unique_ptr<CudaBuffer>& buffer, size_t bytes, cudaStream_t stream
   if (buffer != nullptr && buffer->bytes() >= bytes) return;
   if (buffer != nullptr) check_cuda(cudaStreamSynchronize(stream), "freeing device memory");
   buffer.reset();
-  buffer = std::make_unique<CudaBuffer>(bytes, stream);
+  buffer = std::make_unique<CudaBuffer>(bytes, stream, Cleared::kNo);
 }
 
 UploadRing::UploadRing(cudaStream_t stream) : stream_(stream) {
@@ -55,12 +56,34 @@ std::byte* UploadRing::take(size_t bytes) {
   piece_ = cursor_.take(bytes);
   bytes_ = bytes;
   if (piece_.enters_segment) {
+    ++num_entered_;
     // The first piece of all leaves a segment that holds nothing, which does no harm; an event that
     // was never recorded is over.
     check_cuda(cudaEventRecord(left_[left], stream_), "recording an upload");
     check_cuda(cudaEventSynchronize(left_[piece_.segment]), "waiting for an upload");
   }
   return host_ + piece_.offset;
+}
+
+void UploadRing::begin_batch() {
+  LCKV_CHECK(!in_batch_);
+  in_batch_ = true;
+}
+
+void UploadRing::end_batch() {
+  in_batch_ = false;
+  sent_.clear();
+}
+
+const std::byte* UploadRing::upload(const void* values, size_t bytes) {
+  for (const Sent& sent : sent_) {
+    if (sent.values == values && sent.bytes == bytes && has_since(sent.when)) return sent.device;
+  }
+  std::byte* const to = take(bytes);
+  if (bytes > 0) std::memcpy(to, values, bytes);
+  const std::byte* const device = send();
+  if (in_batch_) sent_.push_back({values, bytes, device, now()});
+  return device;
 }
 
 const std::byte* UploadRing::send() {

@@ -6,9 +6,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "kernels/cuda/ring_cursor.h"
 #include "kernels/ops.h"
@@ -36,7 +36,7 @@ class CudaBuffer final : public DeviceBuffer {
 // Whether it is memory of a device that `at` points to.
 bool is_on_device(const void* at);
 
-// Makes `buffer` at least so large, not keeping what it holds. Waits for the stream where what it
+// Makes `buffer` at least so large; what it holds then is open. Waits for the stream where what it
 // was may still be in use.
 void grow(std::unique_ptr<CudaBuffer>& buffer, size_t bytes, cudaStream_t stream);
 
@@ -60,14 +60,28 @@ class UploadRing {
   // segments are taken may read it.
   const std::byte* send();
 
+  // In a batch (Ops::begin_batch) an array that the device still has is not sent again.
   template <class Value>
   const Value* upload(std::span<const Value> values) {
-    std::byte* const to = take(values.size_bytes());
-    if (!values.empty()) std::memcpy(to, values.data(), values.size_bytes());
-    return reinterpret_cast<const Value*>(send());
+    return reinterpret_cast<const Value*>(upload(values.data(), values.size_bytes()));
   }
+  void begin_batch();
+  void end_batch();
+
+  // How much has been taken, to ask later whether the device still has what was sent last and what
+  // is sent from here on.
+  uint64_t now() const { return num_entered_; }
+  bool has_since(uint64_t then) const { return num_entered_ - then < 2; }
 
  private:
+  struct Sent {
+    const void* values = nullptr;
+    size_t bytes = 0;
+    const std::byte* device = nullptr;
+    uint64_t when = 0;
+  };
+  const std::byte* upload(const void* values, size_t bytes);
+
   static constexpr size_t kSegments = 4;
   static constexpr size_t kSegmentBytes = size_t{8} << 20;
 
@@ -76,6 +90,9 @@ class UploadRing {
   std::byte* host_ = nullptr;
   std::byte* device_ = nullptr;
   std::array<cudaEvent_t, kSegments> left_ = {};  // recorded when a segment's last piece was sent
+  uint64_t num_entered_ = 0;                      // segments
+  bool in_batch_ = false;
+  std::vector<Sent> sent_;  // in this batch
   RingPiece piece_;
   size_t bytes_ = 0;
 };

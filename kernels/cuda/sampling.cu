@@ -182,12 +182,12 @@ __device__ int32_t draw(const SampleArgs& args, Row& row, Mass* masses) {
   return row.find_equal(drawn.key, (target - drawn.before) / each);
 }
 
-__global__ void __launch_bounds__(kThreads)
-    draw_kernel(const SampleArgs args, Mass* masses, int32_t* token) {
+__global__ void __launch_bounds__(kThreads) draw_kernel(const DrawnRows args) {
   __shared__ Row::Shared shared;
-  Row row(args.logits, args.vocabulary, shared);
-  const int32_t drawn = draw(args, row, masses);
-  if (threadIdx.x == 0) *token = drawn;
+  const SampleArgs& drawn = args.rows[blockIdx.x];
+  Row row(drawn.logits, args.vocabulary, shared);
+  const int32_t id = draw(drawn, row, args.masses + int64_t{blockIdx.x} * args.vocabulary);
+  if (threadIdx.x == 0) args.ids[blockIdx.x] = id;
 }
 
 __global__ void __launch_bounds__(kThreads) logprobs_kernel(const RowLogprobs args) {
@@ -229,10 +229,11 @@ void change_row_logits(const ChangedLogits& args, cudaStream_t stream) {
   launch("change_logits", stream, {.grid = dim3(blocks), .threads = kThreads}, change_kernel, args);
 }
 
-void draw_row(const SampleArgs& args, Mass* masses, int32_t* token, cudaStream_t stream) {
-  LCKV_CHECK(args.vocabulary > 0 && args.temperature >= 0.0F);
-  launch("sample", stream, {.grid = dim3(1), .threads = kThreads}, draw_kernel, args, masses,
-         token);
+void draw_rows(const DrawnRows& args, cudaStream_t stream) {
+  LCKV_CHECK(args.vocabulary > 0);
+  launch("sample", stream,
+         {.grid = dim3(static_cast<unsigned>(args.num_rows)), .threads = kThreads}, draw_kernel,
+         args);
 }
 
 void find_row_logprobs(const RowLogprobs& args, cudaStream_t stream) {

@@ -1,4 +1,4 @@
-// The draw of a token and log-probabilities, of one row by one block of threads; see Ops::sample
+// The draw of a token and log-probabilities, of a row by one block of threads; see Ops::sample
 // and Ops::logprobs for the meaning. All pointers are device pointers.
 #pragma once
 
@@ -20,8 +20,14 @@ struct ChangedLogits {
 };
 void change_row_logits(const ChangedLogits& args, cudaStream_t stream);
 
-// *token: the id. masses [vocabulary]: scratch.
-void draw_row(const SampleArgs& args, Mass* masses, int32_t* token, cudaStream_t stream);
+struct DrawnRows {
+  const SampleArgs* rows = nullptr;  // [num_rows]
+  int32_t num_rows = 0;
+  int32_t vocabulary = 0;  // of every row
+  Mass* masses = nullptr;  // [num_rows, vocabulary]: scratch
+  int32_t* ids = nullptr;  // [num_rows]
+};
+void draw_rows(const DrawnRows& args, cudaStream_t stream);
 
 struct RowLogprobs {
   const float* logits = nullptr;  // [vocabulary]

@@ -20,6 +20,8 @@ class TimedOps final : public Ops {
   void enter_thread() override { ops_->enter_thread(); }
   const char* numerics() const override { return ops_->numerics(); }
   int32_t free_rows() const override { return ops_->free_rows(); }
+  void begin_batch() override { ops_->begin_batch(); }
+  void end_batch() override { ops_->end_batch(); }
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override { return ops_->allocate(bytes); }
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
     return ops_->pack(sources);
@@ -103,6 +105,11 @@ class TimedOps final : public Ops {
     const Timer timer(total_);
     ops_->copy(from, to, bytes);
   }
+  void copy_columns(const float* from, int64_t from_stride, int64_t rows, int64_t width, float* to,
+                    int64_t to_stride) override {
+    const Timer timer(total_);
+    ops_->copy_columns(from, from_stride, rows, width, to, to_stride);
+  }
   void change_logits(float* logits, LogitChange change, std::span<const int32_t> ids,
                      std::span<const float> values) override {
     const Timer timer(total_);
@@ -113,9 +120,9 @@ class TimedOps final : public Ops {
     const Timer timer(total_);
     ops_->logprobs(logits, vocabulary, ids, own, num_top, top);
   }
-  int32_t sample(const SampleArgs& args) override {
+  void sample(std::span<const SampleArgs> rows, int32_t* ids) override {
     const Timer timer(total_);
-    return ops_->sample(args);
+    ops_->sample(rows, ids);
   }
 
  private:

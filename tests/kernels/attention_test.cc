@@ -1,6 +1,7 @@
 // Attention against double precision over a grid of shapes and masks; and byte identity of a row
 // however its history is cut into blocks, staged rows and batches.
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <numeric>
 
@@ -329,6 +330,70 @@ TEST_P(Identity, ThreadsDoNotMatter) {
   const Output one = attend(*GetParam().open(1), shape, history);
   const Output two = attend(*GetParam().open(2), shape, history);
   EXPECT_TRUE(same_bytes(one.out.data(), two.out.data(), one.out.size()));
+}
+
+// Layers of one batch read the same rows of different memory, through different masks; the next
+// batch's inputs are other values in the same arrays.
+TEST_P(Attention, ABatchOfCallsGivesWhatEachGivesAlone) {
+  const auto ops = GetParam().open();
+  constexpr int32_t kRows = 40;
+  constexpr int32_t kWidth = 16;
+  const KvLayout layout{
+      .slots_per_block = 1, .kv_heads = 1, .head_dim = kWidth, .dtype = ops->dtype()};
+  Random random(31);
+  std::vector<int32_t> staged_rows(kRows);
+  std::vector<int32_t> positions(kRows);
+  std::iota(positions.begin(), positions.end(), 0);
+  const AttentionSegment segment{.row_end = kRows,
+                                 .staged_rows = staged_rows.data(),
+                                 .staged_positions = positions.data(),
+                                 .num_staged = kRows};
+  struct Layer {
+    std::unique_ptr<DeviceBuffer> q, kv, k, v;
+  };
+  std::vector<Layer> layers(2);
+  for (Layer& layer : layers) {
+    layer.q = on_device(*ops, random.floats(kRows * kWidth));
+    layer.kv = on_device(*ops, random.floats(kRows * kWidth));
+    layer.k = nan_on_device(*ops, kRows * kWidth * sizeof(float));
+    layer.v = nan_on_device(*ops, kRows * kWidth * sizeof(float));
+  }
+  const auto run_layers = [&] {
+    std::vector<std::vector<float>> outputs;
+    for (const Layer& layer : layers) {
+      ops->stage_kv(layer.kv->floats(), layer.kv->floats(), kWidth, layout, staged_rows,
+                    {layer.k->data(), layer.v->data()});
+      for (const int32_t window : {0, 5}) {
+        const auto out = nan_on_device(*ops, kRows * kWidth * sizeof(float));
+        ops->attention({.q = layer.q->floats(),
+                        .out = out->floats(),
+                        .positions = positions.data(),
+                        .num_heads = 1,
+                        .window = window,
+                        .layout = layout,
+                        .staged = {layer.k->data(), layer.v->data()},
+                        .segments = {&segment, 1}});
+        outputs.push_back(from_device(*ops, *out));
+      }
+    }
+    return outputs;
+  };
+  const auto change_inputs = [&](int32_t shift) {
+    for (int32_t i = 0; i < kRows; ++i) staged_rows[i] = (i * 3 + shift) % kRows;
+    positions[kRows - 1] = kRows - 1 + shift;
+  };
+  constexpr std::array<int32_t, 3> kShifts = {0, 1, 7};
+  std::vector<std::vector<std::vector<float>>> alone;
+  for (const int32_t shift : kShifts) {
+    change_inputs(shift);
+    alone.push_back(run_layers());
+    for (size_t i = 1; i < alone.size(); ++i) EXPECT_NE(alone[i], alone[i - 1]);
+  }
+  for (size_t i = 0; i < kShifts.size(); ++i) {
+    change_inputs(kShifts[i]);
+    const OpsBatch batch(*ops);
+    EXPECT_EQ(run_layers(), alone[i]);
+  }
 }
 
 }  // namespace

@@ -105,6 +105,15 @@ TEST_P(RowOps, EmbedGatherScatter) {
   const auto table = random.floats(10 * kHidden);
   std::vector<uint16_t> narrow(table.size());
   for (size_t i = 0; i < table.size(); ++i) narrow[i] = float_to_bfloat16(table[i]);
+  const std::vector<int32_t> no_ids = {-1, 9, -1};
+  const auto some_zeros = nan_on_device(*ops, no_ids.size() * kHidden * sizeof(float));
+  ops->embed({narrow.data(), DType::kBFloat16, 10, kHidden}, no_ids, some_zeros->floats());
+  const std::vector<float> zeros = from_device(*ops, *some_zeros);
+  for (int64_t i = 0; i < kHidden; ++i) {
+    ASSERT_EQ(zeros[i], 0.0F);
+    ASSERT_EQ(zeros[kHidden + i], rounded(table[9 * kHidden + i], DType::kBFloat16));
+    ASSERT_EQ(zeros[2 * kHidden + i], 0.0F);
+  }
   const std::vector<int32_t> ids = {9, 0, 3, 3};
   const size_t bytes = ids.size() * kHidden * sizeof(float);
   const auto embedded = ops->allocate(bytes);
@@ -124,6 +133,16 @@ TEST_P(RowOps, EmbedGatherScatter) {
       ASSERT_EQ(scattered[ids[row] * kHidden + i], expected);
     }
   }
+}
+
+TEST_P(RowOps, CopiesColumns) {
+  const auto ops = GetParam().open();
+  const auto from = on_device(*ops, std::vector<float>{1, 2, 3, 4, 5, 6, 7, 8});
+  const auto to = on_device(*ops, std::vector<float>(9, 0.0F));
+  ops->copy_columns(from->floats() + 1, 4, 2, 2, to->floats() + 1, 5);
+  EXPECT_EQ(from_device(*ops, *to), (std::vector<float>{0, 2, 3, 0, 0, 0, 6, 7, 0}));
+  ops->copy_columns(from->floats(), 4, 0, 2, to->floats(), 5);
+  EXPECT_EQ(from_device(*ops, *to)[0], 0.0F);
 }
 
 TEST_P(RowOps, ComparesAndCopiesStagedRows) {

@@ -269,7 +269,7 @@ TEST(FitMemory, MeasuresWalksOfAllSeats) {
   config.dtype = NumberFormat::kBFloat16;
   config.reproducible = Choice::kOn;
   config.prefill_lookahead = 2;
-  config.max_num_batched_tokens = 24;
+  config.max_num_batched_tokens = 48;
   config.max_num_seqs = 12;
   config.kv_cache_given = false;
   config.gpu_memory_utilization = 0.6;
@@ -283,7 +283,7 @@ TEST(FitMemory, MeasuresWalksOfAllSeats) {
   Scheduler scheduler(loaded.plan.scheduler, loaded.passes);
   for (int32_t i = 0; i < config.max_num_seqs; ++i) {
     const auto spec = std::make_shared<const SequenceSpec>(
-        SequenceSpec{.prompt = {i, i + 1}, .max_new_tokens = 1});
+        SequenceSpec{.prompt = {i, i + 1, i + 2, i + 3}, .max_new_tokens = 1});
     const SequenceId id{static_cast<uint64_t>(i) + 1};
     ASSERT_TRUE(scheduler.submit(id, spec, absl::Now()).ok());
   }

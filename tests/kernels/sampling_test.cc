@@ -127,8 +127,11 @@ TEST_P(Sampling, DrawsTheTokensOfTheHost) {
   const auto ops = GetParam().open();
   Random random(21);
   for (const int32_t vocabulary : {1, 2, 7, 700, 5000}) {
+    std::vector<std::vector<float>> logits;
+    std::vector<std::unique_ptr<DeviceBuffer>> on_devices;
+    std::vector<SampleArgs> rows;
     for (uint32_t i = 0; i < 40; ++i) {
-      auto logits = mixed_logits(random, vocabulary);
+      logits.push_back(mixed_logits(random, vocabulary));
       SampleArgs args{.vocabulary = vocabulary,
                       .temperature = i % 8 == 0 ? 0.0F : 0.5F + 0.1F * static_cast<float>(i % 5),
                       .seed = random.engine()(),
@@ -137,15 +140,43 @@ TEST_P(Sampling, DrawsTheTokensOfTheHost) {
       if (i % 2 == 0) args.top_k = 1 + static_cast<uint32_t>(random.below(vocabulary + 3));
       if (i % 3 == 0) args.top_p = 0.01F + 0.0098F * static_cast<float>(random.below(100));
       if (i % 5 == 0) args.min_p = 0.01F * static_cast<float>(random.below(30));
-      const auto row = on_device(*ops, logits);
-      args.logits = row->floats();
-      const int32_t got = ops->sample(args);
-      args.logits = logits.data();
-      ASSERT_EQ(got, draw_token(args))
+      on_devices.push_back(on_device(*ops, logits.back()));
+      args.logits = on_devices.back()->floats();
+      rows.push_back(args);
+    }
+    std::vector<int32_t> drawn(rows.size());
+    ops->sample(rows, drawn.data());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      SampleArgs& args = rows[i];
+      args.logits = logits[i].data();
+      ASSERT_EQ(drawn[i], draw_token(args))
           << "vocabulary " << vocabulary << " top-k " << args.top_k << " top-p " << args.top_p
           << " min-p " << args.min_p << " temperature " << args.temperature;
     }
   }
+}
+
+// More than a backend may have scratch memory for.
+TEST_P(Sampling, ManyRowsOfALargeVocabulary) {
+  const auto ops = GetParam().open();
+  constexpr int32_t kVocabulary = 1 << 20;
+  constexpr int32_t kRows = 11;
+  std::vector<float> logits(kVocabulary, 0.0F);
+  std::vector<std::unique_ptr<DeviceBuffer>> on_devices;
+  std::vector<SampleArgs> rows;
+  for (int32_t i = 0; i < kRows; ++i) {
+    logits[1000 * i] = static_cast<float>(i + 1);
+    on_devices.push_back(on_device(*ops, logits));
+    rows.push_back(
+        {.logits = on_devices.back()->floats(), .vocabulary = kVocabulary, .temperature = 0.0F});
+    // Some of those that need the memory; what they draw is no different.
+    if (i % 3 == 1)
+      rows.back() = {.logits = rows.back().logits, .vocabulary = kVocabulary, .top_k = 1};
+  }
+  std::vector<int32_t> drawn(kRows, -1);
+  ops->sample(rows, drawn.data());
+  for (int32_t i = 0; i < kRows; ++i) EXPECT_EQ(drawn[i], 1000 * i);
+  ops->sample({}, nullptr);
 }
 
 TEST_P(Sampling, ChangesTheLogitsNamed) {
@@ -162,9 +193,13 @@ TEST_P(Sampling, InfiniteLogitsTakeAll) {
   const auto ops = GetParam().open();
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const auto draw_from = [&](const std::vector<float>& logits, uint32_t position) {
-    return ops->sample({.logits = on_device(*ops, logits)->floats(),
-                        .vocabulary = static_cast<int32_t>(logits.size()),
-                        .position = position});
+    const auto row = on_device(*ops, logits);
+    const SampleArgs args{.logits = row->floats(),
+                          .vocabulary = static_cast<int32_t>(logits.size()),
+                          .position = position};
+    int32_t id = -1;
+    ops->sample({&args, 1}, &id);
+    return id;
   };
   std::set<int32_t> drawn;
   for (uint32_t i = 0; i < 30; ++i) {

@@ -28,6 +28,8 @@ class ProbedOps : public Ops {
   void enter_thread() override { inner_->enter_thread(); }
   const char* numerics() const override { return inner_->numerics(); }
   int32_t free_rows() const override { return inner_->free_rows(); }
+  void begin_batch() override { inner_->begin_batch(); }
+  void end_batch() override { inner_->end_batch(); }
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override;
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
     return inner_->pack(sources);
@@ -95,13 +97,19 @@ class ProbedOps : public Ops {
   void copy(const std::byte* from, std::byte* to, size_t bytes) override {
     inner_->copy(from, to, bytes);
   }
+  void copy_columns(const float* from, int64_t from_stride, int64_t rows, int64_t width, float* to,
+                    int64_t to_stride) override {
+    inner_->copy_columns(from, from_stride, rows, width, to, to_stride);
+  }
   void change_logits(float* logits, LogitChange change, std::span<const int32_t> ids,
                      std::span<const float> values) override {
     inner_->change_logits(logits, change, ids, values);
   }
   void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,
                 int32_t num_top, TopEntry* top) override;
-  int32_t sample(const SampleArgs& args) override { return inner_->sample(args); }
+  void sample(std::span<const SampleArgs> rows, int32_t* ids) override {
+    inner_->sample(rows, ids);
+  }
 
  private:
   const std::unique_ptr<Ops> inner_;

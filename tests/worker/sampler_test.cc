@@ -21,8 +21,8 @@ class SamplerTest : public testing::Test {
                    .generated = std::move(generated)});
   }
   SampleResult draw(std::vector<float> logits, int32_t index = 0, int32_t num_logprobs = -1) {
-    return sampler_.draw({.seat = kSeat, .index = index, .num_logprobs = num_logprobs},
-                         logits.data());
+    const SampleRow row{.seat = kSeat, .index = index, .num_logprobs = num_logprobs};
+    return sampler_.draw({&row, 1}, logits.data()).front();
   }
 
   std::unique_ptr<Ops> ops_ = open_reference_ops(DType::kFloat32);
@@ -89,11 +89,45 @@ TEST_F(SamplerTest, AClosedSeatForgets) {
 TEST_F(SamplerTest, PromptTokensAreOnlyScored) {
   open({});
   std::vector<float> logits = {0.0F, 0.0F, 0.0F, 0.0F};
-  const SampleResult result = sampler_.draw(
-      {.kind = SampleRow::Kind::kPromptLogprob, .seat = kSeat, .target = 2, .num_logprobs = 0},
-      logits.data());
+  const SampleRow row{
+      .kind = SampleRow::Kind::kPromptLogprob, .seat = kSeat, .target = 2, .num_logprobs = 0};
+  const SampleResult result = sampler_.draw({&row, 1}, logits.data()).front();
   EXPECT_EQ(result.token, 2);
   EXPECT_NEAR(result.logprob->own, -std::log(4.0F), 1e-6);
+}
+
+TEST_F(SamplerTest, RowsOfAllKindsTogetherAreEachItsOwn) {
+  SequenceSpec penalized{.prompt = {0}};
+  penalized.sampling = {.temperature = 0.0F, .repetition_penalty = 4.0F};
+  for (const int32_t seat : {0, 1, 2, 3}) {
+    SequenceSpec spec = seat == 3 ? penalized : SequenceSpec{};
+    spec.sampling.temperature = 0.0F;
+    sampler_.open(
+        {.seat = SeatId{seat}, .spec = std::make_shared<const SequenceSpec>(std::move(spec))});
+  }
+  const std::vector<SampleRow> rows = {
+      {.seat = SeatId{2}},
+      {.kind = SampleRow::Kind::kPromptLogprob, .seat = SeatId{0}, .target = 3, .num_logprobs = 0},
+      {.seat = SeatId{3}},
+      {.seat = SeatId{1}, .num_logprobs = 1},
+      {.seat = SeatId{0}},
+  };
+  const std::vector<float> logits = {0.0F, 5.0F, 0.0F, 0.0F,   // the largest: 1
+                                     0.0F, 0.0F, 0.0F, 0.0F,   // only scored
+                                     3.0F, 0.0F, 2.0F, 0.0F,   // 0, but for the penalty
+                                     0.0F, 0.0F, 0.0F, 5.0F,   // 3
+                                     5.0F, 0.0F, 0.0F, 0.0F};  // 0
+  const auto tokens = [&] {
+    std::vector<float> own = logits;
+    std::vector<int32_t> drawn;
+    for (const SampleResult& result : sampler_.draw(rows, own.data())) {
+      drawn.push_back(result.token);
+    }
+    return drawn;
+  };
+  EXPECT_THAT(tokens(), testing::ElementsAre(1, 3, 2, 3, 0));
+  // What was drawn is counted for its own seat: now 2 is penalized too, in seat 3 alone.
+  EXPECT_THAT(tokens(), testing::ElementsAre(1, 3, 0, 3, 0));
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <deque>
 #include <new>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -248,10 +249,10 @@ absl::Status ModelRunner::Impl::sample(const StepPlan& plan, StepResult& result,
       if (!status.ok()) return status;
     }
     const Stopwatch watch(times.sample);
-    for (size_t i = begin; i < end; ++i) {
-      float* const row = logits_->floats() + (i - begin) * model_->vocabulary_size();
-      result.samples.push_back(sampler_.draw(plan.samples[i], row));
-      sampled.tokens.push_back(result.samples.back().token);
+    const auto rows = std::span(plan.samples).subspan(begin, end - begin);
+    for (SampleResult& sample : sampler_.draw(rows, logits_->floats())) {
+      sampled.tokens.push_back(sample.token);
+      result.samples.push_back(std::move(sample));
     }
   }
   sampled_.push_back(std::move(sampled));

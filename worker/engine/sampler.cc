@@ -21,6 +21,10 @@ Sampler::Sampler(int32_t max_num_seqs, int32_t vocabulary, Ops& ops)
       raw_(ops.allocate(sizeof(float) * vocabulary)),
       top_(vocabulary) {
   LCKV_CHECK(vocabulary > 0);
+  // What memory a draw takes is taken now, and not while requests are served.
+  const SampleArgs first{.logits = raw_->floats(), .vocabulary = vocabulary, .temperature = 0.0F};
+  int32_t token = 0;
+  ops_.sample({&first, 1}, &token);
 }
 
 void Sampler::open(const SeatOpening& opening) {
@@ -39,34 +43,70 @@ void Sampler::open(const SeatOpening& opening) {
 
 void Sampler::close(SeatId id) { seats_.at(raw(id)) = {}; }
 
-SampleResult Sampler::draw(const SampleRow& row, float* logits) {
+std::vector<SampleResult> Sampler::draw(std::span<const SampleRow> rows, float* logits) {
+  std::vector<SampleResult> results(rows.size());
+  const auto draws_with_others = [](const SampleRow& row) {
+    return row.kind == SampleRow::Kind::kSample && row.num_logprobs < 0;
+  };
+  draws_.clear();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const SampleRow& row = rows[i];
+    float* const own = logits + static_cast<int64_t>(i) * vocabulary_;
+    if (draws_with_others(row)) {
+      draws_.push_back(sample_args(row, own));
+    } else if (row.kind == SampleRow::Kind::kSample) {
+      results[i] = draw_with_logprobs(row, own);
+    } else {
+      results[i] = {.token = row.target, .logprob = logprob(own, row.target, row.num_logprobs)};
+    }
+  }
+  tokens_.resize(draws_.size());
+  ops_.sample(draws_, tokens_.data());
+  auto token = tokens_.begin();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (!draws_with_others(rows[i])) continue;
+    results[i].token = *token++;
+    count(results[i].token, seat_of(rows[i]));
+  }
+  return results;
+}
+
+Sampler::Seat& Sampler::seat_of(const SampleRow& row) {
   Seat& seat = seats_.at(raw(row.seat));
   LCKV_CHECK(seat.spec != nullptr);
-  if (row.kind == SampleRow::Kind::kPromptLogprob) {
-    return {.token = row.target, .logprob = logprob(logits, row.target, row.num_logprobs)};
-  }
-  if (row.num_logprobs < 0) return {.token = sample(row, seat, logits)};
+  return seat;
+}
+
+SampleResult Sampler::draw_with_logprobs(const SampleRow& row, float* logits) {
   ops_.copy(reinterpret_cast<const std::byte*>(logits), raw_->data(), sizeof(float) * vocabulary_);
-  const int32_t token = sample(row, seat, logits);
+  const SampleArgs args = sample_args(row, logits);
+  int32_t token = 0;
+  ops_.sample({&args, 1}, &token);
+  count(token, seat_of(row));
   return {.token = token, .logprob = logprob(raw_->floats(), token, row.num_logprobs)};
 }
 
-int32_t Sampler::sample(const SampleRow& row, Seat& seat, float* logits) {
+// Of the row's logits as its request has them changed.
+SampleArgs Sampler::sample_args(const SampleRow& row, float* logits) {
+  const Seat& seat = seat_of(row);
   adjust(row, seat, logits);
   const SamplingSpec& sampling = seat.spec->sampling;
-  const int32_t token = ops_.sample({.logits = logits,
-                                     .vocabulary = vocabulary_,
-                                     .temperature = sampling.temperature,
-                                     .top_k = sampling.top_k,
-                                     .top_p = sampling.top_p,
-                                     .min_p = sampling.min_p,
-                                     .seed = sampling.seed,
-                                     .choice = sampling.choice,
-                                     .position = static_cast<uint32_t>(row.index)});
+  return {.logits = logits,
+          .vocabulary = vocabulary_,
+          .temperature = sampling.temperature,
+          .top_k = sampling.top_k,
+          .top_p = sampling.top_p,
+          .min_p = sampling.min_p,
+          .seed = sampling.seed,
+          .choice = sampling.choice,
+          .position = static_cast<uint32_t>(row.index)};
+}
+
+void Sampler::count(int32_t token, Seat& seat) const {
   LCKV_CHECK(token >= 0 && token < vocabulary_);
+  const SamplingSpec& sampling = seat.spec->sampling;
   if (counts_generated(sampling)) ++seat.generated[token];
   if (counts_seen(sampling)) seat.seen.insert(token);
-  return token;
 }
 
 void Sampler::adjust(const SampleRow& row, const Seat& seat, float* logits) {

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -23,8 +24,9 @@ class Sampler {
 
   void open(const SeatOpening& opening);
   void close(SeatId seat);
-  // `logits` [vocabulary] of the row are overwritten.
-  SampleResult draw(const SampleRow& row, float* logits);
+  // One result for each of the rows, which draw at most once for a seat. `logits` [rows,
+  // vocabulary] are overwritten.
+  std::vector<SampleResult> draw(std::span<const SampleRow> rows, float* logits);
 
  private:
   struct Seat {
@@ -33,7 +35,10 @@ class Sampler {
     absl::flat_hash_map<int32_t, int32_t> generated;  // id -> how often
     absl::flat_hash_set<int32_t> seen;                // in prompt or generated
   };
-  int32_t sample(const SampleRow& row, Seat& seat, float* logits);
+  Seat& seat_of(const SampleRow& row);
+  SampleResult draw_with_logprobs(const SampleRow& row, float* logits);
+  SampleArgs sample_args(const SampleRow& row, float* logits);
+  void count(int32_t token, Seat& seat) const;
   void adjust(const SampleRow& row, const Seat& seat, float* logits);
   // Makes the change of ids_ and values_, if any, and forgets them.
   void change(LogitChange change, float* logits);
@@ -46,6 +51,8 @@ class Sampler {
   std::vector<TopEntry> top_;          // [vocabulary]
   std::vector<int32_t> ids_;           // of logits that change next
   std::vector<float> values_;
+  std::vector<SampleArgs> draws_;  // of rows that draw together
+  std::vector<int32_t> tokens_;
 };
 
 }  // namespace lckv

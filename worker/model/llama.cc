@@ -17,6 +17,7 @@ namespace {
 
 // Logits of so many bytes are gathered at once.
 constexpr int64_t kGatherBytes = int64_t{16} << 20;
+constexpr int32_t kNoId = -1;  // its embedding is zeros
 
 float* floats(const std::unique_ptr<DeviceBuffer>& buffer) {
   return buffer == nullptr ? nullptr : buffer->floats();
@@ -81,7 +82,6 @@ class LlamaModel : public Model {
   const LlamaWeights weights_;
   std::unique_ptr<DeviceBuffer> rope_;
   std::vector<int32_t> own_ids_;  // of the batch that is being embedded, from our first id
-  std::unique_ptr<DeviceBuffer> no_embedding_;  // [hidden]: zeros
 
   // Activations, [max_rows, ...] each.
   std::unique_ptr<DeviceBuffer> normed_;    // hidden
@@ -117,10 +117,6 @@ void LlamaModel::allocate() {
   gate_up_ = rows_of(2 * static_cast<int64_t>(inner_size_));
   inner_ = rows_of(inner_size_);
   if (shard_.size == 1) return;
-  const std::vector<float> zeros(hidden_size());
-  const WeightSource source{
-      .data = zeros.data(), .dtype = DType::kFloat32, .n = 1, .k = hidden_size()};
-  no_embedding_ = ops_.upload({&source, 1});
   const int64_t row_bytes = int64_t{vocabulary_share_} * static_cast<int64_t>(sizeof(float));
   gather_rows_ = std::clamp<int64_t>(kGatherBytes / (row_bytes * shard_.size), 1, max_rows_);
   own_logits_ = ops_.allocate(static_cast<size_t>(gather_rows_ * row_bytes));
@@ -129,6 +125,7 @@ void LlamaModel::allocate() {
 
 // Each rank looks up the ids that it has and leaves the others zero.
 absl::Status LlamaModel::embed(std::span<const int32_t> ids, float* hidden) {
+  for (const int32_t id : ids) LCKV_CHECK(id >= 0 && id < vocabulary_size());
   if (shard_.size == 1) {
     ops_.embed(weights_.embedding, ids, hidden);
     return absl::OkStatus();
@@ -138,14 +135,8 @@ absl::Status LlamaModel::embed(std::span<const int32_t> ids, float* hidden) {
     return id >= first && id < first + weights_.embedding.n;
   };
   own_ids_.clear();
-  for (const int32_t id : ids) own_ids_.push_back(is_own(id) ? id - first : 0);
-  if (weights_.embedding.n > 0) ops_.embed(weights_.embedding, own_ids_, hidden);
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (is_own(ids[i])) continue;
-    ops_.copy(no_embedding_->data(),
-              reinterpret_cast<std::byte*>(hidden + static_cast<int64_t>(i) * hidden_size()),
-              no_embedding_->bytes());
-  }
+  for (const int32_t id : ids) own_ids_.push_back(is_own(id) ? id - first : kNoId);
+  ops_.embed(weights_.embedding, own_ids_, hidden);
   const auto count = static_cast<int64_t>(ids.size()) * hidden_size();
   return within(ranks_->all_reduce(hidden, count), "all_reduce of embeddings");
 }
@@ -153,6 +144,7 @@ absl::Status LlamaModel::embed(std::span<const int32_t> ids, float* hidden) {
 absl::Status LlamaModel::run(const RangeBatch& batch) {
   LCKV_CHECK(batch.num_rows() > 0 && batch.num_rows() <= max_rows_);
   LCKV_CHECK(batch.range % 2 == 0 || batch.staged_rows.size() == batch.positions.size());
+  const OpsBatch same_inputs(ops_);
   const LayerRange range = layers_of(batch.range);
   for (int32_t layer = range.begin; layer < range.end; ++layer) {
     if (batch.before_layer != nullptr) (*batch.before_layer)();
@@ -285,12 +277,8 @@ absl::Status LlamaModel::gather_logits(int64_t rows, float* logits) {
     const int64_t begin = rank * share;
     const int64_t count = std::min<int64_t>(share, vocabulary_size() - begin);
     if (count <= 0) break;
-    for (int64_t row = 0; row < rows; ++row) {
-      const float* const from = all_logits_->floats() + (rank * rows + row) * share;
-      ops_.copy(reinterpret_cast<const std::byte*>(from),
-                reinterpret_cast<std::byte*>(logits + row * vocabulary_size() + begin),
-                sizeof(float) * static_cast<size_t>(count));
-    }
+    ops_.copy_columns(all_logits_->floats() + rank * rows * share, share, rows, count,
+                      logits + begin, vocabulary_size());
   }
   return absl::OkStatus();
 }

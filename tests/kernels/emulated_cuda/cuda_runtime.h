@@ -143,7 +143,7 @@ enum cudaError_t {
   cudaErrorNotReady,
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
-enum cudaMemcpyKind { cudaMemcpyDefault };
+enum cudaMemcpyKind { cudaMemcpyDefault, cudaMemcpyDeviceToDevice };
 inline constexpr unsigned cudaEventDisableTiming = 0;
 inline constexpr unsigned cudaHostAllocDefault = 0;
 inline constexpr unsigned cudaStreamNonBlocking = 0;
@@ -185,6 +185,8 @@ cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned flags);
 cudaError_t cudaFreeHost(void* memory);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream);
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_stride, const void* from, size_t from_stride,
+                              size_t width, size_t rows, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);

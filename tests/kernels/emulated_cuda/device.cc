@@ -21,6 +21,7 @@ dim3 gridDim;
 
 // Of all ranks' devices together.
 constexpr size_t kDeviceBytes = size_t{512} << 20;
+constexpr size_t kFilledBytes = size_t{1} << 20;
 
 struct EmulatedStream {
   std::atomic<bool> busy = false;
@@ -308,7 +309,13 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 }
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
   *memory = emulated_cuda::memory().allocate(bytes);
-  return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+  if (*memory == nullptr) return cudaErrorMemoryAllocation;
+  // What was never written shows as no number. Of large pieces not: pages in use make every access
+  // slower.
+  if (bytes <= kFilledBytes) {
+    emulated_cuda::use_device([&] { std::memset(*memory, 0xFF, bytes); });
+  }
+  return cudaSuccess;
 }
 cudaError_t cudaFree(void* memory) {
   emulated_cuda::memory().free(memory);
@@ -327,6 +334,17 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   emulated_cuda::wait_for(stream);
   const emulated_cuda::Access access;
   if (bytes > 0) std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_stride, const void* from, size_t from_stride,
+                              size_t width, size_t rows, cudaMemcpyKind, cudaStream_t stream) {
+  if (width > to_stride || width > from_stride) return cudaErrorInvalidValue;
+  emulated_cuda::wait_for(stream);
+  const emulated_cuda::Access access;
+  for (size_t row = 0; row < rows; ++row) {
+    std::memcpy(static_cast<std::byte*>(to) + row * to_stride,
+                static_cast<const std::byte*>(from) + row * from_stride, width);
+  }
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
