@@ -30,10 +30,11 @@ def test_no_kill_loses_a_token_of_100_streams():
     seed = int(time.time())
     print(f"seed {seed}")
     dice = random.Random(seed)
+    length = 384  # long enough that many streams meet several kills
     num_kills_wanted = 40 if serving.SLOWNESS == 1 else 8
     with serving.System(serving.DEMO, *FLAGS, "--tensor-parallel-size", 2, workers=3) as system:
-        expected = results(start_all(system.client, 100, max_new_tokens=256))
-        streams = start_all(system.client, 100, max_new_tokens=256)
+        expected = results(start_all(system.client, 100, max_new_tokens=length))
+        streams = start_all(system.client, 100, max_new_tokens=length)
         ended = []
         victims = collections.Counter()
 
@@ -69,7 +70,7 @@ def test_no_kill_loses_a_token_of_100_streams():
                 for number, stream in enumerate(streams):
                     if not stream.is_alive():
                         ended.append((number, stream))
-                        streams[number] = Stream(system.client, request_number(number, max_new_tokens=256))
+                        streams[number] = Stream(system.client, request_number(number, max_new_tokens=length))
             # One or two: the first finds prompts being encoded, the second streams that are being replayed. A third,
             # before they have gained a token, would make them suspects.
             for _ in range(dice.randrange(1, 3)):
