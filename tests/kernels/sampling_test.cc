@@ -167,11 +167,11 @@ TEST_P(Sampling, ManyRowsOfALargeVocabulary) {
   for (int32_t i = 0; i < kRows; ++i) {
     logits[1000 * i] = static_cast<float>(i + 1);
     on_devices.push_back(on_device(*ops, logits));
-    rows.push_back(
-        {.logits = on_devices.back()->floats(), .vocabulary = kVocabulary, .temperature = 0.0F});
-    // Some of those that need the memory; what they draw is no different.
-    if (i % 3 == 1)
-      rows.back() = {.logits = rows.back().logits, .vocabulary = kVocabulary, .top_k = 1};
+    // Rows of a temperature need the memory; of one candidate they draw what the others do.
+    rows.push_back({.logits = on_devices.back()->floats(),
+                    .vocabulary = kVocabulary,
+                    .temperature = i % 3 == 1 ? 1.0F : 0.0F,
+                    .top_k = 1});
   }
   std::vector<int32_t> drawn(kRows, -1);
   ops->sample(rows, drawn.data());
