@@ -8,9 +8,11 @@
 #include "client/commands.h"
 #include "client/connection.h"
 #include "rpc/flags.h"
+#include "rpc/lock_checks.h"
 #include "rpc/shutdown.h"
 
 int main(int argc, char** argv) {
+  lckv::leave_lock_checks_out();
   // Elsewhere they stay at their default: a shell then sees that Ctrl-C ended the client.
   if (getpid() == 1) lckv::end_at_shutdown_signals();
   CLI::App program(

@@ -21,8 +21,8 @@ libraries=(libgrpc++-dev libprotobuf-dev libabsl-dev libdnnl-dev libgloo-dev lib
 build=("${libraries[@]}" ca-certificates g++ cmake ninja-build pkg-config mold ccache
        protobuf-compiler protobuf-compiler-grpc libcli11-dev nlohmann-json3-dev libbenchmark-dev
        libgtest-dev libgmock-dev libgomp1)
-tests=(clang-14 clang-format-14 curl libclang-rt-14-dev llvm-14 python3 python3-grpcio python3-protobuf
-       python3-pytest python3-yaml openssl procps)
+tests=(clang-14 clang-format-14 curl libclang-rt-14-dev libnghttp2-dev llvm-14 python3 python3-grpcio
+       python3-protobuf python3-pytest python3-yaml openssl procps)
 observability=(python3-pil python3-venv fonts-dejavu-core)
 grafana_sdk='grafana-foundation-sdk==1769699379!11.6.0'  # what deploy/grafana/dashboards.py is written for
 

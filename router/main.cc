@@ -5,6 +5,7 @@
 #include "router/config.h"
 #include "router/router.h"
 #include "rpc/health_server.h"
+#include "rpc/lock_checks.h"
 #include "rpc/metrics_server.h"
 #include "rpc/server_options.h"
 #include "rpc/shutdown.h"
@@ -74,6 +75,7 @@ int run(const RouterConfig& config, ShutdownSignal& shutdown) {
 }  // namespace lckv
 
 int main(int argc, char** argv) {
+  lckv::leave_lock_checks_out();
   lckv::RouterConfig config;
   if (const auto code = lckv::parse_router_config(argc, argv, config)) return *code;
   lckv::give_freed_memory_back();

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "rpc/lock_checks.h"
 #include "rpc/logging.h"
 #include "rpc/shutdown.h"
 #include "worker/config.h"
@@ -210,6 +211,7 @@ int run_launcher(const WorkerConfig& config, int argc, char** argv) {
 }  // namespace lckv
 
 int main(int argc, char** argv) {
+  lckv::leave_lock_checks_out();
   lckv::WorkerConfig config;
   if (const auto code = lckv::parse_worker_config(argc, argv, config)) return *code;
   if (const absl::Status status = lckv::check_worker_config(config); !status.ok()) {

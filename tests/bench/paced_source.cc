@@ -103,8 +103,10 @@ class PacedSource::Service final : public v1::Inference::CallbackService {
                         emissions_, [this](PacedStream* ended) {
                           const std::lock_guard lock(mutex_);
                           group_of(*ended).erase(ended);
+                          --num_streams_;
                         });
     group_of(*stream).insert(stream);
+    ++num_streams_;
     return stream;
   }
 
@@ -117,7 +119,9 @@ class PacedSource::Service final : public v1::Inference::CallbackService {
   void pace() {
     absl::Time next = absl::Now();
     for (size_t turn = 0; !stopping_; ++turn) {
-      next += step_ / static_cast<int64_t>(groups_.size());
+      // Without streams it is to cost whoever else is measured nothing.
+      next = num_streams_ > 0 ? next + step_ / static_cast<int64_t>(groups_.size())
+                              : absl::Now() + step_;
       absl::SleepFor(next - absl::Now());
       const std::lock_guard lock(mutex_);
       for (PacedStream* const stream : groups_[turn % groups_.size()]) stream->tick();
@@ -128,6 +132,7 @@ class PacedSource::Service final : public v1::Inference::CallbackService {
   std::mutex mutex_;  // guards the next
   std::vector<std::unordered_set<PacedStream*>> groups_;
   const absl::Duration step_;
+  std::atomic<size_t> num_streams_ = 0;
   std::atomic<bool> stopping_ = false;
   std::thread thread_;
 };
