@@ -1,7 +1,6 @@
 #include "router/call_queue.h"
 
 #include <algorithm>
-#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
@@ -143,45 +142,51 @@ bool CallQueue::place_next(std::set<LineName>& stuck) {
     if (lines_.empty()) return false;
   }
   const auto set = source_.snapshot();
-  std::optional<Entry> entry;
-  std::vector<uint32_t> offered;
-  Position position;
-  size_t pick = 0;
+  std::optional<Offer> offer;
   {
     std::lock_guard lock(mutex_);
     const auto line = std::find_if(lines_.begin(), lines_.end(),
                                    [&](const auto& l) { return !stuck.contains(l.first); });
     if (line == lines_.end()) return false;
-    const auto first = line->second.begin();
-    RoutingKey key = first->second.key;
-    auto picked = policy_.pick(key, *set);
-    if (!picked && key.num_sequences > 1) {
-      // No replica may ever take all at once, and those behind must not wait for it.
-      key.num_sequences = std::min(key.num_sequences, most_credit(key, *set));
-      if (key.num_sequences > 0) picked = policy_.pick(key, *set);
-    }
-    if (!picked) {
-      stuck.insert(line->first);
-      return true;
-    }
-    pick = *picked;
-    position = first->first;
-    entry = take(line, first);
-    LCKV_CHECK(key.num_sequences <= entry->choices.size());
-    offered.assign(entry->choices.begin(), entry->choices.begin() + key.num_sequences);
+    const LineName name = line->first;
+    offer = take_offer(line, *set);
+    if (!offer) stuck.insert(name);
   }
-  const auto assignment = entry->call->assign(set->replicas[pick], offered);
+  if (!offer) return true;
+  Entry& entry = offer->entry;
+  const std::vector<uint32_t> offered(entry.choices.begin(),
+                                      entry.choices.begin() + offer->num_choices);
+  const auto assignment = entry.call->assign(set->replicas[offer->replica], offered);
   // Before the next pick, so that it counts these submits, or sees what the set was behind with.
   source_.refresh();
   if (assignment == WaitingCall::Assignment::kGone) return true;
   if (assignment != WaitingCall::Assignment::kNotTaken) {
-    if (offered.size() == entry->choices.size()) return true;
-    entry->choices.erase(entry->choices.begin(), entry->choices.begin() + offered.size());
-    entry->key.num_sequences = static_cast<uint32_t>(entry->choices.size());
+    entry.choices.erase(entry.choices.begin(), entry.choices.begin() + offer->num_choices);
+    if (entry.choices.empty()) return true;
+    entry.key.num_sequences = static_cast<uint32_t>(entry.choices.size());
   }
   std::lock_guard lock(mutex_);
-  put_back(position, *std::move(entry));
+  put_back(offer->position, std::move(entry));
   return true;
+}
+
+// The first of a line with its replica; nothing, and it stays, where no replica will do.
+std::optional<CallQueue::Offer> CallQueue::take_offer(Lines::iterator line, const ReplicaSet& set) {
+  const auto first = line->second.begin();
+  RoutingKey key = first->second.key;
+  auto replica = policy_.pick(key, set);
+  if (!replica && key.num_sequences > 1) {
+    // No replica may ever take all at once, and those behind must not wait for it.
+    key.num_sequences = std::min(key.num_sequences, most_credit(key, set));
+    if (key.num_sequences > 0) replica = policy_.pick(key, set);
+  }
+  if (!replica) return std::nullopt;
+  LCKV_CHECK(key.num_sequences <= first->second.choices.size());
+  const Position position = first->first;
+  return Offer{.entry = take(line, first),
+               .position = position,
+               .replica = *replica,
+               .num_choices = key.num_sequences};
 }
 
 absl::Status CallQueue::overdue(const Entry& entry, bool served, absl::Time now) const {

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <tuple>
@@ -91,9 +92,17 @@ class CallQueue {
   // Lines of streams that go on come before the others.
   using LineName = std::pair<bool, std::string>;
   using Lines = std::map<LineName, Line>;
+  // An entry out of its line, some of whose choices a replica is to take.
+  struct Offer {
+    Entry entry;
+    Position position;
+    size_t replica;  // of the set
+    uint32_t num_choices;
+  };
 
   static LineName line_of(const Entry& entry);
   bool place_next(std::set<LineName>& stuck);
+  std::optional<Offer> take_offer(Lines::iterator line, const ReplicaSet& set);
   bool is_served(const RoutingKey& key);
   // Why a new call is not to wait, or to be placed, at all; OK where it is.
   absl::Status refusal(const Entry& entry);
