@@ -37,8 +37,12 @@ CallQueue::CallQueue(CallQueueOptions options, ReplicaSource source, const Routi
       on_depth_(std::move(on_depth)) {}
 
 CallQueue::LineName CallQueue::line_of(const Entry& entry) {
+  // What flags of a replica set apart: who waits for the one kind holds nobody up who waits for the
+  // other.
+  const internal::v1::Hello& hello = entry.key.model->hello;
   return {entry.kind != Kind::kResume,
-          absl::StrCat(entry.key.model->hello.model(), "\n", entry.key.fingerprint)};
+          absl::StrCat(hello.model(), "\n", entry.key.fingerprint, "\n", hello.max_context_tokens(),
+                       "\n", hello.max_logprobs())};
 }
 
 void CallQueue::add(Entry entry) {
@@ -118,6 +122,7 @@ void CallQueue::remove(const WaitingCall* call) {
     }
     line = next_line;
   }
+  std::erase_if(offered_, [call](const auto& offer) { return offer.second == call; });
   for (auto it = delayed_.begin(); it != delayed_.end();) {
     const auto next = std::next(it);
     if (it->second.call.get() == call) {
@@ -159,14 +164,15 @@ bool CallQueue::place_next(std::set<LineName>& stuck) {
   const auto assignment = entry.call->assign(set->replicas[offer->replica], offered);
   // Before the next pick, so that it counts these submits, or sees what the set was behind with.
   source_.refresh();
-  if (assignment == WaitingCall::Assignment::kGone) return true;
-  if (assignment != WaitingCall::Assignment::kNotTaken) {
+  if (assignment == WaitingCall::Assignment::kTaken ||
+      assignment == WaitingCall::Assignment::kMoved) {
     entry.choices.erase(entry.choices.begin(), entry.choices.begin() + offer->num_choices);
-    if (entry.choices.empty()) return true;
     entry.key.num_sequences = static_cast<uint32_t>(entry.choices.size());
   }
+  const bool is_left = assignment != WaitingCall::Assignment::kGone && !entry.choices.empty();
   std::lock_guard lock(mutex_);
-  put_back(offer->position, std::move(entry));
+  const bool is_wanted = offered_.erase(offer->number) > 0;  // its call was not removed meanwhile
+  if (is_left && is_wanted) put_back(offer->position, std::move(entry));
   return true;
 }
 
@@ -183,8 +189,11 @@ std::optional<CallQueue::Offer> CallQueue::take_offer(Lines::iterator line, cons
   if (!replica) return std::nullopt;
   LCKV_CHECK(key.num_sequences <= first->second.choices.size());
   const Position position = first->first;
+  const uint64_t number = next_number_++;
+  offered_.emplace(number, first->second.call.get());
   return Offer{.entry = take(line, first),
                .position = position,
+               .number = number,
                .replica = *replica,
                .num_choices = key.num_sequences};
 }

@@ -87,7 +87,7 @@ class CallQueue {
 
  private:
   using Position = std::tuple<bool, int64_t, absl::Time, uint64_t>;
-  // Entries of one line have the same needs: model and fingerprint.
+  // Entries of one line have the same needs: model, its limits and fingerprint.
   using Line = std::map<Position, Entry>;
   // Lines of streams that go on come before the others.
   using LineName = std::pair<bool, std::string>;
@@ -96,6 +96,7 @@ class CallQueue {
   struct Offer {
     Entry entry;
     Position position;
+    uint64_t number;
     size_t replica;  // of the set
     uint32_t num_choices;
   };
@@ -122,6 +123,7 @@ class CallQueue {
   std::mutex mutex_;  // guards what follows
   Lines lines_;
   std::multimap<absl::Time, Entry> delayed_;
+  std::map<uint64_t, const WaitingCall*> offered_;  // offers that are being made
   size_t num_new_ = 0;
   uint64_t next_number_ = 0;
 };

@@ -73,6 +73,8 @@ absl::StatusOr<std::unique_ptr<Router>> Router::start(const RouterOptions& optio
   if (!worker_credentials.ok()) return worker_credentials.status();
   RouterOptions completed = options;
   completed.fleet.link.credentials = *std::move(worker_credentials);
+  std::random_device random;
+  completed.fleet.link.router_id = absl::StrFormat("%08x%08x", random(), random());
   std::unique_ptr<Router> router(new Router(completed, std::move(policy), std::move(on_ready)));
   if (auto status = router->access_.load(); !status.ok()) return in_flag("--tokens", status);
   if (auto status = router->tenants_.load(); !status.ok()) return in_flag("--tenants", status);
@@ -142,7 +144,7 @@ void Router::beat(absl::Time now) {
   metrics_.set_replicas(*set);
   uint32_t num_routers = 1;
   for (const ReplicaView& replica : set->replicas) {
-    num_routers = std::max(num_routers, replica.load.num_sessions());
+    num_routers = std::max(num_routers, replica.load.num_routers());
   }
   tenants_.tick(now, num_routers);
   tell_stale_files();

@@ -41,7 +41,7 @@ v1::Replica public_replica(const ReplicaView& view, absl::Time now) {
   replica.set_fingerprint(hello.fingerprint());
   replica.set_version(hello.version());
   replica.set_tensor_parallel_size(hello.tensor_parallel_size());
-  replica.set_num_sessions(view.load.num_sessions());
+  replica.set_num_sessions(view.load.num_routers());
   replica.set_num_running(view.load.num_running());
   replica.set_num_waiting(view.load.num_waiting());
   replica.set_num_free_blocks(view.load.num_free_blocks());

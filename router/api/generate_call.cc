@@ -226,6 +226,7 @@ void GenerateCall::end(const absl::Status& why) {
 
 void GenerateCall::tick(absl::Time now) {
   look_at_parked(now);
+  if (give_up_on_reader(now)) environment_.registry.remove(shared_from_this());
   {
     std::lock_guard lock(mutex_);
     if (phase_ != Phase::kOpen || !write_issued_ || relay_ == nullptr) return;
@@ -234,6 +235,17 @@ void GenerateCall::tick(absl::Time now) {
     relay_->fail(absl::ResourceExhaustedError("the client reads too slowly"), true);
   }
   pump();
+}
+
+// Of an ended call whose reader has not even taken the status: without a reset gRPC would keep what
+// waits for it for as long as the connection stands. True once the call is gone.
+bool GenerateCall::give_up_on_reader(absl::Time now) {
+  std::lock_guard lock(mutex_);
+  if (phase_ != Phase::kFinished) return false;
+  if (self_ == nullptr) return true;
+  // OnDone waits for the lock, so that the context is there; what follows comes on other threads.
+  if (now - write_time_ > 2 * environment_.options.slow_reader_timeout) context_.TryCancel();
+  return false;
 }
 
 void GenerateCall::OnWriteDone(bool ok) {
@@ -335,6 +347,7 @@ void GenerateCall::close(const absl::Status& status) {
   RelaySummary summary;
   bool was_open = false;
   bool slow = false;
+  bool stuck = false;      // the end has to wait for the reader, too
   bool by_caller = false;  // OnCancel() has counted that
   std::optional<std::string> tenant;
   LogFields fields;
@@ -342,13 +355,14 @@ void GenerateCall::close(const absl::Status& status) {
     std::lock_guard lock(mutex_);
     fields = describe();
     slow = slow_;
+    stuck = slow_ && writing_;
     by_caller = !cancelled_.ok() && status.code() == cancelled_.code();
     tenant.swap(tenant_);
     model = model_name_;
     was_open = relay_ != nullptr;
     if (was_open) summary = relay_->summary();
   }
-  environment_.registry.remove(self);
+  if (!stuck) environment_.registry.remove(self);  // else tick() does
   if (tenant) environment_.tenants.release(*tenant, summary.num_new_tokens, absl::Now());
   environment_.metrics.count_request(model, "Generate", status.code());
   if (!status.ok() && !by_caller) count_rejected(status, slow);

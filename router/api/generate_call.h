@@ -102,6 +102,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   absl::Status admit(GenerateSpec& spec);
   void refuse(const absl::Status& why);
   void pump();
+  bool give_up_on_reader(absl::Time now);
   // With the lock held, all but the last:
   void run_commands();
   bool place(const ReplicaView& replica, const std::vector<uint32_t>& choices);

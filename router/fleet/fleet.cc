@@ -174,7 +174,7 @@ void Fleet::tick(absl::Time now) {
   for (const auto& link : closed) {
     // An older session than the one that was looked at may still have streams: they go on
     // elsewhere.
-    link->stop(LossKind::kDied,
+    link->stop(LossKind::kMoved,
                absl::UnavailableError("the replica is not used by this address any more"));
   }
   if (!closed.empty()) refresh();

@@ -21,7 +21,8 @@ LinkState::Turn LinkState::tick(absl::Time now) {
     if (live_[role] == nullptr) continue;
     const SessionState& session = live_[role]->state;
     turn.given_up = is_lost(*live_[role], now);
-    if (!turn.given_up && (role != kOld || !session.empty())) continue;
+    const bool is_over = role == kOld && (session.empty() || age(*live_[role], now) >= 1);
+    if (!turn.given_up && !is_over) continue;
     turn.silence = session.silence(now);
     turn.standstill = session.standstill(now);
     turn.closing = live_[role]->number;
@@ -48,15 +49,19 @@ std::optional<LinkState::Role> LinkState::role_to_open(absl::Time now) const {
   if (now < connect_time_) return std::nullopt;
   const LivePtr& current = live_[kCurrent];
   if (current == nullptr) return kCurrent;
-  const bool is_old = times_.max_session_age > absl::ZeroDuration() && current->state.greeted() &&
-                      now - current->opened >= times_.max_session_age;
+  const bool is_old = current->state.greeted() && age(*current, now) >= 0.5;
   if (!is_old || live_[kNext] != nullptr || live_[kOld] != nullptr) return std::nullopt;
   return kNext;
 }
 
+double LinkState::age(const Live& live, absl::Time now) const {
+  if (times_.max_session_age == absl::ZeroDuration()) return 0;
+  return absl::FDivDuration(now - live.opened, times_.max_session_age);
+}
+
 bool LinkState::is_lost(const Live& live, absl::Time now) const {
   if (!live.state.greeted()) return false;  // loading takes its time; a dead peer fails by itself
-  return live.state.silence(now) > std::max(times_.lost_after, 3 * live.state.long_step()) ||
+  return live.state.silence(now) > std::max(times_.lost_after, 3 * live.state.long_gap()) ||
          live.state.standstill(now) > times_.standstill_after;
 }
 
@@ -185,7 +190,7 @@ ReplicaState LinkState::state(absl::Time now, bool connected) const {
   if (live == nullptr || stopped_) return away;
   const SessionState& session = live->state;
   if (!session.greeted()) return connected ? ReplicaState::kLoading : away;
-  if (session.silence(now) > std::max(times_.unresponsive_after, 2 * session.long_step()) ||
+  if (session.silence(now) > std::max(times_.unresponsive_after, 2 * session.long_gap()) ||
       session.standstill(now) > times_.standstill_after / 2) {
     return ReplicaState::kUnresponsive;
   }

@@ -22,13 +22,14 @@ struct LinkTimes {
   absl::Duration beat_interval = absl::Milliseconds(500);
   // Silence after which no new work is given ...
   absl::Duration unresponsive_after = absl::Milliseconds(1500);
-  // ... and after which its streams move. Where steps are long, three of them count.
+  // ... and after which its streams move. Where frames come seldom, three times as long as between
+  // two of them.
   absl::Duration lost_after = absl::Seconds(3);
   // The same for a step counter that stands still under our work while frames come.
   absl::Duration standstill_after = absl::Seconds(30);
-  // A session so old is followed by another, which takes all new work; it ends with its last
-  // sequence. Zero: never.
-  absl::Duration max_session_age = absl::ZeroDuration();
+  // At half of it a session is followed by another, which takes all new work. It ends with its last
+  // sequence; at this age what it still has moves. Zero: never.
+  absl::Duration max_session_age = absl::Hours(1);
   absl::Duration backoff_min = absl::Milliseconds(100);
   absl::Duration backoff_max = absl::Seconds(2);
 };
@@ -50,7 +51,7 @@ class LinkState {
     bool given_up = false;  // because it was silent, or stood still
     absl::Duration silence;
     absl::Duration standstill;
-    std::vector<Route> orphans;  // of the session given up
+    std::vector<Route> orphans;  // of the session that is closed
   };
   struct Ending {
     std::vector<Route> orphans;
@@ -103,6 +104,8 @@ class LinkState {
 
   const LivePtr* find(uint64_t session) const;
   bool is_lost(const Live& live, absl::Time now) const;
+  // As a share of what it may be.
+  double age(const Live& live, absl::Time now) const;
   std::optional<Role> role_to_open(absl::Time now) const;
   // Frees the role, the next session taking the place of the current one.
   std::vector<Route> drop(Role role, absl::Time now);

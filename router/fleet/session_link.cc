@@ -59,8 +59,12 @@ void SessionLink::tick(absl::Time now) {
   if (turn.opening != 0) open(turn.opening);
   if (beats) flush();
   if (closing != nullptr) closing->session->cancel();
-  end_routes(turn.orphans, LossKind::kDied,
-             absl::UnavailableError("the replica stopped answering"));
+  if (turn.given_up) {
+    end_routes(turn.orphans, LossKind::kDied,
+               absl::UnavailableError("the replica stopped answering"));
+  } else {
+    end_routes(turn.orphans, LossKind::kMoved, absl::UnavailableError("the session grew old"));
+  }
   // Time alone turns a silent replica unresponsive.
   if (beats || closing != nullptr) handlers_.on_change();
 }

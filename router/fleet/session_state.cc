@@ -7,15 +7,16 @@
 namespace lckv {
 namespace {
 
-// What a frame takes off the memory of a long step: a replica that was stopped once must not be
+// What a frame takes off the memory of a long gap: a replica that was stopped once must not be
 // waited for much longer for ever.
-constexpr double kStepMemory = 0.98;
+constexpr double kGapMemory = 0.98;
 
 }  // namespace
 
 SessionState::Received SessionState::on_frame(const internal::v1::WorkerFrame& frame,
                                               absl::Time now) {
   Received received;
+  if (greeted_) long_gap_ = std::max(now - frame_time_, kGapMemory * long_gap_);
   frame_time_ = now;
   if (frame.has_load()) note_load(frame.load(), now);
   for (const uint64_t handle : frame.seated().handle()) {
@@ -92,7 +93,6 @@ SessionState::Route* SessionState::find(uint64_t handle) {
 
 void SessionState::note_load(const internal::v1::Load& load, absl::Time now) {
   if (load.step() != load_.step() || load.num_layers() != load_.num_layers()) step_time_ = now;
-  long_step_ = std::max(absl::Microseconds(load.step_microseconds()), kStepMemory * long_step_);
   load_ = load;
 }
 

@@ -56,8 +56,9 @@ class SessionState {
   absl::Duration silence(absl::Time now) const { return now - frame_time_; }
   // Since the step counter moved, while work of this session could run; else zero.
   absl::Duration standstill(absl::Time now) const;
-  // The longest of the newest steps: a leader beats no more often.
-  absl::Duration long_step() const { return long_step_; }
+  // The longest of the newest times between two frames: a leader that lives lets no more pass than
+  // a layer of its step takes.
+  absl::Duration long_gap() const { return long_gap_; }
   const internal::v1::Load& load() const { return load_; }
   absl::Time step_time() const { return step_time_; }
   // Submits that the load does not count yet.
@@ -75,7 +76,7 @@ class SessionState {
   std::unordered_map<uint64_t, Route> routes_;
   absl::Time frame_time_;
   absl::Time step_time_;  // the step counter last moved, or work first came
-  absl::Duration long_step_;
+  absl::Duration long_gap_;
 };
 
 }  // namespace lckv

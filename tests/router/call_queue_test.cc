@@ -2,6 +2,7 @@
 // writes, with time as an argument.
 #include "router/call_queue.h"
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -23,6 +24,7 @@ class CallQueueTest : public ::testing::Test {
   struct Call final : WaitingCall {
     Call(CallQueueTest& owner, std::string own_name) : test(owner), name(std::move(own_name)) {}
     Assignment assign(const ReplicaView& replica, const std::vector<uint32_t>& choices) override {
+      if (test.during_offer_) test.during_offer_(this);
       const auto answer = std::exchange(test.next_answer_, Assignment::kTaken);
       if (answer != Assignment::kTaken) return answer;
       test.placed_.push_back(name + "@" + replica.address);
@@ -40,7 +42,7 @@ class CallQueueTest : public ::testing::Test {
   CallQueueTest() {
     internal::v1::Hello hello = demo_hello();
     hello.clear_tokenizer();
-    model_ = *make_model_info(hello, nullptr);
+    model_ = serving_ = *make_model_info(hello, nullptr);
     policy_ = make_routing_policy(policy_names().front());
   }
 
@@ -49,7 +51,7 @@ class CallQueueTest : public ::testing::Test {
     ReplicaView& view = set->replicas.emplace_back();
     view.address = "a";
     view.state = ready_ ? ReplicaState::kReady : ReplicaState::kLost;
-    view.model = model_;
+    view.model = serving_;
     view.load.set_credit(credit_);
     view.load.set_seats_per_second(1);
     view.load.set_seat_seconds(1);
@@ -94,7 +96,9 @@ class CallQueueTest : public ::testing::Test {
   }
 
   CallQueueOptions options_;
-  std::shared_ptr<const ModelInfo> model_;
+  std::shared_ptr<const ModelInfo> model_;    // of what is added
+  std::shared_ptr<const ModelInfo> serving_;  // the replica's
+  std::function<void(WaitingCall*)> during_offer_;
   std::unique_ptr<const RoutingPolicy> policy_;
   absl::Time now_ = absl::FromUnixSeconds(1000);
   bool ready_ = true;
@@ -225,6 +229,31 @@ TEST_F(CallQueueTest, AFullQueueRefusesNewCallsOnly) {
   const auto resume = add("resume", CallQueue::Kind::kResume);
   EXPECT_TRUE(first->expired.ok() && resume->expired.ok());
   EXPECT_EQ(depth_, 2);
+}
+
+TEST_F(CallQueueTest, WhoWaitsForAKindOfReplicaThatIsGoneHoldsNobodyUp) {
+  const std::shared_ptr<const ModelInfo> present = model_;
+  internal::v1::Hello hello = demo_hello();
+  hello.clear_tokenizer();
+  hello.set_max_context_tokens(2 * hello.max_context_tokens());
+  const std::shared_ptr<const ModelInfo> gone = *make_model_info(hello, nullptr);
+  serving_ = present;
+  model_ = gone;
+  add("retry", CallQueue::Kind::kRetry);
+  model_ = present;
+  credit_ = 1;
+  add("new", CallQueue::Kind::kNew);
+  EXPECT_THAT(placed_, ElementsAre("new@a"));
+}
+
+TEST_F(CallQueueTest, ACallThatIsRemovedWhileItIsOfferedDoesNotComeBack) {
+  credit_ = 1;
+  during_offer_ = [this](WaitingCall* call) { queue().remove(call); };
+  next_answer_ = WaitingCall::Assignment::kNotTaken;
+  add("ended", CallQueue::Kind::kNew);
+  EXPECT_EQ(depth_, 0);
+  queue().dispatch();
+  EXPECT_THAT(placed_, IsEmpty());
 }
 
 TEST_F(CallQueueTest, AnEndedCallLeavesWithAllItsEntries) {

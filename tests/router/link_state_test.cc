@@ -83,7 +83,7 @@ TEST_F(LinkStateTest, AnOldSessionIsFollowedAndEndsWithItsLastSequence) {
   const uint64_t first = opened_within(kPulse);
   greet(first);
   EXPECT_EQ(submit(), first);
-  EXPECT_EQ(opened_within(absl::Seconds(59)), 0u);
+  EXPECT_EQ(opened_within(absl::Seconds(29)), 0u);
   const uint64_t second = opened_within(absl::Seconds(2));
   ASSERT_NE(second, 0u);
   EXPECT_EQ(submit(), first);  // the second has said nothing yet
@@ -98,11 +98,28 @@ TEST_F(LinkStateTest, AnOldSessionIsFollowedAndEndsWithItsLastSequence) {
   EXPECT_EQ(link_.current(), second);
 }
 
+TEST_F(LinkStateTest, ASessionEndsAtItsLastAgeWithAllThatItHas) {
+  const uint64_t first = opened_within(kPulse);
+  greet(first);
+  submit();
+  const uint64_t second = opened_within(absl::Seconds(31));
+  ASSERT_NE(second, 0u);
+  greet(second);
+  now_ += absl::Seconds(29);
+  for (const uint64_t session : live_) frame(session);
+  EXPECT_EQ(link_.tick(now_).closing, 0u);
+  now_ += absl::Seconds(1);
+  const LinkState::Turn turn = link_.tick(now_);
+  EXPECT_EQ(turn.closing, first);
+  EXPECT_FALSE(turn.given_up);
+  EXPECT_THAT(turn.orphans, SizeIs(1));
+}
+
 TEST_F(LinkStateTest, ASuccessorThatFailsIsTriedAgainAfterAWait) {
   const uint64_t first = opened_within(kPulse);
   greet(first);
   int num_attempts = 0;
-  const absl::Time end_time = now_ + absl::Seconds(70);
+  const absl::Time end_time = now_ + absl::Seconds(40);
   while (now_ < end_time && num_attempts < 100) {
     const uint64_t next = opened_within(end_time - now_);
     if (next == 0) break;

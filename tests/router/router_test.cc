@@ -187,6 +187,23 @@ TEST_F(RouterTest, WithoutCreditCallsWaitInABoundedQueue) {
   EXPECT_EQ(depth.Value(), 0);
 }
 
+// Tokens with much to say about each.
+internal::v1::WorkerFrame logprobs_of(uint64_t handle, int num_tokens) {
+  internal::v1::WorkerFrame frame;
+  auto& step = *frame.mutable_step();
+  for (int i = 0; i < num_tokens; ++i) {
+    step.add_handle(handle);
+    step.add_token(300);
+    auto* logprobs = step.add_logprobs();
+    logprobs->set_own(-1);
+    for (uint32_t k = 0; k < 20; ++k) {
+      logprobs->add_top_ids(k);
+      logprobs->add_top_logprobs(-2);
+    }
+  }
+  return frame;
+}
+
 TEST_F(RouterTest, SlowReaderIsPausedThenEndedAndOthersGoOn) {
   std::atomic<bool> was_paused = false;
   FakeLeader leader(demo_hello(), [&](const auto& session, const Submit& submit) {
@@ -205,23 +222,11 @@ TEST_F(RouterTest, SlowReaderIsPausedThenEndedAndOthersGoOn) {
           return session->cancelled(submit.handle()) || !session->paused(submit.handle());
         });
       }
-      internal::v1::WorkerFrame frame;
-      auto& step = *frame.mutable_step();
-      for (int j = 0; j < 100; ++j) {
-        step.add_handle(submit.handle());
-        step.add_token(300);
-        auto* logprobs = step.add_logprobs();
-        logprobs->set_own(-1);
-        for (uint32_t k = 0; k < 20; ++k) {
-          logprobs->add_top_ids(k);
-          logprobs->add_top_logprobs(-2);
-        }
-      }
-      session->write(std::move(frame));
+      session->write(logprobs_of(submit.handle(), 100));
       absl::SleepFor(absl::Milliseconds(2));  // a step takes time: a pause can arrive
     }
   });
-  options_.call.slow_reader_timeout = absl::Seconds(1);
+  options_.call.slow_reader_timeout = absl::Seconds(3);
   start_ready({leader.address()});
   v1::GenerateRequest heavy = request(500);
   heavy.mutable_output()->set_num_logprobs(20);
@@ -229,7 +234,7 @@ TEST_F(RouterTest, SlowReaderIsPausedThenEndedAndOthersGoOn) {
   auto reader = stub_->Generate(&context, heavy);
   EXPECT_TRUE(eventually([&] { return was_paused.load(); }));
   EXPECT_TRUE(run(request(20)).status.ok());
-  absl::SleepFor(absl::Seconds(2));
+  absl::SleepFor(absl::Seconds(4));
   v1::GenerateEvent event;
   uint32_t num_tokens = 0;
   while (reader->Read(&event)) num_tokens += static_cast<uint32_t>(event.tokens().ids_size());
@@ -238,6 +243,30 @@ TEST_F(RouterTest, SlowReaderIsPausedThenEndedAndOthersGoOn) {
   const auto progress = interrupted_progress(status);
   ASSERT_TRUE(progress.has_value());
   EXPECT_EQ(progress->num_tokens(), num_tokens);
+}
+
+TEST_F(RouterTest, AReaderThatTakesNotEvenItsStatusIsResetAndItsPlaceIsFree) {
+  FakeLeader leader(demo_hello(), [&](const auto& session, const Submit& submit) {
+    if (!submit.has_num_logprobs()) return count_up(session, submit);
+    session->start(submit.handle());
+    while (!session->cancelled(submit.handle()) && !session->paused(submit.handle())) {
+      session->write(logprobs_of(submit.handle(), 100));
+      absl::SleepFor(absl::Milliseconds(2));
+    }
+  });
+  options_.call.slow_reader_timeout = absl::Milliseconds(500);
+  options_.call.max_concurrent_requests = 1;
+  start_ready({leader.address()});
+  v1::GenerateRequest heavy = request(500);
+  heavy.mutable_output()->set_num_logprobs(20);
+  grpc::ClientContext context;
+  const auto reader = stub_->Generate(&context, heavy);
+  ASSERT_TRUE(eventually([&] { return leader.num_submits() == 1; }));
+  absl::SleepFor(absl::Milliseconds(750));
+  EXPECT_EQ(run(request(5)).status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(eventually([&] { return run(request(5)).status.ok(); }));
+  context.TryCancel();
+  reader->Finish();
 }
 
 TEST_F(RouterTest, StandstillMakesUnresponsiveThenEndsStreams) {

@@ -86,13 +86,22 @@ TEST_F(SessionStateTest, AStepThatRunsLayersDoesNotStandStill) {
   EXPECT_EQ(state_.standstill(now_), absl::ZeroDuration());
 }
 
-TEST_F(SessionStateTest, ALongStepIsRememberedForAWhileOnly) {
+TEST_F(SessionStateTest, ALongGapIsRememberedForAWhileOnly) {
   ready();
-  frame(2, absl::Seconds(5));
+  now_ += absl::Seconds(5);
+  frame(2);
   frame(3);
-  EXPECT_GT(state_.long_step(), absl::Seconds(4));
+  EXPECT_GT(state_.long_gap(), absl::Seconds(4));
   for (uint64_t step = 4; step < 400; ++step) frame(step);
-  EXPECT_LT(state_.long_step(), absl::Milliseconds(20));
+  EXPECT_LT(state_.long_gap(), absl::Milliseconds(20));
+}
+
+// Steps may be long: frames come between their layers.
+TEST_F(SessionStateTest, ALongStepIsNoGap) {
+  ready();
+  frame(2, absl::Seconds(50));
+  frame(3, absl::Seconds(50));
+  EXPECT_LT(state_.long_gap(), absl::Seconds(1));
 }
 
 TEST_F(SessionStateTest, WhatIsLeftComesBackOldestFirstAndIsGone) {

@@ -77,12 +77,13 @@ class ServiceTest : public ::testing::Test {
  protected:
   class Router {
    public:
-    explicit Router(internal::v1::Engine::Stub& stub, bool opens = true) {
+    explicit Router(internal::v1::Engine::Stub& stub, bool opens = true,
+                    const std::string& id = "") {
       call_.set_wait_for_ready(true);
       call_.set_deadline(absl::ToChronoTime(absl::Now() + 3 * kPatience));
       stream_ = stub.Session(&call_);
       internal::v1::RouterFrame frame;
-      frame.mutable_open()->set_router_id("test");
+      frame.mutable_open()->set_router_id(id);
       if (opens) stream_->Write(frame);
     }
     ~Router() {

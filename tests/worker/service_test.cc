@@ -53,10 +53,32 @@ TEST_F(ServiceTest, EachSessionGetsItsOwnSequencesInOneFrameAStep) {
   EXPECT_EQ(of_first.step().step(), 1U);
   EXPECT_EQ(of_first.load().step(), 1U);
   EXPECT_EQ(of_first.load().num_taken(), 2U);
-  EXPECT_EQ(of_first.load().num_sessions(), 2U);
+  EXPECT_EQ(of_first.load().num_routers(), 2U);
   const WorkerFrame of_second = next_but_beats(second);
   EXPECT_THAT(of_second.step().token(), ElementsAre(20));
   EXPECT_EQ(service_->num_sequences(), 2U);
+}
+
+// A router opens a session before it ends the last one.
+TEST_F(ServiceTest, TwoSessionsOfOneRouterShareWhatOneWouldHave) {
+  start();
+  serve();
+  Router first(*stub_, true, "a");
+  const uint32_t alone = first.next().load().credit();
+  Router second(*stub_, true, "a");
+  const WorkerFrame of_second = second.next();
+  EXPECT_EQ(of_second.load().num_routers(), 1U);
+  EXPECT_EQ(of_second.load().credit(), alone);
+  Router other(*stub_, true, "b");
+  const WorkerFrame of_other = other.next();
+  EXPECT_EQ(of_other.load().num_routers(), 2U);
+  EXPECT_EQ(of_other.load().credit(), alone / 2);
+  first.end();
+  second.end();
+  EXPECT_TRUE(eventually([&] {
+    Router last(*stub_, true, "c");
+    return last.next().load().num_routers() == 2;
+  }));
 }
 
 TEST_F(ServiceTest, BadSubmitsAreRefusedAndTheSessionGoesOn) {

@@ -27,18 +27,19 @@ Load EngineService::load_of(const Link& link) const {
   load.set_seat_seconds(absl::ToDoubleSeconds(seats_.held()));
   load.set_num_free_blocks(load_.num_free_blocks);
   load.set_num_blocks(load_.num_blocks);
-  load.set_num_sessions(static_cast<uint32_t>(links_.size()));
+  load.set_num_routers(static_cast<uint32_t>(routers_.size()));
   load.set_draining(draining_);
   load.set_moving(moving_);
   load.set_num_taken(link.num_taken);
-  // The queue's room, less what is in the mailbox, in equal shares. A last place is offered to all:
-  // who comes too late is refused and may come again.
+  // The queue's room, less what is in the mailbox, in equal shares of the routers, whose newest
+  // sessions alone submit. A last place is offered to all: who comes too late is refused and may
+  // come again.
   const int64_t in_mailbox =
       static_cast<int64_t>(num_posted_) - static_cast<int64_t>(num_commands_);
   const int64_t room = options_.max_waiting - load_.num_waiting - std::max<int64_t>(in_mailbox, 0);
   if (room > 0 && !draining_) {
-    const auto sessions = static_cast<int64_t>(std::max<size_t>(links_.size(), 1));
-    load.set_credit(static_cast<uint32_t>(std::max<int64_t>(room / sessions, 1)));
+    const auto routers = static_cast<int64_t>(std::max<size_t>(routers_.size(), 1));
+    load.set_credit(static_cast<uint32_t>(std::max<int64_t>(room / routers, 1)));
   }
   return load;
 }

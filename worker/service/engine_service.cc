@@ -57,10 +57,17 @@ absl::Status EngineService::take(const std::shared_ptr<lckv::Session>& session,
     const std::lock_guard lock(mutex_);
     const auto link = links_.find(session->id());
     if (link == links_.end()) return absl::OkStatus();
-    if (link->second.opened == frame.has_open()) {
+    std::string& router = link->second.router;
+    if (router.empty() != frame.has_open()) {
       return absl::InvalidArgumentError("the first frame, and no other, is Open");
     }
-    link->second.opened = true;
+    if (frame.has_open()) {
+      // One that does not say who it is is one of its own.
+      router = absl::StrCat("router ", frame.open().router_id().empty()
+                                           ? absl::StrCat("of session ", session->id())
+                                           : frame.open().router_id());
+      ++routers_[router];
+    }
     loaded = hello_ != nullptr;
   }
   switch (frame.frame_case()) {
@@ -93,7 +100,7 @@ void EngineService::serve(Hello hello, SubmitLimits limits, Post post) {
     limits_ = std::make_shared<const SubmitLimits>(std::move(limits));
     post_ = std::move(post);
     for (const auto& [id, link] : links_) {
-      if (link.opened) waiting.push_back(link.session);
+      if (!link.router.empty()) waiting.push_back(link.session);
     }
   }
   greet(waiting);
@@ -237,7 +244,11 @@ void EngineService::forget_session(uint64_t session) {
     if (link == links_.end()) return;
     for (const auto& [handle, id] : link->second.handles) cancelled.push_back(id);
     for (const SequenceId id : cancelled) drop(id, "session_ended");
-    links_.erase(session);
+    if (const auto router = routers_.find(link->second.router);
+        router != routers_.end() && --router->second == 0) {
+      routers_.erase(router);
+    }
+    links_.erase(link);
   }
   post_cancels(std::move(cancelled));
 }

@@ -8,8 +8,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -69,7 +71,7 @@ class EngineService final : public internal::v1::Engine::CallbackService {
   // A session and what it has here.
   struct Link {
     std::shared_ptr<lckv::Session> session;
-    bool opened = false;
+    std::string router;      // whose it is; empty until it is opened
     bool greeted = false;    // Hello is queued: other frames may follow
     bool had_credit = true;  // as the router was told last
     uint64_t num_taken = 0;
@@ -112,6 +114,7 @@ class EngineService final : public internal::v1::Engine::CallbackService {
 
   mutable std::mutex mutex_;                  // guards everything below
   std::unordered_map<uint64_t, Link> links_;  // by session
+  std::map<std::string, int> routers_;        // how many opened sessions each has
   std::unordered_map<SequenceId, Sequence> sequences_;
   std::vector<SequenceId> unposted_cancels_;
   std::shared_ptr<const internal::v1::Hello> hello_;  // once loaded, as the next two

@@ -185,7 +185,7 @@ absl::StatusOr<std::shared_ptr<const SequenceSpec>> check_submit(const internal:
   spec->prefix_salt = submit.prefix_salt();
   spec->skip_prefix_cache = submit.skip_prefix_cache();
   spec->priority = submit.priority();
-  spec->continued = submit.attempt() > 1 || submit.resumed_size() > 0;
+  spec->continued = submit.resumed_size() > 0;
   spec->prompt.assign(submit.prompt().begin(), submit.prompt().end());
   spec->resumed.assign(submit.resumed().begin(), submit.resumed().end());
   spec->sampling = sampling_spec(submit);
