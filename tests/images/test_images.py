@@ -81,7 +81,8 @@ def test_there_is_no_compiler_and_no_library_of_another_image(image):
     # Of those that one image alone needs, and of CUDA's all.
     found = {stem for stem in stems if re.match("lib(dnnl|gloo|sentencepiece|cu(blas|da)|nv|nccl)", stem)}
     of_cpu, of_cuda = {"libdnnl", "libgloo"}, {"libcublasLt", "libnccl", "libnvrtc", "libnvrtc-builtins"}
-    of_image = {"router": {"libsentencepiece"}, "client": set(), "worker-cpu": of_cpu, "worker-cuda": of_cpu | of_cuda}
+    of_router = {"libsentencepiece", "libsentencepiece_train"}  # of one package
+    of_image = {"router": of_router, "client": set(), "worker-cpu": of_cpu, "worker-cuda": of_cpu | of_cuda}
     assert found == of_image[image]
 
 
