@@ -81,7 +81,8 @@ void add_connection_flags(CLI::App& app, ConnectionOptions& options) {
 }
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> open_channel(const ConnectionOptions& options) {
-  auto credentials = make_channel_credentials(options.tls, "--tls");
+  TlsReload read_once;  // as a program that calls ends soon
+  auto credentials = make_channel_credentials(options.tls, "--tls", read_once);
   if (!credentials.ok()) return credentials.status();
   const std::string host = options.router.substr(0, options.router.rfind(':'));
   if (*credentials == nullptr && !options.allow_plaintext &&

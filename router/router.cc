@@ -69,13 +69,16 @@ absl::StatusOr<std::unique_ptr<Router>> Router::start(const RouterOptions& optio
   if (policy == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("no routing policy ", options.routing_policy));
   }
-  auto worker_credentials = make_channel_credentials(options.worker_tls, "--worker-tls");
+  TlsReload worker_tls;
+  auto worker_credentials =
+      make_channel_credentials(options.worker_tls, "--worker-tls", worker_tls);
   if (!worker_credentials.ok()) return worker_credentials.status();
   RouterOptions completed = options;
   completed.fleet.link.credentials = *std::move(worker_credentials);
   std::random_device random;
   completed.fleet.link.router_id = absl::StrFormat("%08x%08x", random(), random());
   std::unique_ptr<Router> router(new Router(completed, std::move(policy), std::move(on_ready)));
+  router->worker_tls_ = std::move(worker_tls);
   if (auto status = router->access_.load(); !status.ok()) return in_flag("--tokens", status);
   if (auto status = router->tenants_.load(); !status.ok()) return in_flag("--tenants", status);
   auto discovery = Discovery::start(options.discovery, [fleet = &router->fleet_](Candidates found) {
@@ -90,7 +93,7 @@ absl::StatusOr<std::unique_ptr<Router>> Router::start(const RouterOptions& optio
 }
 
 absl::Status Router::listen() {
-  auto credentials = make_server_credentials(options_.tls);
+  auto credentials = make_server_credentials(options_.tls, tls_);
   if (!credentials.ok()) return credentials.status();
   grpc::ServerBuilder builder;
   if (access_.asks()) {
@@ -136,6 +139,8 @@ void Router::pulse() {
 }
 
 void Router::beat(absl::Time now) {
+  tls_.poll(now);
+  worker_tls_.poll(now);
   access_.poll(now);
   fleet_.tick(now);
   queue_.tick(now);
@@ -164,6 +169,10 @@ void Router::beat(absl::Time now) {
 }
 
 void Router::tell_stale_files() {
+  if (!options_.tls.certificate.empty()) metrics_.set_file_stale("tls", tls_.stale());
+  if (!options_.worker_tls.ca.empty()) {
+    metrics_.set_file_stale("worker_tls", worker_tls_.stale());
+  }
   if (access_.asks()) metrics_.set_file_stale("tokens", access_.stale());
   if (tenants_.limits()) metrics_.set_file_stale("tenants", tenants_.stale());
   if (!options_.discovery.models_file.empty()) {

@@ -79,6 +79,9 @@ class Router {
   const std::function<void(bool)> on_ready_;
   const std::unique_ptr<const RoutingPolicy> policy_;
   RequestLog log_;
+  // The pulse's own once it runs.
+  TlsReload tls_;
+  TlsReload worker_tls_;
   RouterMetrics metrics_;
   Access access_;
   TenantGate tenants_;

@@ -15,6 +15,7 @@ namespace {
 // Names that callers make up must not fill the memory.
 constexpr size_t kMaxAccounts = 65536;
 constexpr size_t kManyAccounts = 1024;
+constexpr absl::Duration kForgetInterval = absl::Seconds(1);
 constexpr int64_t kMaxLimit = int64_t{1} << 50;
 
 absl::StatusOr<TenantLimits> parse_limits(const nlohmann::json& value, const std::string& path) {
@@ -117,7 +118,11 @@ absl::Status TenantGate::admit(const Ask& ask) {
     std::lock_guard lock(mutex_);
     const TenantLimits& limits = limits_of(ask.tenant);
     label = label_of(ask.tenant);
-    if (accounts_.size() >= kManyAccounts) forget_idle(ask.now);
+    // Seldom, so that its time is little of each call's, also where a fleet has many tenants.
+    if (accounts_.size() >= std::max(kManyAccounts, 2 * num_kept_) ||
+        (accounts_.size() >= kManyAccounts && ask.now >= next_forgetting_)) {
+      forget_idle(ask.now);
+    }
     if (accounts_.size() >= kMaxAccounts && !accounts_.contains(ask.tenant)) {
       return with_retry(absl::ResourceExhaustedError("too many tenants at once"),
                         absl::Seconds(10));
@@ -180,6 +185,8 @@ void TenantGate::forget_idle(absl::Time now) {
     const bool full = !limits.tokens_per_minute || account.tokens >= bucket_of(limits);
     it = account.num_running == 0 && full ? accounts_.erase(it) : std::next(it);
   }
+  num_kept_ = accounts_.size();
+  next_forgetting_ = now + kForgetInterval;
 }
 
 // By label, also those that were told before and have none now.

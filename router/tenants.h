@@ -93,6 +93,8 @@ class TenantGate {
   TenantTable table_;
   uint32_t num_routers_ = 1;
   std::map<std::string, Account> accounts_;
+  size_t num_kept_ = 0;  // when idle accounts were last forgotten
+  absl::Time next_forgetting_ = absl::InfinitePast();
   std::map<std::string, int64_t> running_;  // by label, as it was last told
 };
 

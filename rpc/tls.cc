@@ -1,14 +1,10 @@
 #include "rpc/tls.h"
 
-#include <openssl/err.h>
 #include <openssl/ssl.h>
-
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "grpcpp/security/tls_certificate_provider.h"
 #include "grpcpp/security/tls_credentials_options.h"
-#include "rpc/watched_file.h"
 
 namespace lckv {
 namespace {
@@ -21,71 +17,66 @@ constexpr unsigned kRefreshSeconds = 1;
 // under them. Before its first use.
 void keep_openssl_until_the_end() { OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr); }
 
-absl::Status unusable(const std::string& flag, const std::string& path, absl::string_view why) {
-  ERR_clear_error();
-  return absl::InvalidArgumentError(absl::StrCat(flag, ": ", path, " ", why));
+absl::Status check_together(const std::string& prefix, const std::string& certificate,
+                            const std::string& key) {
+  if (certificate.empty() == key.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(prefix, "-cert and ", prefix, "-key belong together"));
 }
 
-absl::Status check_readable(const std::string& flag, const std::string& path) {
-  const auto content = read_small_file(path);
-  if (content.ok()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(flag, ": ", content.status().message()));
-}
-
-struct PemPair {
-  std::string certificate_flag, certificate;
-  std::string key_flag, key;
+// What gRPC is to read; empty: nothing.
+struct Copies {
+  std::string pair;
+  std::string ca;
 };
 
-// gRPC would say nothing at the start and fail every handshake.
-absl::Status check_pair(const PemPair& pair) {
+struct PemFiles {
+  std::string prefix;  // of the flags
+  std::string certificate, key;
+  std::string ca_flag, ca;
+};
+
+absl::StatusOr<Copies> copy_files(const PemFiles& files, TlsReload& reload) {
   keep_openssl_until_the_end();
-  if (pair.certificate.empty() != pair.key.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(pair.certificate_flag, " and ", pair.key_flag, " belong together"));
+  Copies copies;
+  if (!files.certificate.empty()) {
+    auto pair = reload.add_pair({absl::StrCat(files.prefix, "-cert"), files.certificate},
+                                {absl::StrCat(files.prefix, "-key"), files.key});
+    if (!pair.ok()) return pair.status();
+    copies.pair = *std::move(pair);
   }
-  if (pair.certificate.empty()) return absl::OkStatus();
-  if (auto s = check_readable(pair.certificate_flag, pair.certificate); !s.ok()) return s;
-  if (auto s = check_readable(pair.key_flag, pair.key); !s.ok()) return s;
-  const std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> tls(SSL_CTX_new(TLS_method()),
-                                                              &SSL_CTX_free);
-  if (SSL_CTX_use_certificate_chain_file(tls.get(), pair.certificate.c_str()) != 1) {
-    return unusable(pair.certificate_flag, pair.certificate, "holds no certificate in PEM");
+  if (!files.ca.empty()) {
+    auto ca = reload.add_ca({files.ca_flag, files.ca});
+    if (!ca.ok()) return ca.status();
+    copies.ca = *std::move(ca);
   }
-  if (SSL_CTX_use_PrivateKey_file(tls.get(), pair.key.c_str(), SSL_FILETYPE_PEM) != 1) {
-    return unusable(pair.key_flag, pair.key, "holds no key in PEM that fits the certificate");
-  }
-  return absl::OkStatus();
+  return copies;
 }
 
-absl::Status check_ca(const std::string& flag, const std::string& path) {
-  if (auto status = check_readable(flag, path); !status.ok()) return status;
-  const std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> tls(SSL_CTX_new(TLS_method()),
-                                                              &SSL_CTX_free);
-  if (SSL_CTX_load_verify_locations(tls.get(), path.c_str(), nullptr) != 1) {
-    return unusable(flag, path, "holds no certificate in PEM");
-  }
-  return absl::OkStatus();
+std::shared_ptr<FileWatcherCertificateProvider> watch(const Copies& copies) {
+  return std::make_shared<FileWatcherCertificateProvider>(copies.pair, copies.pair, copies.ca,
+                                                          kRefreshSeconds);
 }
 
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> make_server_credentials(
-    const TlsServerFiles& files) {
-  if (auto status = check_pair({"--tls-cert", files.certificate, "--tls-key", files.key});
-      !status.ok()) {
+    const TlsServerFiles& files, TlsReload& reload) {
+  if (auto status = check_together("--tls", files.certificate, files.key); !status.ok()) {
     return status;
   }
   if (files.certificate.empty()) {
     if (files.client_ca.empty()) return grpc::InsecureServerCredentials();
     return absl::InvalidArgumentError("--tls-client-ca needs --tls-cert and --tls-key");
   }
-  if (!files.client_ca.empty()) {
-    if (auto status = check_ca("--tls-client-ca", files.client_ca); !status.ok()) return status;
-  }
-  grpc::experimental::TlsServerCredentialsOptions options(
-      std::make_shared<FileWatcherCertificateProvider>(files.key, files.certificate,
-                                                       files.client_ca, kRefreshSeconds));
+  const auto copies = copy_files({.prefix = "--tls",
+                                  .certificate = files.certificate,
+                                  .key = files.key,
+                                  .ca_flag = "--tls-client-ca",
+                                  .ca = files.client_ca},
+                                 reload);
+  if (!copies.ok()) return copies.status();
+  grpc::experimental::TlsServerCredentialsOptions options(watch(*copies));
   options.watch_identity_key_cert_pairs();
   if (files.client_ca.empty()) {
     options.set_cert_request_type(GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE);
@@ -97,11 +88,9 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> make_server_credentials
 }
 
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> make_channel_credentials(
-    const TlsClientFiles& files, const std::string& flag_prefix) {
+    const TlsClientFiles& files, const std::string& flag_prefix, TlsReload& reload) {
   const std::string ca_flag = absl::StrCat(flag_prefix, "-ca");
-  if (auto status = check_pair({absl::StrCat(flag_prefix, "-cert"), files.certificate,
-                                absl::StrCat(flag_prefix, "-key"), files.key});
-      !status.ok()) {
+  if (auto status = check_together(flag_prefix, files.certificate, files.key); !status.ok()) {
     return status;
   }
   if (files.ca.empty()) {
@@ -109,10 +98,15 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> make_channel_credentia
     return absl::InvalidArgumentError(
         absl::StrCat(flag_prefix, "-cert needs ", ca_flag, ", which the server is checked by"));
   }
-  if (auto status = check_ca(ca_flag, files.ca); !status.ok()) return status;
+  const auto copies = copy_files({.prefix = flag_prefix,
+                                  .certificate = files.certificate,
+                                  .key = files.key,
+                                  .ca_flag = ca_flag,
+                                  .ca = files.ca},
+                                 reload);
+  if (!copies.ok()) return copies.status();
   grpc::experimental::TlsChannelCredentialsOptions options;
-  options.set_certificate_provider(std::make_shared<FileWatcherCertificateProvider>(
-      files.key, files.certificate, files.ca, kRefreshSeconds));
+  options.set_certificate_provider(watch(*copies));
   options.watch_root_certs();
   if (!files.certificate.empty()) options.watch_identity_key_cert_pairs();
   return grpc::experimental::TlsCredentials(options);

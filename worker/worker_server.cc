@@ -74,6 +74,7 @@ void WorkerServer::set_ready(absl::Duration since_start) {
 }
 
 void WorkerServer::look(absl::Time now) {
+  routers_->reload_tls(now);
   const absl::Duration age = service_.step_age(now);
   metrics_.set_step_age(age);
   const bool moves = age <= step_timeout_;

@@ -31,7 +31,7 @@ class WorkerServer {
   EngineService& service() { return service_; }
 
   void set_ready(absl::Duration since_start);
-  // Ready as long as steps follow one another: looks whether they do.
+  // Ready as long as steps follow one another: looks whether they do, and after files of TLS.
   void look(absl::Time now);
   // Takes nothing new; what still runs short of `deadline` is asked to go on elsewhere.
   void drain(absl::Time deadline);

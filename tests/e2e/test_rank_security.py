@@ -6,7 +6,7 @@ import ssl
 import api
 import ranks
 import serving
-from test_security import make_certificates
+from certificates import make_certificates
 
 
 def rank_flags(folder, name="worker"):

@@ -4,9 +4,6 @@ import contextlib
 import json
 import pathlib
 import shutil
-import ssl
-import subprocess
-import threading
 import time
 
 import grpc
@@ -14,6 +11,7 @@ import pytest
 
 import api
 import serving
+from certificates import credentials, make_certificates, server_flags, worker_flags
 
 GENERATE, ADMIN = "token-that-generates", "token-that-administers"
 TOKENS = {
@@ -23,37 +21,6 @@ TOKENS = {
     ]
 }
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
-
-
-def make_certificates(folder, days=30):
-    script = serving.ROOT / "deploy/test-certificates.sh"
-    subprocess.run([script, folder, str(days)], check=True, timeout=60)
-    return folder
-
-
-def credentials(folder, ca=None, name="client"):
-    """Of a client that trusts the folder's CA (or another) and shows the folder's certificate `name`."""
-    pair = (None, None)
-    if name is not None:
-        pair = ((folder / f"{name}.key").read_bytes(), (folder / f"{name}.crt").read_bytes())
-    return grpc.ssl_channel_credentials((ca or folder / "ca.crt").read_bytes(), *pair)
-
-
-def server_flags(folder, name):
-    return [
-        "--tls-cert", folder / f"{name}.crt",
-        "--tls-key", folder / f"{name}.key",
-        "--tls-client-ca", folder / "ca.crt",
-    ]  # fmt: skip
-
-
-def worker_flags(folder):
-    return [
-        "--worker-tls-ca", folder / "ca.crt",
-        "--worker-tls-cert", folder / "router.crt",
-        "--worker-tls-key", folder / "router.key",
-        "--worker-tls-server-name", "worker",
-    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -204,109 +171,6 @@ def test_router_that_the_worker_or_that_the_worker_refuses(secure, tmp_path, how
         assert router.alive()
     finally:
         router.close()
-
-
-def serial_of(address):
-    host, _, port = address.rpartition(":")
-    return ssl.get_server_certificate((host, int(port)))
-
-
-class Loader:
-    """Calls over one channel after the other, so that each call is a handshake too."""
-
-    def __init__(self, address, made_credentials):
-        self.errors, self.num_calls, self.ending = [], 0, False
-        self.address, self.credentials = address, made_credentials
-        self.thread = threading.Thread(target=self.run)
-        self.thread.start()
-
-    def run(self):
-        while not self.ending:
-            client = api.Client(self.address, self.credentials)
-            try:
-                client.generate(api.request(text="Once", stopping={"max_new_tokens": 8}))
-            except grpc.RpcError as error:
-                self.errors.append(error)
-            self.num_calls += 1
-            client.close()
-
-    def end(self):
-        self.ending = True
-        self.thread.join()
-        return self.errors
-
-
-def test_exchanged_authority_and_certificates_lose_no_call(tmp_path):
-    old = make_certificates(tmp_path / "old")
-    new = make_certificates(tmp_path / "new")
-    both = (old / "ca.crt").read_text() + (new / "ca.crt").read_text()
-    stages = {}
-    # First both authorities are trusted, then certificates are exchanged, then the old one is dropped.
-    for stage, leaves, trusted in (
-        ("1", old, both), ("2", new, both), ("3", new, (new / "ca.crt").read_text()),
-    ):  # fmt: skip
-        stages[stage] = tmp_path / f"stage-{stage}"
-        shutil.copytree(leaves, stages[stage])
-        (stages[stage] / "ca.crt").write_text(trusted)
-    current = tmp_path / "current"
-    current.symlink_to(stages["1"])
-
-    def swap(stage):  # as Kubernetes does with a mounted secret
-        link = tmp_path / "next"
-        link.symlink_to(stages[stage])
-        link.rename(current)
-
-    client = credentials(old, ca=stages["1"] / "ca.crt")
-    renewed = credentials(new)
-    worker = serving.Worker(serving.DEMO, "--dtype", "float32", *server_flags(current, "worker"))
-    router = loader = None
-    try:
-        worker.wait_ready()
-        router = serving.Router(
-            [worker], *server_flags(current, "router"), *worker_flags(current),
-            connect=lambda address: api.Client(address, client),
-        )  # fmt: skip
-        router.wait_ready()
-        loader = Loader(router.address, client)
-        before = serial_of(router.address), serial_of(worker.address)
-        swap("2")
-        serving.wait_until(
-            lambda: serial_of(router.address) != before[0] and serial_of(worker.address) != before[1],
-            "new certificates at both",
-        )
-        reached = loader.num_calls + 5
-        serving.wait_until(lambda: loader.num_calls >= reached, "calls with new certificates")
-        assert loader.end() == []
-        loader = Loader(router.address, renewed)
-        swap("3")
-
-        def old_is_refused():
-            made = api.Client(router.address, client)
-            try:
-                made.models(timeout=10)
-            except grpc.RpcError as error:
-                return error.code() == grpc.StatusCode.UNAVAILABLE
-            finally:
-                made.close()
-            return False
-
-        serving.wait_until(old_is_refused, "the old client certificate refused")
-        assert loader.end() == [] and loader.num_calls > 0
-        # The sessions to the worker are made anew with what holds now.
-        worker.kill()
-        port = worker.port
-        worker.close()
-        flags = server_flags(current, "worker")
-        worker = serving.Worker(serving.DEMO, "--dtype", "float32", *flags, port=port).wait_ready()
-        made = api.Client(router.address, renewed)
-        serving.wait_until(lambda: any(r.state == 3 for r in made.replicas()), "the new worker")
-        made.close()
-    finally:
-        if loader is not None:
-            loader.end()
-        for process in (router, worker):
-            if process is not None:
-                process.close()
 
 
 BAD_STARTS = [

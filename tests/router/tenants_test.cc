@@ -95,6 +95,23 @@ TEST_F(TenantGateTest, RoutersShareTheLimits) {
   EXPECT_FALSE(admit("b").ok());
 }
 
+TEST_F(TenantGateTest, IdleTenantsMakeRoomAndRunningOnesDoNot) {
+  constexpr int kMost = 65536;
+  open(R"({"default": {"concurrent_requests": 1}})");
+  // Names that are made up, one after the other.
+  for (int i = 0; i < 2 * kMost; ++i) {
+    ASSERT_TRUE(admit(std::to_string(i)).ok()) << i;
+    gate_->release(std::to_string(i), 1, now_);
+  }
+  now_ += absl::Seconds(1);
+  for (int i = 0; i < kMost; ++i) ASSERT_TRUE(admit(std::to_string(i)).ok()) << i;
+  EXPECT_EQ(admit("another").message(), "too many tenants at once");
+  gate_->release("7", 1, now_);
+  now_ += absl::Seconds(1);
+  EXPECT_TRUE(admit("another").ok());
+  EXPECT_FALSE(admit("8").ok());  // is known to run
+}
+
 TEST_F(TenantGateTest, PriorityIsCapped) {
   open(R"({"default": {"max_priority": 0}, "tenants": {"a": {"max_priority": 5}, "b": {}}})");
   EXPECT_EQ(gate_->cap_priority("a", 9), 5);

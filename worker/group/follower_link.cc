@@ -27,7 +27,8 @@ absl::StatusOr<std::unique_ptr<FollowerLink>> FollowerLink::join(const std::stri
                                                                  const TlsPeerFiles& tls,
                                                                  const RankIdentity& identity,
                                                                  absl::Time deadline) {
-  auto credentials = make_channel_credentials(tls.files, "--rank-tls");
+  TlsReload read_once;  // as a rank joins once
+  auto credentials = make_channel_credentials(tls.files, "--rank-tls", read_once);
   if (!credentials.ok()) return credentials.status();
   std::unique_ptr<FollowerLink> link(new FollowerLink);
   grpc::ChannelArguments arguments = internal_channel_arguments();

@@ -41,7 +41,8 @@ LeaderGroup::LeaderGroup(OnFailure on_failure)
 absl::StatusOr<std::unique_ptr<LeaderGroup>> LeaderGroup::open(const std::string& address,
                                                                const TlsPeerFiles& tls,
                                                                OnFailure on_failure) {
-  auto credentials = make_server_credentials(tls.as_server());
+  TlsReload read_once;  // as ranks join once
+  auto credentials = make_server_credentials(tls.as_server(), read_once);
   if (!credentials.ok()) return credentials.status();
   std::unique_ptr<LeaderGroup> group(new LeaderGroup(std::move(on_failure)));
   grpc::ServerBuilder builder;

@@ -15,9 +15,9 @@ absl::StatusOr<std::unique_ptr<ServicePort>> ServicePort::open(const std::string
                                                                uint16_t port,
                                                                EngineService& service,
                                                                const TlsServerFiles& tls) {
-  const auto credentials = make_server_credentials(tls);
-  if (!credentials.ok()) return credentials.status();
   std::unique_ptr<ServicePort> opened(new ServicePort);
+  const auto credentials = make_server_credentials(tls, opened->tls_reload_);
+  if (!credentials.ok()) return credentials.status();
   const std::string address = host_port(host, port);
   grpc::ServerBuilder builder;
   configure_internal_server(builder);

@@ -29,11 +29,14 @@ class ServicePort {
   ServicePort& operator=(const ServicePort&) = delete;
 
   uint16_t port() const { return port_; }
+  // Takes over what has changed of the files of `tls`.
+  void reload_tls(absl::Time now) { tls_reload_.poll(now); }
   // Sessions that are still open after `patience` are cancelled; returns when all have ended.
   void close(absl::Duration patience);
 
  private:
   ServicePort();
+  TlsReload tls_reload_;
   std::unique_ptr<grpc::Server> server_;
   uint16_t port_ = 0;
 };
