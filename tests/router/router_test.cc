@@ -240,7 +240,7 @@ TEST_F(RouterTest, SlowReaderIsPausedThenEndedAndOthersGoOn) {
   EXPECT_EQ(progress->num_tokens(), num_tokens);
 }
 
-TEST_F(RouterTest, StandstillMakesUnresponsiveThenEndsStreams) {
+TEST_F(RouterTest, SilenceOfTheOnlyReplicaEndsStreams) {
   FakeLeader leader(demo_hello(), [&](const auto& session, const Submit& submit) {
     session->start(submit.handle());
     session->token(submit.handle(), 300);
