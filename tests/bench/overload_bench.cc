@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -22,6 +21,7 @@
 #include "tests/bench/open_load.h"
 #include "tests/bench/simulated_fleet.h"
 #include "tests/bench/stream_number.h"
+#include "worker/service/session.h"
 
 namespace lckv::bench {
 namespace {
@@ -31,6 +31,8 @@ constexpr int kSeats = 16;  // of each
 constexpr uint32_t kTokens = 50;
 constexpr absl::Duration kStep = absl::Milliseconds(10);
 constexpr absl::Duration kDeadline = absl::Seconds(3);
+constexpr absl::Duration kPatience = absl::Seconds(60);  // where no call is to run out of time
+constexpr int kHeld = 16;                                // long streams of a router that is stopped
 constexpr int kNumNumbers = 1000;
 constexpr double kMemoryGrowth = 1.5;  // of a router, where its memory is bounded
 
@@ -40,15 +42,12 @@ struct Durations {
   absl::Duration unloaded = absl::Seconds(10);
   absl::Duration capacity = absl::Seconds(10);
   absl::Duration overload = absl::Seconds(60);
-  absl::Duration stopped = absl::Seconds(30);
+  absl::Duration stopped = absl::Seconds(15);  // longer than a lease
   int stops = 5;
 };
 
-SimulatedFleetOptions fleet_options() {
-  return {.model = "deploy/models/demo",
-          .num_replicas = kNumReplicas,
-          .max_num_seqs = kSeats,
-          .step = kStep};
+SimulatedFleetOptions fleet_options(const std::string& model) {
+  return {.model = model, .num_replicas = kNumReplicas, .max_num_seqs = kSeats, .step = kStep};
 }
 
 v1::GenerateRequest request_of(int number, Kind kind) {
@@ -130,7 +129,7 @@ double measure_capacity(OpenLoad& load, absl::Duration duration) {
 void overload(const std::string& router, const std::string& self, const Durations& durations) {
   print_heading("5 times what 4 simulated replicas can serve, 1 % of it urgent");
   Emissions emissions(kNumNumbers);
-  const SimulatedFleet fleet(fleet_options(), emissions);
+  const SimulatedFleet fleet(fleet_options("deploy/models/demo"), emissions);
   const RoutedFleet routed(router, fleet);
   OpenLoad load(routed.address());
   absl::SleepFor(absl::Seconds(2));
@@ -194,13 +193,28 @@ void overload(const std::string& router, const std::string& self, const Duration
          at_most(kMemoryGrowth)});
 }
 
-// p99 of the gaps between tokens of streams at one router, while `beside` happens.
-double gaps_beside(OpenLoad& load, absl::Duration duration,
-                   const std::function<void(int)>& beside) {
+// Takes kHeld seats of the fleet for so long: returns once they are taken.
+void hold_seats(OpenLoad& load, const SimulatedFleet& fleet, absl::Duration duration) {
+  for (int i = 0; i < kHeld; ++i) {
+    v1::GenerateRequest request = request_of(i, kOrdinary);
+    request.mutable_stopping()->set_max_new_tokens(static_cast<uint32_t>(duration / kStep));
+    request.mutable_stopping()->set_ignore_eos(true);
+    load.start(kOrdinary, request, kPatience);
+  }
+  const absl::Time deadline = absl::Now() + absl::Seconds(10);
+  while (fleet.num_sequences() < kHeld) {
+    LCKV_CHECK(absl::Now() < deadline);
+    absl::SleepFor(kStep);
+  }
+}
+
+// p99 of the gaps between tokens of the streams of `load`, which fill half of the fleet; `beside`
+// has a quarter as many.
+double gaps_beside(OpenLoad& load, OpenLoad& beside, absl::Duration duration) {
   const double rate = 0.5 * kNumReplicas * kSeats / (kTokens * absl::ToDoubleSeconds(kStep));
   OpenLoad::pace(rate, duration, [&](int i) {
-    load.start(kOrdinary, request_of(i, kOrdinary), absl::Seconds(60));
-    beside(i);
+    load.start(kOrdinary, request_of(i, kOrdinary), kPatience);
+    if (i % 4 == 0) beside.start(kOrdinary, request_of(i, kOrdinary), kPatience);
   });
   std::vector<absl::Duration> gaps;
   for (const CallOutcome& outcome : load.finish()) {
@@ -214,29 +228,43 @@ void isolation(const std::string& router, const Durations& durations) {
   print_heading(
       "one of two routers of a fleet is stopped; the other's streams, in turns with both");
   Emissions emissions(kNumNumbers);
-  const SimulatedFleet fleet(fleet_options(), emissions);
+  // Contexts long enough for streams that outlast a lease.
+  const SimulatedFleet fleet(fleet_options("tests/bench/models/tinyllama"), emissions);
   const RoutedFleet well(router, fleet);
   const RoutedFleet stopped(router, fleet);
   OpenLoad load(well.address());
   OpenLoad others(stopped.address());
   absl::SleepFor(absl::Seconds(2));
-  const auto other = [&](int i) {
-    if (i % 4 == 0) others.start(kOrdinary, request_of(i, kOrdinary), absl::Seconds(60));
-  };
   std::vector<double> undisturbed;
   std::vector<double> disturbed;
-  const double before = well.process.resident_bytes();
+  double memory_before = 0;
+  double memory = 0;  // the most at the end of a stop
+  int num_left = 0;
+  int64_t num_unfinished = 0;
   for (int round = 0; round < durations.stops; ++round) {
-    undisturbed.push_back(gaps_beside(load, durations.stopped, other));
+    // The same load in both turns: leaders keep the seats of a router that is stopped for a lease,
+    // and what it would have been given goes through the other.
+    hold_seats(others, fleet, std::min(SessionOptions().silence_limit, durations.stopped));
+    undisturbed.push_back(gaps_beside(load, others, durations.stopped));
     others.finish();
-    OpenLoad::pace(10, absl::Seconds(1), other);
+    if (round == 0) memory_before = well.process.resident_bytes();
+    hold_seats(others, fleet, durations.stopped + absl::Seconds(5));
     stopped.process.send(SIGSTOP);
-    disturbed.push_back(gaps_beside(load, durations.stopped, [](int) {}));
+    disturbed.push_back(gaps_beside(load, load, durations.stopped));
+    // All streams of the router that is well have ended.
+    num_left = std::max(num_left, fleet.num_sequences());
+    memory = std::max(memory, well.process.resident_bytes());
     stopped.process.send(SIGCONT);
-    others.finish();
+    const std::vector<CallOutcome> held = others.finish();
+    num_unfinished += kHeld - num_ok(held, absl::InfiniteFuture());
   }
   print({"ITL p99", median(disturbed), "ms", "undisturbed", median(undisturbed), at_most(1.2)});
-  print({"router's memory", well.process.resident_bytes() / 1e6, "MB", "before", before / 1e6, {}});
+  print({absl::StrCat("sequences of the stopped router that are left, of ", kHeld),
+         static_cast<double>(num_left), "", "", 0, at_most(0)});
+  print({"its streams that do not end well once it goes on", static_cast<double>(num_unfinished),
+         "", "", 0, at_most(0)});
+  print({"router's memory", memory / 1e6, "MB", "before the first stop", memory_before / 1e6,
+         at_most(kMemoryGrowth)});
 }
 
 int run(int argc, char** argv) {
