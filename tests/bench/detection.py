@@ -2,8 +2,10 @@
 """How soon a stopped rank's streams go on elsewhere, and whether load alone is ever taken for a failure.
 
 `detection.py [--minutes 30] [--smoke]`: three replicas of two ranks behind one router, all with the timeouts they are
-shipped with. First a leader, a follower and a launcher in turn are stopped under load; then as many streams as there
+shipped with. First a leader, a follower and a launcher in turn are stopped under load, and every stream that was moved
+is compared with an undisturbed run of its request: where one differs, the exit code is 1. Then as many streams as there
 are seats, and as many again that wait, run for so long: no replica may be given up and no stream be moved.
+`--minutes 0` leaves that part out.
 """
 
 import argparse
@@ -16,11 +18,14 @@ import sys
 import threading
 import time
 
+import grpc
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
 import api  # noqa: E402
 import ranks  # noqa: E402
 import serving  # noqa: E402
+from streams import Stream, results  # noqa: E402
 
 NUM_REPLICAS = 3
 SEATS = 16  # of each
@@ -45,26 +50,38 @@ class Client(threading.Thread):
         self.num_streams = self.num_tokens = self.num_resumes = 0
         self.last = None  # when the stream's last token came
         self.gaps = []
+        self.moved = []  # requests of moved streams, and what they gave
+        self.error = None
         self.start()
 
     def run(self):
-        while not self.ending:
-            self.last = None
-            for event in self.client.stream(request(self.dice), timeout=600):
-                now = time.monotonic()
-                if event.HasField("tokens"):
-                    self.num_tokens += len(event.tokens.ids)
-                    if self.last is not None:
-                        self.gaps.append((now, now - self.last))
-                    self.last = now
-                if event.HasField("finished"):
-                    self.num_resumes += event.finished.usage.num_resumes
-            self.num_streams += 1
+        try:
+            while not self.ending:
+                self.read_one(request(self.dice))
+        except (AssertionError, grpc.RpcError) as error:
+            self.error = error
+
+    def read_one(self, asked):
+        self.last = None
+        choice = api.Choice()
+        for event in self.client.stream(asked, timeout=600):
+            now = time.monotonic()
+            choice.add(event)
+            if event.HasField("tokens"):
+                self.num_tokens += len(event.tokens.ids)
+                if self.last is not None:
+                    self.gaps.append((now, now - self.last))
+                self.last = now
+        self.num_streams += 1
+        if choice.finished.usage.num_resumes > 0:
+            self.num_resumes += choice.finished.usage.num_resumes
+            self.moved.append((asked, (choice.ids, choice.text)))
 
     def end(self):
         self.ending = True
         self.join(600)
         assert not self.is_alive(), "a stream past its deadline"
+        assert self.error is None, self.error
 
 
 class Load:
@@ -85,8 +102,15 @@ class Load:
         return max((gap for client in self.clients for at, gap in client.gaps if at > moment), default=0)
 
 
+def num_different(system, moved):
+    """How many of these streams are not, byte for byte, what their request gives undisturbed."""
+    undisturbed = results([Stream(system.client, asked) for asked, _ in moved])
+    return sum(choices[0] != had for choices, (_, had) in zip(undisturbed, moved))
+
+
 def stop_one(system, number, victim):
-    """The longest time between two tokens of any stream, from the stop until all go on."""
+    """The longest time between two tokens of any stream, from the stop until all go on; how many streams moved; how many
+    of them differ."""
     worker = system.workers[number]
     pids = ranks.ranks_of(worker)
     pid = {"leader": pids[0], "follower": pids[1], "launcher": worker.popen.pid}[victim]
@@ -99,14 +123,14 @@ def stop_one(system, number, victim):
         finally:
             if victim == "launcher":
                 os.kill(pid, signal.SIGCONT)
-    gap, moved = load.longest_gap_since(stopped), load.total("num_resumes")
+    gap, moved = load.longest_gap_since(stopped), [one for client in load.clients for one in client.moved]
     if victim != "launcher":  # whose ranks serve on
         worker.wait()
         worker.close()
         system.workers[number] = serving.Worker(serving.DEMO, *FLAGS, port=worker.port)
         system.workers[number].wait_ready()
     system.router.wait_ready(NUM_REPLICAS)
-    return gap, moved
+    return gap, len(moved), num_different(system, moved)
 
 
 def verdict(met, smoke):
@@ -114,14 +138,19 @@ def verdict(met, smoke):
 
 
 def stops(system, repetitions, smoke):
+    """How many moved streams differ from undisturbed ones."""
+    all_different = 0
     for number, victim in enumerate(("leader", "follower", "launcher")):
         measured = [stop_one(system, number, victim) for _ in range(repetitions)]
-        gap, moved = max(gap for gap, _ in measured), statistics.median(moved for _, moved in measured)
+        gaps, moved, different = zip(*measured)
+        all_different += sum(different)
         print(
-            f"{victim} stopped, {repetitions} times: {moved:.0f} streams moved (median), longest gap {gap:.2f} s"
-            f" (goal <= {GOAL_SECONDS} s){verdict(gap <= GOAL_SECONDS, smoke)}",
+            f"{victim} stopped, {repetitions} times: {statistics.median(moved):.0f} streams moved (median), longest gap"
+            f" {max(gaps):.2f} s (goal <= {GOAL_SECONDS} s){verdict(max(gaps) <= GOAL_SECONDS, smoke)};"
+            f" {sum(different)} of {sum(moved)} moved streams differ from undisturbed runs",
             flush=True,
         )
+    return all_different
 
 
 def saturated(system, seconds, smoke):
@@ -148,8 +177,11 @@ def main():
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
     with serving.System(serving.DEMO, *FLAGS, workers=NUM_REPLICAS) as system:
-        stops(system, 1 if options.smoke else 3, options.smoke)
-        saturated(system, 5 if options.smoke else options.minutes * 60, options.smoke)
+        different = stops(system, 1 if options.smoke else 3, options.smoke)
+        if options.minutes > 0:
+            saturated(system, 5 if options.smoke else options.minutes * 60, options.smoke)
+    if different:
+        sys.exit(f"{different} moved streams are not what an undisturbed run gives")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ class OpenLoad::Call final : public grpc::ClientReadReactor<v1::GenerateEvent> {
 
   void OnDone(const grpc::Status& status) override {
     outcome_.code = status.error_code();
-    outcome_.total = absl::Now() - sent_;
+    outcome_.ended = absl::Now();
+    outcome_.total = outcome_.ended - sent_;
     outcome_.says_when_to_retry =
         status.error_details().find("google.rpc.RetryInfo") != std::string::npos &&
         call_.GetServerTrailingMetadata().count("grpc-retry-pushback-ms") > 0;

@@ -20,6 +20,7 @@ struct CallOutcome {
   // From the moment it was sent; no first token: infinite.
   absl::Duration first_token = absl::InfiniteDuration();
   absl::Duration total;
+  absl::Time ended;
   std::vector<absl::Duration> gaps;  // between deliveries of tokens
   bool says_when_to_retry = false;   // RetryInfo and pushback
 };

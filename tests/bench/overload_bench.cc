@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -22,6 +21,7 @@
 #include "tests/bench/open_load.h"
 #include "tests/bench/simulated_fleet.h"
 #include "tests/bench/stream_number.h"
+#include "worker/service/session.h"
 
 namespace lckv::bench {
 namespace {
@@ -31,7 +31,10 @@ constexpr int kSeats = 16;  // of each
 constexpr uint32_t kTokens = 50;
 constexpr absl::Duration kStep = absl::Milliseconds(10);
 constexpr absl::Duration kDeadline = absl::Seconds(3);
+constexpr absl::Duration kPatience = absl::Seconds(60);  // where no call is to run out of time
+constexpr int kHeld = 16;                                // long streams of a router that is stopped
 constexpr int kNumNumbers = 1000;
+constexpr double kMemoryGrowth = 1.5;  // of a router, where its memory is bounded
 
 enum Kind { kOrdinary, kUrgent };
 
@@ -39,15 +42,12 @@ struct Durations {
   absl::Duration unloaded = absl::Seconds(10);
   absl::Duration capacity = absl::Seconds(10);
   absl::Duration overload = absl::Seconds(60);
-  absl::Duration stopped = absl::Seconds(30);
+  absl::Duration stopped = absl::Seconds(15);  // longer than a lease
   int stops = 5;
 };
 
-SimulatedFleetOptions fleet_options() {
-  return {.model = "deploy/models/demo",
-          .num_replicas = kNumReplicas,
-          .max_num_seqs = kSeats,
-          .step = kStep};
+SimulatedFleetOptions fleet_options(const std::string& model) {
+  return {.model = model, .num_replicas = kNumReplicas, .max_num_seqs = kSeats, .step = kStep};
 }
 
 v1::GenerateRequest request_of(int number, Kind kind) {
@@ -79,9 +79,9 @@ std::vector<absl::Duration> first_tokens(const std::vector<CallOutcome>& outcome
   return found;
 }
 
-int64_t num_ok(const std::vector<CallOutcome>& outcomes) {
-  return std::count_if(outcomes.begin(), outcomes.end(), [](const CallOutcome& outcome) {
-    return outcome.code == grpc::StatusCode::OK;
+int64_t num_ok(const std::vector<CallOutcome>& outcomes, absl::Time until) {
+  return std::count_if(outcomes.begin(), outcomes.end(), [until](const CallOutcome& outcome) {
+    return outcome.code == grpc::StatusCode::OK && outcome.ended <= until;
   });
 }
 
@@ -122,13 +122,14 @@ double measure_capacity(OpenLoad& load, absl::Duration duration) {
                  [&](int i) { load.start(kOrdinary, request_of(i, kOrdinary), duration * 4); });
   const absl::Time began = absl::Now() - duration;
   const auto outcomes = load.finish();
-  return static_cast<double>(num_ok(outcomes)) / absl::ToDoubleSeconds(absl::Now() - began);
+  const absl::Time end = absl::Now();
+  return static_cast<double>(num_ok(outcomes, end)) / absl::ToDoubleSeconds(end - began);
 }
 
 void overload(const std::string& router, const std::string& self, const Durations& durations) {
   print_heading("5 times what 4 simulated replicas can serve, 1 % of it urgent");
   Emissions emissions(kNumNumbers);
-  const SimulatedFleet fleet(fleet_options(), emissions);
+  const SimulatedFleet fleet(fleet_options("deploy/models/demo"), emissions);
   const RoutedFleet routed(router, fleet);
   OpenLoad load(routed.address());
   absl::SleepFor(absl::Seconds(2));
@@ -137,10 +138,12 @@ void overload(const std::string& router, const std::string& self, const Duration
   const double unloaded = milliseconds(first_tokens(load.finish(), kUrgent), 0.99);
   const double capacity = measure_capacity(load, durations.capacity);
   const double before = routed.process.resident_bytes();
+  const absl::Time began = absl::Now();
   OpenLoad::pace(5 * capacity, durations.overload, [&](int i) {
     const Kind kind = i % 100 == 0 ? kUrgent : kOrdinary;
     load.start(kind, request_of(i, kind), kDeadline);
   });
+  const absl::Time end = absl::Now();
   const double after = routed.process.resident_bytes();
   const std::vector<CallOutcome> outcomes = load.finish();
   std::vector<absl::Duration> rejections;
@@ -158,8 +161,8 @@ void overload(const std::string& router, const std::string& self, const Duration
   const double relay = measure_relay(self, 5 * capacity, durations.capacity);
   print({"bare relay: time to an answer, p99", relay, "ms", "", 0, {}});
   print({"capacity", capacity, "calls/s", "", 0, {}});
-  print({"goodput",
-         static_cast<double>(num_ok(outcomes)) / absl::ToDoubleSeconds(durations.overload),
+  // What ends later is no part of what was served meanwhile.
+  print({"goodput", static_cast<double>(num_ok(outcomes, end)) / absl::ToDoubleSeconds(end - began),
          "calls/s", "capacity", capacity, at_least(0.95)});
   print({"rejected",
          static_cast<double>(rejections.size()),
@@ -186,16 +189,32 @@ void overload(const std::string& router, const std::string& self, const Duration
   print({"urgent calls: TTFT p99", milliseconds(first_tokens(outcomes, kUrgent), 0.99), "ms",
          "1.2 x unloaded + a step", 1.2 * unloaded + absl::ToDoubleMilliseconds(kStep),
          at_most(1)});
-  print({"router's memory", after / 1e6, "MB", "before the overload", before / 1e6, {}});
+  print({"router's memory", after / 1e6, "MB", "before the overload", before / 1e6,
+         at_most(kMemoryGrowth)});
 }
 
-// p99 of the gaps between tokens of streams at one router, while `beside` happens.
-double gaps_beside(OpenLoad& load, absl::Duration duration,
-                   const std::function<void(int)>& beside) {
+// Takes kHeld seats of the fleet for so long: returns once they are taken.
+void hold_seats(OpenLoad& load, const SimulatedFleet& fleet, absl::Duration duration) {
+  for (int i = 0; i < kHeld; ++i) {
+    v1::GenerateRequest request = request_of(i, kOrdinary);
+    request.mutable_stopping()->set_max_new_tokens(static_cast<uint32_t>(duration / kStep));
+    request.mutable_stopping()->set_ignore_eos(true);
+    load.start(kOrdinary, request, kPatience);
+  }
+  const absl::Time deadline = absl::Now() + absl::Seconds(10);
+  while (fleet.num_sequences() < kHeld) {
+    LCKV_CHECK(absl::Now() < deadline);
+    absl::SleepFor(kStep);
+  }
+}
+
+// p99 of the gaps between tokens of the streams of `load`, which fill half of the fleet; `beside`
+// has a quarter as many.
+double gaps_beside(OpenLoad& load, OpenLoad& beside, absl::Duration duration) {
   const double rate = 0.5 * kNumReplicas * kSeats / (kTokens * absl::ToDoubleSeconds(kStep));
   OpenLoad::pace(rate, duration, [&](int i) {
-    load.start(kOrdinary, request_of(i, kOrdinary), absl::Seconds(60));
-    beside(i);
+    load.start(kOrdinary, request_of(i, kOrdinary), kPatience);
+    if (i % 4 == 0) beside.start(kOrdinary, request_of(i, kOrdinary), kPatience);
   });
   std::vector<absl::Duration> gaps;
   for (const CallOutcome& outcome : load.finish()) {
@@ -209,29 +228,43 @@ void isolation(const std::string& router, const Durations& durations) {
   print_heading(
       "one of two routers of a fleet is stopped; the other's streams, in turns with both");
   Emissions emissions(kNumNumbers);
-  const SimulatedFleet fleet(fleet_options(), emissions);
+  // Contexts long enough for streams that outlast a lease.
+  const SimulatedFleet fleet(fleet_options("tests/bench/models/tinyllama"), emissions);
   const RoutedFleet well(router, fleet);
   const RoutedFleet stopped(router, fleet);
   OpenLoad load(well.address());
   OpenLoad others(stopped.address());
   absl::SleepFor(absl::Seconds(2));
-  const auto other = [&](int i) {
-    if (i % 4 == 0) others.start(kOrdinary, request_of(i, kOrdinary), absl::Seconds(60));
-  };
   std::vector<double> undisturbed;
   std::vector<double> disturbed;
-  const double before = well.process.resident_bytes();
+  double memory_before = 0;
+  double memory = 0;  // the most at the end of a stop
+  int num_left = 0;
+  int64_t num_unfinished = 0;
   for (int round = 0; round < durations.stops; ++round) {
-    undisturbed.push_back(gaps_beside(load, durations.stopped, other));
+    // The same load in both turns: leaders keep the seats of a router that is stopped for a lease,
+    // and what it would have been given goes through the other.
+    hold_seats(others, fleet, std::min(SessionOptions().silence_limit, durations.stopped));
+    undisturbed.push_back(gaps_beside(load, others, durations.stopped));
     others.finish();
-    OpenLoad::pace(10, absl::Seconds(1), other);
+    if (round == 0) memory_before = well.process.resident_bytes();
+    hold_seats(others, fleet, durations.stopped + absl::Seconds(5));
     stopped.process.send(SIGSTOP);
-    disturbed.push_back(gaps_beside(load, durations.stopped, [](int) {}));
+    disturbed.push_back(gaps_beside(load, load, durations.stopped));
+    // All streams of the router that is well have ended.
+    num_left = std::max(num_left, fleet.num_sequences());
+    memory = std::max(memory, well.process.resident_bytes());
     stopped.process.send(SIGCONT);
-    others.finish();
+    const std::vector<CallOutcome> held = others.finish();
+    num_unfinished += kHeld - num_ok(held, absl::InfiniteFuture());
   }
   print({"ITL p99", median(disturbed), "ms", "undisturbed", median(undisturbed), at_most(1.2)});
-  print({"router's memory", well.process.resident_bytes() / 1e6, "MB", "before", before / 1e6, {}});
+  print({absl::StrCat("sequences of the stopped router that are left, of ", kHeld),
+         static_cast<double>(num_left), "", "", 0, at_most(0)});
+  print({"its streams that do not end well once it goes on", static_cast<double>(num_unfinished),
+         "", "", 0, at_most(0)});
+  print({"router's memory", memory / 1e6, "MB", "before the first stop", memory_before / 1e6,
+         at_most(kMemoryGrowth)});
 }
 
 int run(int argc, char** argv) {

@@ -1,6 +1,7 @@
 #include "tests/bench/simulated_fleet.h"
 
 #include <mutex>
+#include <numeric>
 #include <unordered_map>
 #include <utility>
 
@@ -65,6 +66,10 @@ class SimulatedFleet::Replica {
     engine_->stop();
   }
   std::string address() const { return absl::StrCat("127.0.0.1:", port_->port()); }
+  int num_sequences() const {
+    const std::lock_guard lock(mutex_);
+    return num_running_and_waiting_;
+  }
 
  private:
   struct Sequence {
@@ -80,6 +85,7 @@ class SimulatedFleet::Replica {
 
   void note(const StepReport& report) {
     const std::lock_guard lock(mutex_);
+    num_running_and_waiting_ = report.load.num_running + report.load.num_waiting;
     for (const SequenceEvent& event : report.events) {
       const auto found = sequences_.find(raw(event.sequence));
       if (found == sequences_.end()) continue;
@@ -91,8 +97,9 @@ class SimulatedFleet::Replica {
   }
 
   Emissions& emissions_;
-  std::mutex mutex_;  // guards the next
+  mutable std::mutex mutex_;  // guards the next two
   std::unordered_map<uint64_t, Sequence> sequences_;
+  int num_running_and_waiting_ = 0;
   WorkerMetrics metrics_;
   EngineService service_;
   std::unique_ptr<Engine> engine_;
@@ -114,6 +121,12 @@ SimulatedFleet::~SimulatedFleet() = default;
 std::string SimulatedFleet::addresses() const {
   return absl::StrJoin(replicas_, ",", [](std::string* out, const auto& replica) {
     out->append(replica->address());
+  });
+}
+
+int SimulatedFleet::num_sequences() const {
+  return std::accumulate(replicas_.begin(), replicas_.end(), 0, [](int sum, const auto& replica) {
+    return sum + replica->num_sequences();
   });
 }
 

@@ -26,6 +26,8 @@ class SimulatedFleet {
 
   // "127.0.0.1:1,127.0.0.1:2", as a router's --workers takes them.
   std::string addresses() const;
+  // Running and waiting at all replicas, as they said last.
+  int num_sequences() const;
 
  private:
   class Replica;

@@ -34,7 +34,9 @@ class LinkStateTest : public ::testing::Test {
   }
   void frame(uint64_t session) {
     internal::v1::WorkerFrame frame;
-    frame.mutable_load()->set_step(++step_);
+    if (!stands_still_) ++step_;
+    frame.mutable_load()->set_step(step_);
+    frame.mutable_load()->set_num_layers(8 * step_);
     frame.mutable_load()->set_credit(8);
     link_.on_frame(session, frame, now_);
   }
@@ -58,6 +60,7 @@ class LinkStateTest : public ::testing::Test {
   const std::shared_ptr<const ModelInfo> model_;
   std::vector<uint64_t> live_;
   uint64_t step_ = 0;
+  bool stands_still_ = false;  // frames come, with the step and layers of the last one
 };
 
 TEST_F(LinkStateTest, WaitsLongerAfterEveryFailureAndNoLongerThanItsLimit) {
@@ -141,6 +144,30 @@ TEST_F(LinkStateTest, ASilentSessionIsGivenUpWithItsSequences) {
   now_ += absl::Seconds(2);
   const LinkState::Turn turn = link_.tick(now_);
   EXPECT_TRUE(turn.given_up);
+  EXPECT_THAT(turn.orphans, SizeIs(1));
+  EXPECT_EQ(link_.state(now_, true), ReplicaState::kLost);
+}
+
+TEST_F(LinkStateTest, ASessionWhoseStepStandsStillIsGivenUpThoughFramesCome) {
+  const uint64_t session = opened_within(kPulse);
+  greet(session);
+  submit();
+  stands_still_ = true;
+  const absl::Time stood = now_;
+  while (now_ - stood < absl::Seconds(30)) {
+    now_ += kPulse;
+    frame(session);
+    ASSERT_FALSE(link_.tick(now_).given_up);
+    ASSERT_EQ(link_.state(now_, true), now_ - stood > absl::Seconds(15)
+                                           ? ReplicaState::kUnresponsive
+                                           : ReplicaState::kReady);
+  }
+  now_ += kPulse;
+  frame(session);
+  const LinkState::Turn turn = link_.tick(now_);
+  EXPECT_TRUE(turn.given_up);
+  EXPECT_EQ(turn.silence, absl::ZeroDuration());
+  EXPECT_EQ(turn.closing, session);
   EXPECT_THAT(turn.orphans, SizeIs(1));
   EXPECT_EQ(link_.state(now_, true), ReplicaState::kLost);
 }
