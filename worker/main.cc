@@ -172,6 +172,7 @@ int run(const WorkerConfig& config) {
     return start_engine(config, server, group->get(), progress, watch);
   });
   while (loading.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
+    if (*group != nullptr) (*group)->look(absl::Now());
     // Nothing is being served that would have to end in order.
     if (!signal.wait(absl::Milliseconds(50))) continue;
     if (*group != nullptr) (*group)->end(absl::Now() + kCloseTimeout);
@@ -187,7 +188,10 @@ int run(const WorkerConfig& config) {
   log_fields(spdlog::level::info, "ready",
              {{"seconds", absl::StrFormat("%.2f", absl::ToDoubleSeconds(absl::Now() - began))}});
   WorkerServer* const servers[] = {&server};
-  look_after(signal, servers, [&] { rank_metrics.observe(progress.look()); });
+  look_after(signal, servers, [&] {
+    rank_metrics.observe(progress.look());
+    if (*group != nullptr) (*group)->look(absl::Now());
+  });
   shut_down(servers, config.drain_timeout);
   auto stopping = std::async(std::launch::async, [&] { (*engine)->stop(); });
   if (stopping.wait_for(kStopTimeout) != std::future_status::ready) {

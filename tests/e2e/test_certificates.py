@@ -187,3 +187,13 @@ def test_a_spoiled_file_is_told_once_and_what_it_held_stays_in_use(worker, tmp_p
         assert "PRIVATE KEY" not in router.log()
     finally:
         router.close()
+
+
+def test_a_worker_too_keeps_what_a_spoiled_file_held(worker):
+    path = worker.folder / "worker.crt"
+    good, shown = path.read_text(), serial_of(worker.address)
+    path.write_text(good[:200])
+    worker.find(re.escape(f"--tls-cert: {path} holds no certificate in PEM; what it held before stays in use"))
+    assert serial_of(worker.address) == shown
+    path.write_text(good)
+    worker.find(re.escape(f"right again and in use: --tls-cert {path}"))

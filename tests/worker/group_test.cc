@@ -5,10 +5,12 @@
 
 #include <cstdlib>
 #include <future>
+#include <map>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "grpcpp/create_channel.h"
 #include "rpc/logging.h"
 #include "worker/group/follower_link.h"
 #include "worker/group/leader_address.h"
@@ -127,6 +129,61 @@ TEST_F(GroupTest, RankOfAnotherLifeNeitherJoinsNorEndsTheLeader) {
   RankIdentity other = identity(1);
   other.model = "another";
   EXPECT_FALSE(join(other).ok());
+  group_->end(absl::Now() + kDeadline);
+  EXPECT_TRUE(failures_.empty());
+}
+
+// Streams without a frame, as of a stranger that reached the port.
+class SilentStreams {
+ public:
+  SilentStreams(const std::string& leader, size_t count)
+      : stub_(internal::v1::Ranks::NewStub(
+            grpc::CreateChannel(leader, grpc::InsecureChannelCredentials()))),
+        calls_(count) {
+    for (auto& call : calls_) streams_.push_back(stub_->Join(&call));
+    for (auto& stream : streams_) {
+      ends_.push_back(std::async(std::launch::async, [&stream] { return stream->Finish(); }));
+    }
+  }
+  ~SilentStreams() {
+    for (auto& call : calls_) call.TryCancel();
+  }
+  // Of those that have ended.
+  std::map<grpc::StatusCode, size_t> codes() {
+    std::map<grpc::StatusCode, size_t> counts;
+    for (auto& end : ends_) {
+      if (end.wait_for(std::chrono::seconds(0)) != std::future_status::ready) continue;
+      codes_.push_back(end.get().error_code());
+    }
+    std::erase_if(ends_, [](const auto& end) { return !end.valid(); });
+    for (const grpc::StatusCode code : codes_) ++counts[code];
+    return counts;
+  }
+  bool have_ended(grpc::StatusCode code, size_t count) {
+    const absl::Time deadline = absl::Now() + kDeadline;
+    while (codes()[code] < count && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(5));
+    return codes()[code] == count;
+  }
+
+ private:
+  const std::unique_ptr<internal::v1::Ranks::Stub> stub_;
+  std::vector<grpc::ClientContext> calls_;
+  std::vector<
+      std::unique_ptr<grpc::ClientReaderWriter<internal::v1::RankFrame, internal::v1::LeaderFrame>>>
+      streams_;
+  std::vector<std::future<grpc::Status>> ends_;
+  std::vector<grpc::StatusCode> codes_;
+};
+
+TEST_F(GroupTest, StreamsThatDoNotJoinAreBoundedAndEnd) {
+  SilentStreams silent(address_, 257);
+  ASSERT_TRUE(silent.have_ended(grpc::StatusCode::RESOURCE_EXHAUSTED, 1));
+  group_->look(absl::Now());
+  EXPECT_EQ(silent.codes()[grpc::StatusCode::DEADLINE_EXCEEDED], 0u);
+  group_->look(absl::Now() + absl::Seconds(6));
+  EXPECT_TRUE(silent.have_ended(grpc::StatusCode::DEADLINE_EXCEEDED, 256));
+  start();
+  group_->look(absl::Now() + absl::Hours(1));
   group_->end(absl::Now() + kDeadline);
   EXPECT_TRUE(failures_.empty());
 }

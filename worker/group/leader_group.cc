@@ -1,6 +1,7 @@
 #include "worker/group/leader_group.h"
 
 #include <algorithm>
+#include <iterator>
 #include <random>
 #include <utility>
 
@@ -23,6 +24,10 @@ using internal::v1::RankFrame;
 // For a rank to hear why it was refused, before the leader ends too.
 constexpr absl::Duration kRefusalPatience = absl::Seconds(2);
 constexpr absl::Duration kLook = absl::Milliseconds(5);
+// A rank writes its Join as soon as it has a stream.
+constexpr absl::Duration kJoinTimeout = absl::Seconds(5);
+// Far more than ranks come at once; whoever else reaches the port must not fill the memory.
+constexpr size_t kMaxVisitors = 256;
 
 std::string random_life() {
   std::random_device random;
@@ -68,10 +73,13 @@ absl::Status LeaderGroup::admit(const RankIdentity& leader, absl::Time deadline)
     leader_ = leader;
     members_.resize(leader.world_size);
     admitting_ = true;
-    visitors.swap(visitors_);
+    const auto joined = std::partition(visitors_.begin(), visitors_.end(),
+                                       [](const Visitor& visitor) { return !visitor.identity; });
+    visitors.assign(std::move_iterator(joined), std::move_iterator(visitors_.end()));
+    visitors_.erase(joined, visitors_.end());
   }
   for (const Visitor& visitor : visitors) {
-    if (absl::Status status = join(visitor.stream, visitor.identity); !status.ok()) {
+    if (absl::Status status = decide(visitor.stream, *visitor.identity); !status.ok()) {
       visitor.stream->end(status);
     }
   }
@@ -166,6 +174,20 @@ void LeaderGroup::report(const RankFailure& failure) {
   on_failure_(failure);
 }
 
+void LeaderGroup::look(absl::Time now) {
+  std::vector<Stream> silent;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const Visitor& visitor : visitors_) {
+      if (now >= visitor.deadline) silent.push_back(visitor.stream);
+    }
+    std::erase_if(visitors_, [now](const Visitor& visitor) { return now >= visitor.deadline; });
+  }
+  for (const Stream& stream : silent) {
+    stream->end(absl::DeadlineExceededError("no Join came"));
+  }
+}
+
 void LeaderGroup::end(absl::Time deadline) {
   std::vector<Stream> streams;
   {
@@ -193,7 +215,19 @@ grpc::ServerBidiReactor<RankFrame, LeaderFrame>* LeaderGroup::Join(grpc::Callbac
   const Stream stream = RankStream::open(
       [this](const Stream& from, const RankFrame& frame) { return take(from, frame); },
       [this](const Stream& ended) { forget(ended); });
-  stream->read();
+  bool is_one_too_many = false;
+  {
+    const std::lock_guard lock(mutex_);
+    is_one_too_many = visitors_.size() >= kMaxVisitors;
+    if (!ending_ && !is_one_too_many) {
+      visitors_.push_back({.stream = stream, .deadline = absl::Now() + kJoinTimeout});
+    }
+  }
+  if (is_one_too_many) {
+    stream->end(absl::ResourceExhaustedError("too many ranks wait to join"));
+  } else {
+    stream->read();
+  }
   return stream.get();
 }
 
@@ -230,14 +264,29 @@ absl::Status LeaderGroup::take(const Stream& stream, const RankFrame& frame) {
 }
 
 absl::Status LeaderGroup::join(const Stream& stream, RankIdentity identity) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (ending_) return absl::UnavailableError("the replica ends");
+    const auto visitor = std::find_if(visitors_.begin(), visitors_.end(),
+                                      [&](const Visitor& v) { return v.stream == stream; });
+    if (visitor == visitors_.end() || visitor->identity) {
+      return absl::FailedPreconditionError("Join comes once, and in time");
+    }
+    if (!admitting_) {
+      visitor->identity = std::move(identity);
+      visitor->deadline = absl::InfiniteFuture();
+      return absl::OkStatus();
+    }
+    visitors_.erase(visitor);
+  }
+  return decide(stream, identity);
+}
+
+absl::Status LeaderGroup::decide(const Stream& stream, const RankIdentity& identity) {
   RankStream::Frame welcome;
   {
     const std::lock_guard lock(mutex_);
     if (ending_) return absl::UnavailableError("the replica ends");
-    if (!admitting_) {
-      visitors_.push_back({stream, std::move(identity)});
-      return absl::OkStatus();
-    }
     if (absl::Status status = admit_one(stream, identity); !status.ok()) return status;
     running_ = std::all_of(members_.begin() + 1, members_.end(),
                            [](const Member& member) { return member.stream != nullptr; });

@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -64,6 +65,9 @@ class LeaderGroup final : public internal::v1::Ranks::CallbackService {
   // The leader's own result of the step, to hold the ranks' against.
   void done(uint64_t step, uint64_t digest);
 
+  // Ends streams that have not said in time who they are. Now and then, from one thread.
+  void look(absl::Time now);
+
   // The replica ends in order: the ranks are told, and waited for until the deadline.
   void end(absl::Time deadline);
 
@@ -77,9 +81,10 @@ class LeaderGroup final : public internal::v1::Ranks::CallbackService {
     bool ready = false;
     uint64_t step = 0;  // the last one it has done
   };
-  struct Visitor {  // came before admit()
+  struct Visitor {  // not decided upon
     Stream stream;
-    RankIdentity identity;
+    absl::Time deadline;                   // for its Join
+    std::optional<RankIdentity> identity;  // joined before admit()
   };
   struct Tally {  // of a step's digests
     int first_rank = 0;
@@ -90,6 +95,7 @@ class LeaderGroup final : public internal::v1::Ranks::CallbackService {
   explicit LeaderGroup(OnFailure on_failure);
   absl::Status take(const Stream& stream, const internal::v1::RankFrame& frame);
   absl::Status join(const Stream& stream, RankIdentity identity);
+  absl::Status decide(const Stream& stream, const RankIdentity& identity);
   absl::Status answer(const Stream& stream, const std::string& key);
   void count(int rank, uint64_t step, uint64_t digest);
   void forget(const Stream& stream);
