@@ -13,6 +13,14 @@
 namespace lckv {
 namespace {
 
+// Where a system insists, memory has to be told from programs, which older ones do not know of.
+int create() {
+  constexpr unsigned kNoExecSeal = 8;  // MFD_NOEXEC_SEAL, of Linux 6.3
+  const int descriptor = memfd_create("lckv", MFD_CLOEXEC | kNoExecSeal);
+  if (descriptor >= 0 || errno != EINVAL) return descriptor;
+  return memfd_create("lckv", MFD_CLOEXEC);
+}
+
 absl::Status failed(const char* call) {
   return absl::InternalError(absl::StrCat(call, ": ", std::strerror(errno)));
 }
@@ -30,7 +38,7 @@ bool write_all(int descriptor, const std::string& content) {
 }  // namespace
 
 absl::Status MemoryFile::write(const std::string& content) {
-  const int fresh = memfd_create("lckv", MFD_CLOEXEC);
+  const int fresh = create();
   if (fresh < 0) return failed("memfd_create");
   // gRPC tells by the seconds of this time whether a file changed while it read.
   const timespec time{.tv_sec = ++num_writes_};
