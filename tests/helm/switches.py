@@ -134,6 +134,7 @@ SWITCHES = {
         }
     },
     "dns-addresses": {"networkPolicy": {"dnsAddresses": ["10.96.0.10", "fd00:10:96::a"]}},
+    "dns-ports": {"networkPolicy": {"dnsPorts": [53, 5353]}},
     "no-dns-addresses": {"networkPolicy": {"dnsAddresses": []}},
     "monitoring": {
         "monitoring": {

@@ -59,6 +59,8 @@ REFUSED_BY_SCHEMA = [
     ({"fullnameOverride": "a" * 23}, "/fullnameOverride", "does not match pattern"),
     ({"models": {"b": {"source": {"init": {"image": "a", "timeoutSeconds": "1h"}}}}}, "/init/timeoutSeconds", "want integer"),
     ({"networkPolicy": {"dnsAddresses": ["10.0.0.0/8"]}}, "/networkPolicy/dnsAddresses/0", "does not match pattern"),
+    ({"networkPolicy": {"dnsPorts": []}}, "/networkPolicy/dnsPorts", "minItems: got 0, want 1"),
+    ({"networkPolicy": {"dnsPorts": [70000]}}, "/networkPolicy/dnsPorts/0", "maximum: got 70,000, want 65,535"),
     ({"monitoring": {"rules": {"runbookUrl": "deploy/OPERATIONS.md"}}}, "/rules/runbookUrl", "does not match pattern"),
     ({"monitoring": {"rules": {"runbookUrl": "https://a.example/b#c"}}}, "/rules/runbookUrl", "does not match pattern"),
 ]
