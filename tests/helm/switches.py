@@ -56,6 +56,11 @@ SWITCHES = {
     "cpu-ranks": model(tensorParallelSize=4, resources={"limits": {"cpu": "6500m"}}),
     "one-gpu": model(device="cuda"),
     "eight-gpus": model(device="cuda", tensorParallelSize=8, shmSize="8Gi", resources={"limits": {"memory": "64Gi"}}),
+    "gpus-said-twice": model(
+        device="cuda",
+        tensorParallelSize=2,
+        resources={"requests": {"nvidia.com/gpu": 2}, "limits": {"nvidia.com/gpu": "2"}},
+    ),
     "volume-group": model(fsGroup=2000),
     "library-variables": model(env={"NCCL_DEBUG": "INFO", "OMP_PROC_BIND": "true"}),
     "fetched-by-two-hosts": {

@@ -45,6 +45,15 @@ def test_pods_are_restricted(rendered):
             assert set(volume) - {"name"} <= kinds, name
 
 
+def test_a_container_that_fails_leaves_its_last_lines_in_the_pods_status(rendered):
+    seen = set()
+    for name, component, spec in all_pods(rendered):
+        for container in spec["containers"] + spec.get("initContainers", []):
+            assert container["terminationMessagePolicy"] == "FallbackToLogsOnError", name
+            seen.add((component, container["name"]))
+    assert seen == {("router", "router"), ("worker", "worker"), ("worker", "model"), ("test", "generate")}
+
+
 def test_what_a_model_adds_reaches_its_workers_alone(rendered):
     for name, component, spec in all_pods(rendered):
         given = {v["name"]: v["value"] for v in spec["containers"][0].get("env", [])}
@@ -105,6 +114,9 @@ def test_probes_ask_those_who_answer_and_wait_for_the_weights(rendered):
         for probe in probes.values():
             assert str(probe["grpc"]["port"]) == flags["--health-port"], name
         assert [probes[key]["grpc"]["service"] for key in probes] == ["readiness", "liveness", "readiness"], name
+        # One late answer takes no router out of the Service, nor ends a process.
+        patient = ["startup", "liveness", *(["readiness"] if component == "router" else [])]
+        assert all(probes[key]["failureThreshold"] >= 3 for key in patient), name
         if component == "worker":
             budget = probes["startup"]["periodSeconds"] * probes["startup"]["failureThreshold"]
             assert 30 <= budget - seconds(flags["--start-timeout"]) < 40, name

@@ -74,6 +74,15 @@ REFUSED_BY_TEMPLATES = [
         of_model(device="cuda", tensorParallelSize=2, gpuResource="nvidia.com/mig-1g.18gb"),
         "nvidia.com/mig-1g.18gb cannot exchange with another one",
     ),
+    (
+        of_model(device="cuda", tensorParallelSize=4, resources={"requests": {"nvidia.com/gpu": 1}}),
+        "models.demo.resources.requests: nvidia.com/gpu is 1, but a pod has 4 rank(s), each with one",
+    ),
+    (of_model(device="cuda", resources={"requests": {"nvidia.com/gpu": 0}}), "nvidia.com/gpu is 0, but a pod has 1"),
+    (
+        of_model(device="cuda", tensorParallelSize=4, hosts=2, resources={"limits": {"nvidia.com/gpu": "4"}}),
+        "models.demo.resources.limits: nvidia.com/gpu is 4, but a pod has 2 rank(s), each with one",
+    ),
     (of_model(env={"LCKV_MODEL": "/x"}), "models.demo.env: LCKV_MODEL would be read as a flag: give it in flags"),
     (of_model(exclusiveTopology="rack"), "exclusiveTopology is for replicas of several hosts: hosts is 1"),
     (of_model(autoscaling={"by": "hpa", "minReplicas": 5, "maxReplicas": 2}), "minReplicas 5 exceeds maxReplicas 2"),

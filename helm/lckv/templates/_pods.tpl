@@ -13,6 +13,11 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
+{{/* The end of a log is in the pod's status, where `kubectl describe` shows it, and events of its owner may. */}}
+{{- define "lckv.lastLine" -}}
+terminationMessagePolicy: FallbackToLogsOnError
+{{- end -}}
+
 {{/* The variables of Service links, LCKV_PORT among them, would be read as flags. */}}
 {{- define "lckv.podBasics" -}}
 automountServiceAccountToken: false
