@@ -92,10 +92,6 @@ REFUSED_BY_TEMPLATES = [
     (of_model(autoscaling={"by": "hpa"}, servedName="acme/demo"), "cannot be a label's value"),
     (of_model(autoscaling={"by": "hpa"}, servedName="a" * 64), "cannot be a label's value"),
     (of_model(autoscaling={"by": "keda"}), "give autoscaling.prometheusUrl too"),
-    (
-        {**of_model(autoscaling={"by": "keda", "minReplicas": 0}), "router": {"flags": {"max-ready-wait": "0s"}}},
-        "router.flags.max-ready-wait must not be 0",
-    ),
     ({"models": {"b": {"source": {"pvc": {"claimName": "c"}}, "servedName": "demo"}}}, "have one servedName"),
     ({"networkPolicy": {"dns": [], "dnsAddresses": []}}, "networkPolicy: dns and dnsAddresses are both empty"),
     (long_groups(replicas=11), f'"{"n" * 22}-worker-{"k" * 20}-10" has more than 52 characters'),
