@@ -1,6 +1,7 @@
 """Who may speak to whom: what network policies open, written down in full."""
 
 import copy
+import itertools
 
 import pytest
 
@@ -49,11 +50,12 @@ def openings(documents):
     for policy in chart.of_kind(documents, "NetworkPolicy"):
         spec = policy["spec"]
         pods = described(spec["podSelector"])
-        for kind, direction, side in (("Ingress", "from", "from"), ("Egress", "to", "to")):
+        for kind, side in (("Ingress", "from"), ("Egress", "to")):
             if kind not in spec["policyTypes"]:
-                found.add((pods, direction, "everyone", "every port"))
+                found.add((pods, side, "everyone", "every port"))
             for rule in spec.get(kind.lower(), []):
-                found |= {(pods, direction, who, what) for who in peers(rule.get(side)) for what in ports(rule.get("ports"))}
+                both = itertools.product(peers(rule.get(side)), ports(rule.get("ports")))
+                found |= {(pods, side, *opened) for opened in both}
     return found
 
 

@@ -1,7 +1,8 @@
 """An upgrade changes no field that Kubernetes keeps as it was.
 
 What those fields are in each file of ci is kept in immutable.yaml, so that a chart can be held to the one before it.
-`test_upgrades.py --write` writes it anew: for objects that are new, or where a release says that it cannot be upgraded to."""
+`test_upgrades.py --write` writes it anew: for objects that are new, or where a release says that there is no upgrade to
+it."""
 
 import copy
 import pathlib
