@@ -56,6 +56,11 @@ SWITCHES = {
     "cpu-ranks": model(tensorParallelSize=4, resources={"limits": {"cpu": "6500m"}}),
     "one-gpu": model(device="cuda"),
     "eight-gpus": model(device="cuda", tensorParallelSize=8, shmSize="8Gi", resources={"limits": {"memory": "64Gi"}}),
+    "gpus-said-twice": model(
+        device="cuda",
+        tensorParallelSize=2,
+        resources={"requests": {"nvidia.com/gpu": 2}, "limits": {"nvidia.com/gpu": "2"}},
+    ),
     "volume-group": model(fsGroup=2000),
     "library-variables": model(env={"NCCL_DEBUG": "INFO", "OMP_PROC_BIND": "true"}),
     "fetched-by-two-hosts": {
@@ -134,6 +139,7 @@ SWITCHES = {
         }
     },
     "dns-addresses": {"networkPolicy": {"dnsAddresses": ["10.96.0.10", "fd00:10:96::a"]}},
+    "dns-ports": {"networkPolicy": {"dnsPorts": [53, 5353]}},
     "no-dns-addresses": {"networkPolicy": {"dnsAddresses": []}},
     "monitoring": {
         "monitoring": {

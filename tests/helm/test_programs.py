@@ -2,7 +2,9 @@
 
 import json
 import os
+import pathlib
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -187,22 +189,106 @@ def test_tenants_are_what_the_router_reads(rendered, tmp_path):
         router.close()
 
 
-# What each kind of bad input makes the container say last, as NOTES.txt tells it.
-LAST_LINES = {
-    "no such folder": ["lckv-worker", "--model", "/nonexistent"],
-    "--kv-cache-memory: ": ["lckv-worker", "--model", serving.DEMO, "--kv-cache-memory", "16KiB"],
-    "not expected": ["lckv-worker", "--model", serving.DEMO, "--no-such-flag"],
-    "cannot be opened": ["lckv-router", "--models", "/nonexistent/models.json"],
+def table(text, heading):
+    """The rows below this heading, as lists of cells."""
+    lines = text[text.index(heading) :].splitlines()[2:]
+    ends = next(number for number, line in enumerate(lines) if not line.startswith("|"))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:ends]]
+
+
+def spans(cell):
+    return re.findall("`([^`]+)`", cell)
+
+
+def fits(pattern, line):
+    """`...` stands for anything; a program of the same kind may say more of it behind."""
+    return re.search(".*".join(re.escape(part) for part in pattern.split("...")), line) is not None
+
+
+OPERATIONS = (chart.ROOT / "deploy/OPERATIONS.md").read_text()
+BY_CONTAINERS = {
+    pattern: row[1] for row in table(OPERATIONS, "| last line | exit code |") for pattern in spans(row[0])
+}
+BY_PODS = {
+    pattern
+    for row in table(OPERATIONS, "| `kubectl get pods` shows | last lines")
+    if row[0].startswith("CrashLoopBackOff")
+    for pattern in spans(row[1])
+}
+NOTES = (chart.CHART / "templates" / "NOTES.txt").read_text()
+BY_NOTES = set(re.findall(r'^  CrashLoopBackOff, "([^"]+)"', NOTES, re.M))
+
+# What each kind of bad input makes a container say last: programs and their flags. {empty} is a folder without files,
+# {cut} a model whose weights end too early.
+BAD_INPUT = {
+    "folder": ["lckv-worker", "--model", "/nonexistent"],
+    "files": ["lckv-worker", "--model", "{empty}"],
+    "cut": ["lckv-worker", "--model", "{cut}"],
+    "memory": ["lckv-worker", "--model", serving.DEMO, "--kv-cache-memory", "16KiB"],
+    "device": ["lckv-worker", "--model", serving.DEMO, "--device", "cuda"],
+    "flag": ["lckv-worker", "--model", serving.DEMO, "--no-such-flag"],
+    "value": ["lckv-worker", "--model", serving.DEMO, "--log-level", "loud"],
+    "beyond": ["lckv-worker", "--model", serving.DEMO, "--host", "0.0.0.0"],
+    "certificate": ["lckv-worker", "--model", serving.DEMO, "--tls-cert", "/nonexistent", "--tls-key", "/nonexistent"],
+    "models": ["lckv-router", "--models", "/nonexistent/models.json"],
+    "workers": ["lckv-router"],
+}
+# What is not to be brought about here, and the source that says it.
+IN_SOURCES = {
+    "...: Permission denied": None,  # the system's own words, which root does not hear
+    "no CUDA driver on this machine": "kernels/cuda/device_check.cc",
+    "no CUDA device to be seen": "kernels/cuda/device_check.cc",
+    "the CUDA driver is too old: ...": "kernels/cuda/device_check.cc",
+    "... this program was built for ...": "kernels/cuda/device_check.cc",
+    'replica ended rank=... why="..."': "worker/group/rank_watch.cc",  # tests/e2e/test_tensor_parallel.py
 }
 
 
-@pytest.mark.parametrize("said", LAST_LINES)
-def test_bad_input_is_said_last_and_in_the_notes(said):
-    program, *arguments = LAST_LINES[said]
-    done = serving.run(program, *arguments, "--port=0", "--metrics-port=0", "--health-port=0")
-    lines = (done.stdout + done.stderr).strip().splitlines()
-    assert done.returncode != 0 and any(said in line for line in lines[-2:]), lines
-    notes = (chart.CHART / "templates" / "NOTES.txt").read_text()
-    operations = (chart.ROOT / "deploy" / "OPERATIONS.md").read_text()
-    assert said.strip(": ") in notes, said
-    assert said.strip(": ") in operations, said
+@pytest.fixture(scope="module")
+def last_lines(tmp_path_factory):
+    """[(last line, exit code)] of each bad input."""
+    empty, cut = (tmp_path_factory.mktemp(name) for name in ("empty", "cut"))
+    for file in pathlib.Path(serving.DEMO).iterdir():
+        shutil.copy(file, cut)
+    weights = cut / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size // 2)
+    found = []
+    for program, *arguments in BAD_INPUT.values():
+        given = [str(one).format(empty=empty, cut=cut) for one in arguments]
+        done = serving.run(program, *given, "--port=0", "--metrics-port=0", "--health-port=0")
+        found.append(((done.stdout + done.stderr).strip().splitlines()[-1], done.returncode))
+    return found
+
+
+@pytest.mark.parametrize("pattern", BY_CONTAINERS)
+def test_operations_tells_last_lines_as_containers_say_them(last_lines, pattern):
+    if pattern not in IN_SOURCES:
+        codes = {code for line, code in last_lines if fits(pattern, line)}
+        assert codes == {int(BY_CONTAINERS[pattern])}, last_lines
+    elif IN_SOURCES[pattern]:
+        said = (chart.ROOT / IN_SOURCES[pattern]).read_text()
+        longest = max(re.split(r"\.\.\.| rank=", pattern), key=len).strip(" :")
+        assert longest in said, longest
+
+
+def test_every_bad_input_is_told(last_lines):
+    for line, _ in last_lines:
+        assert any(fits(pattern, line) for pattern in BY_CONTAINERS), line
+
+
+def test_the_notes_and_the_table_of_pods_tell_the_same_lines(last_lines):
+    assert len(BY_PODS) >= 5 and len(BY_NOTES) >= 4
+    for pattern in BY_PODS | BY_NOTES:
+        said = any(fits(pattern.replace("/model/", ""), line) for line, _ in last_lines)
+        assert said or pattern in IN_SOURCES, (pattern, last_lines)
+
+
+def test_a_router_has_the_memory_for_every_buffer_at_once(helps):
+    """With as many calls as it takes, whose clients have all stopped reading."""
+    known, _ = helps["router"]
+    calls = int(re.search(r"=(\d+) ", known["--max-concurrent-requests"])[1])
+    kibibytes = int(re.search(r"=(\d+)KiB ", known["--stream-buffer"])[1])
+    resources = yaml.safe_load((chart.CHART / "values.yaml").read_text())["router"]["resources"]
+    requested = int(resources["requests"]["memory"].removesuffix("Mi"))
+    limit = int(resources["limits"]["memory"].removesuffix("Gi")) * 1024
+    assert calls * kibibytes / 1024 + requested <= limit

@@ -59,6 +59,8 @@ REFUSED_BY_SCHEMA = [
     ({"fullnameOverride": "a" * 23}, "/fullnameOverride", "does not match pattern"),
     ({"models": {"b": {"source": {"init": {"image": "a", "timeoutSeconds": "1h"}}}}}, "/init/timeoutSeconds", "want integer"),
     ({"networkPolicy": {"dnsAddresses": ["10.0.0.0/8"]}}, "/networkPolicy/dnsAddresses/0", "does not match pattern"),
+    ({"networkPolicy": {"dnsPorts": []}}, "/networkPolicy/dnsPorts", "minItems: got 0, want 1"),
+    ({"networkPolicy": {"dnsPorts": [70000]}}, "/networkPolicy/dnsPorts/0", "maximum: got 70,000, want 65,535"),
     ({"monitoring": {"rules": {"runbookUrl": "deploy/OPERATIONS.md"}}}, "/rules/runbookUrl", "does not match pattern"),
     ({"monitoring": {"rules": {"runbookUrl": "https://a.example/b#c"}}}, "/rules/runbookUrl", "does not match pattern"),
 ]
@@ -72,6 +74,15 @@ REFUSED_BY_TEMPLATES = [
         of_model(device="cuda", tensorParallelSize=2, gpuResource="nvidia.com/mig-1g.18gb"),
         "nvidia.com/mig-1g.18gb cannot exchange with another one",
     ),
+    (
+        of_model(device="cuda", tensorParallelSize=4, resources={"requests": {"nvidia.com/gpu": 1}}),
+        "models.demo.resources.requests: nvidia.com/gpu is 1, but a pod has 4 rank(s), each with one",
+    ),
+    (of_model(device="cuda", resources={"requests": {"nvidia.com/gpu": 0}}), "nvidia.com/gpu is 0, but a pod has 1"),
+    (
+        of_model(device="cuda", tensorParallelSize=4, hosts=2, resources={"limits": {"nvidia.com/gpu": "4"}}),
+        "models.demo.resources.limits: nvidia.com/gpu is 4, but a pod has 2 rank(s), each with one",
+    ),
     (of_model(env={"LCKV_MODEL": "/x"}), "models.demo.env: LCKV_MODEL would be read as a flag: give it in flags"),
     (of_model(exclusiveTopology="rack"), "exclusiveTopology is for replicas of several hosts: hosts is 1"),
     (of_model(autoscaling={"by": "hpa", "minReplicas": 5, "maxReplicas": 2}), "minReplicas 5 exceeds maxReplicas 2"),
@@ -81,10 +92,6 @@ REFUSED_BY_TEMPLATES = [
     (of_model(autoscaling={"by": "hpa"}, servedName="acme/demo"), "cannot be a label's value"),
     (of_model(autoscaling={"by": "hpa"}, servedName="a" * 64), "cannot be a label's value"),
     (of_model(autoscaling={"by": "keda"}), "give autoscaling.prometheusUrl too"),
-    (
-        {**of_model(autoscaling={"by": "keda", "minReplicas": 0}), "router": {"flags": {"max-ready-wait": "0s"}}},
-        "router.flags.max-ready-wait must not be 0",
-    ),
     ({"models": {"b": {"source": {"pvc": {"claimName": "c"}}, "servedName": "demo"}}}, "have one servedName"),
     ({"networkPolicy": {"dns": [], "dnsAddresses": []}}, "networkPolicy: dns and dnsAddresses are both empty"),
     (long_groups(replicas=11), f'"{"n" * 22}-worker-{"k" * 20}-10" has more than 52 characters'),

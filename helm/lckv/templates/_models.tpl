@@ -81,6 +81,16 @@
 {{- if and (eq .device "cuda") (gt $size 1) (contains "/mig-" .gpuResource) -}}
 {{- fail (printf "%s: %s cannot exchange with another one: tensorParallelSize must be 1" $at .gpuResource) -}}
 {{- end -}}
+{{- if eq .device "cuda" -}}
+{{- range $part, $given := .resources -}}
+{{- $ranks := div $size (int $.hosts) | toString -}}
+{{- $asked := dig $.gpuResource $ranks ($given | default dict) | toString -}}
+{{- if ne $asked $ranks -}}
+{{- $what := printf "%s is %s, but a pod has %s rank(s), each with one" $.gpuResource $asked $ranks -}}
+{{- fail (printf "%s.resources.%s: %s: leave it to the chart" $at $part $what) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and (ne .autoscaling.by "none") (gt (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas)) -}}
 {{- fail (printf "%s.autoscaling: minReplicas %d exceeds maxReplicas %d" $at (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas)) -}}
 {{- end -}}

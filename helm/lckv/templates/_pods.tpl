@@ -13,6 +13,11 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
+{{/* The end of a log is in the pod's status, where `kubectl describe` shows it, and events of its owner may. */}}
+{{- define "lckv.lastLine" -}}
+terminationMessagePolicy: FallbackToLogsOnError
+{{- end -}}
+
 {{/* The variables of Service links, LCKV_PORT among them, would be read as flags. */}}
 {{- define "lckv.podBasics" -}}
 automountServiceAccountToken: false
@@ -89,19 +94,51 @@ terminationGracePeriodSeconds: 10
 {{ add (int .Values.router.shutdownDelaySeconds) (int .Values.router.shutdownGraceSeconds) 35 }}
 {{- end -}}
 
-{{/* How long a call waits for the first replica of its model, where that may have none: calls that do not wait would never
-     be seen by what scales it. A minute and a half is for being seen, and for a pod to be scheduled. Empty: none may. */}}
-{{- define "lckv.readyWait" -}}
+{{/* Whole seconds of a duration such as 1h30m or 1.5s. */}}
+{{- define "lckv.seconds" -}}
+{{- $units := dict "ns" 1e-9 "us" 1e-6 "ms" 1e-3 "s" 1.0 "m" 60.0 "h" 3600.0 -}}
+{{- $seconds := 0.0 -}}
+{{- range $part := regexFindAll "[0-9.]+[a-z]+" (toString .) -1 -}}
+{{- $number := regexFind "^[0-9.]+" $part -}}
+{{- $seconds = addf $seconds (mulf (float64 $number) (get $units (trimPrefix $number $part))) -}}
+{{- end -}}
+{{ floor $seconds | int64 }}
+{{- end -}}
+
+{{/* How long a call waits at most for a first replica of a model that may have none. A minute and a half is for being
+     seen by what scales it, and for a pod to be scheduled. 0: the model always has one. */}}
+{{- define "lckv.firstReplicaSeconds" -}}
+{{- $fromZero := and (eq .autoscaling.by "keda") (eq (int .autoscaling.minReplicas) 0) -}}
+{{ ternary (add (include "lckv.startSeconds" . | int) 90) 0 $fromZero }}
+{{- end -}}
+
+{{/* The routers' flags, by name, that say how long calls wait while their model has no replica. Where a model may have
+     none, calls that do not wait would never be seen by what scales it, and the second flag bounds the first. Elsewhere
+     a new router has its calls wait until it has sessions. */}}
+{{- define "lckv.waits" -}}
 {{- $seconds := 0 -}}
-{{- range include "lckv.models" . | fromYaml -}}
-{{- if and (eq .autoscaling.by "keda") (eq (int .autoscaling.minReplicas) 0) -}}
-{{- $seconds = max $seconds (add (include "lckv.startSeconds" . | int) 90) -}}
-{{- if regexMatch "^0+[a-z]*$" (dig "max-ready-wait" "1s" $.Values.router.flags | toString) -}}
-{{- fail (printf "models.%s.autoscaling.minReplicas 0: router.flags.max-ready-wait must not be 0, or no call waits for a first replica" .key) -}}
+{{- range $model := include "lckv.models" . | fromYaml -}}
+{{- $needed := include "lckv.firstReplicaSeconds" $model | int -}}
+{{- $seconds = max $seconds $needed -}}
+{{- range $name := list "max-ready-wait" "max-queue-wait" -}}
+{{- with get $.Values.router.flags $name -}}
+{{- $start := sub $needed 90 -}}
+{{- if lt (include "lckv.seconds" . | int64) $start -}}
+{{- $what := printf "a first replica may take %d s, but router.flags.%s is %s" $start $name . -}}
+{{- fail (printf "models.%s.autoscaling.minReplicas 0: %s: give more, or leave it to the chart" $model.key $what) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if $seconds -}}{{ $seconds }}{{- end -}}
+{{- end -}}
+max-ready-wait: {{ max $seconds 10 }}s
+{{- if $seconds }}
+max-queue-wait: {{ $seconds }}s
+{{- end }}
+{{- end -}}
+
+{{/* The deadline of a model's generation in `helm test`: (dict "root" $ "model" MODEL). */}}
+{{- define "lckv.testSeconds" -}}
+{{ add (int .root.Values.test.timeoutSeconds) (include "lckv.firstReplicaSeconds" .model | int) }}
 {{- end -}}
 
 {{/* After the drain the launcher gives its ranks 20 s, and the kernel 10 s to end them (worker/launch.cc). */}}

@@ -13,8 +13,10 @@
     - ipBlock: {cidr: "{{ . }}/{{ ternary 128 32 (contains ":" .) }}"}
     {{- end }}
   ports:
-    - {port: 53, protocol: UDP}
-    - {port: 53, protocol: TCP}
+    {{- range $.Values.networkPolicy.dnsPorts }}
+    - {port: {{ int . }}, protocol: UDP}
+    - {port: {{ int . }}, protocol: TCP}
+    {{- end }}
 {{- end -}}
 
 {{/* (dict "root" $ "ports" PORTS) */}}

@@ -101,6 +101,7 @@ spec:
     - name: model
       image: {{ .image | quote }}
       imagePullPolicy: {{ $values.images.pullPolicy }}
+      {{- include "lckv.lastLine" . | nindent 6 }}
       {{- with pick . "command" "args" "env" "envFrom" "resources" }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
@@ -115,6 +116,7 @@ spec:
       {{- $image := ternary $values.images.workerCuda $values.images.workerCpu (eq $model.device "cuda") }}
       image: {{ include "lckv.image" (dict "root" .root "image" $image) | quote }}
       imagePullPolicy: {{ $values.images.pullPolicy }}
+      {{- include "lckv.lastLine" . | nindent 6 }}
       args:
         {{- include "lckv.workerArgs" . | nindent 8 }}
       {{- with $model.env }}
