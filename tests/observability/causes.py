@@ -196,12 +196,13 @@ class Gone(Cause):
 
 
 class Stalled(Cause):
-    """A rank stops in the middle of steps, again and again, each time shorter than its leader waits for a sign of it."""
+    """A rank stops in the middle of steps, again and again, each time shorter than its leader waits for a sign of it and
+    than a step may take."""
 
     STOPPED_SECONDS, RUNNING_SECONDS = 3, 1
 
     def make_replicas(self):
-        patient = ["--rank-timeout", "10m", "--step-timeout", "10m", "--kv-cache-memory", "16MiB"]
+        patient = ["--rank-timeout", "10m", "--kv-cache-memory", "16MiB"]
         return [Replica(self.model, *ranks.FLAGS, *patient)]
 
     def alerts(self):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+import yaml
 
 import expressions
 import serving
@@ -45,6 +46,21 @@ def test_every_alert_is_seen_silent_firing_and_resolved():
         firing = len(re.findall(rf"labels: 'ALERTS{{alertname=\"{name}\",", text))
         silent = len(re.findall(rf"{{expr: 'ALERTS{{alertname=\"{name}\",", text))
         assert firing >= 1 and silent >= 1, name
+
+
+def test_a_stall_is_told_before_its_replica_ends_itself():
+    """At the latest: just before a scrape it is not old enough, and just before an evaluation not scraped."""
+    [(group, rule)] = [
+        (group, rule)
+        for group in yaml.safe_load((expressions.RULES / "alerts.yaml").read_text())["groups"]
+        for rule in group["rules"]
+        if rule.get("alert") == "LckvStepsStalled"
+    ]
+    age = re.fullmatch(r"lckv_step_age_seconds > (\d+)", rule["expr"])[1] + "s"
+    scraped = yaml.safe_load((expressions.ROOT / "helm/lckv/values.yaml").read_text())["monitoring"]["monitors"]
+    told = sum(map(expressions.milliseconds, (age, scraped["interval"], group["interval"], rule["for"])))
+    config = (expressions.ROOT / "worker/config.h").read_text()
+    assert told < int(re.search(r"step_timeout = absl::Seconds\((\d+)\)", config)[1]) * 1000
 
 
 def headings():
