@@ -96,6 +96,7 @@ class Cause:
     here."""
 
     router_flags = ()
+    silent = ()  # what must not fire for the labels of any of alerts()
 
     def __init__(self, folder):
         self.folder = folder
@@ -195,13 +196,54 @@ class Gone(Cause):
         self.replicas[0].start()  # the callers go on, and are served
 
 
+class Starting(Cause):
+    """The only replica of a model waits for the rank of another host, while calls wait for it."""
+
+    router_flags = ("--max-ready-wait", "10m", "--max-queue-wait", "10m")
+    silent = ("LckvModelWithoutReplica", "LckvReplicaLost")
+
+    def make_replicas(self):
+        self.size = [*ranks.FLAGS, "--leader", f"127.0.0.1:{ranks.free_port()}", "--kv-cache-memory", "16MiB"]
+        self.other = None
+        return [Replica(self.model, *self.size, "--rank", 0)]
+
+    def start(self):
+        self.replicas[0].start()
+        self.replicas[0].process.find("listening")
+        self.write_models()
+        self.router = serving.Router([], "--models", self.models_path(), *self.router_flags)
+        serving.wait_until(self.loads, "the replica loads")
+
+    def loads(self):
+        asked = {"model_name": self.model, "state": "loading"}
+        return serving.metric(self.router.metrics_address, "lckv_router_replicas", **asked) == 1
+
+    def alerts(self):
+        return {
+            "LckvModelWithoutReplicaLong": {"model_name": self.model},
+            "LckvReplicaNeverReady": {"worker": self.replicas[0].address},
+        }
+
+    def begin(self):
+        self.call(2, 4)
+
+    def end(self):
+        self.other = Replica(self.model, *self.size, "--rank", 1).start()  # the callers are served
+
+    def close(self):
+        super().close()
+        if self.other is not None:
+            self.other.close()
+
+
 class Stalled(Cause):
-    """A rank stops in the middle of steps, again and again, each time shorter than its leader waits for a sign of it."""
+    """A rank stops in the middle of steps, again and again, each time shorter than its leader waits for a sign of it and
+    than a step may take."""
 
     STOPPED_SECONDS, RUNNING_SECONDS = 3, 1
 
     def make_replicas(self):
-        patient = ["--rank-timeout", "10m", "--step-timeout", "10m", "--kv-cache-memory", "16MiB"]
+        patient = ["--rank-timeout", "10m", "--kv-cache-memory", "16MiB"]
         return [Replica(self.model, *ranks.FLAGS, *patient)]
 
     def alerts(self):
@@ -360,4 +402,4 @@ class Files(Cause):
         self.secret.close()
 
 
-ALL = [Lost, Gone, Stalled, Slow, Moving, Poison, Full, Queue, Files]
+ALL = [Lost, Gone, Starting, Stalled, Slow, Moving, Poison, Full, Queue, Files]

@@ -26,6 +26,7 @@ PROGRAM = shutil.which("prometheus", path=f"{serving.ROOT}/build/tools/bin:{os.e
 def scaled_rules(name, factor):
     document = yaml.safe_load((expressions.RULES / name).read_text())
     for group in document["groups"]:
+        group.pop("interval", None)  # of all that is evaluated, which is short here
         for rule in group["rules"]:
             rule["expr"] = expressions.scaled(rule["expr"], factor)
             if "for" in rule:
