@@ -1,9 +1,14 @@
 """Dashboards and rules against running programs under a load."""
 
+import pathlib
 import re
+import sys
 
 import pytest
 
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "helm"))
+
+import chart  # noqa: E402
 import draw
 import expressions
 import live
@@ -94,6 +99,18 @@ def test_demand_is_what_clients_asked_for(served):
         assert demand["slow"] == live.HELD
         assert demand["idle"] == 0  # no replica, and a value
         assert 0 < demand["demo"] <= 2 * live.CALLERS  # choices count singly
+
+
+@pytest.mark.parametrize("by", ["hpa", "keda"])
+def test_what_the_charts_autoscalers_ask_is_the_demand(served, tmp_path, by):
+    model = {"servedName": "slow", "autoscaling": {"by": by}}
+    values = chart.values_of(
+        chart.SMALL, {"models": {"demo": model}, "autoscaling": {"prometheusUrl": "http://prometheus:9090"}}
+    )
+    [query] = chart.metric_queries(chart.render(tmp_path, values))
+    [(_, points)] = served.prometheus.history(query, served.begin, served.end)
+    demand = [value for _, value in points]
+    assert live.HELD in demand and demand[-1] == 0
 
 
 def expectations(count):
