@@ -53,7 +53,7 @@ def test_a_pod_made_anew_is_the_same_target_and_one_that_fetches_its_model_is_no
             for labels in pods.values():
                 labels["__meta_kubernetes_pod_label_leaderworkerset_sigs_k8s_io_worker_index"] = "1"
         kept = targets(tmp_path, endpoint, pods)
-        assert list(kept) == ["10.0.0.1:9091", "10.0.0.2:9091"], endpoint["port"]
+        assert sorted(kept) == ["10.0.0.1:9091", "10.0.0.2:9091"], endpoint["port"]
         for labels in kept.values():
             assert (labels["job"], labels["instance"]) == ("lckv-worker", "lckv-worker-demo-0:9091")
 

@@ -169,7 +169,7 @@ TEST_F(LinkStateTest, ASessionWhoseStepStandsStillIsGivenUpThoughFramesCome) {
   EXPECT_EQ(turn.silence, absl::ZeroDuration());
   EXPECT_EQ(turn.closing, session);
   EXPECT_THAT(turn.orphans, SizeIs(1));
-  EXPECT_EQ(link_.state(now_, true), ReplicaState::kLost);
+  EXPECT_FALSE(link_.knows(session));
 }
 
 }  // namespace
