@@ -252,17 +252,22 @@ void GenerateCall::OnWriteDone(bool ok) {
   {
     std::lock_guard lock(mutex_);
     writing_ = write_issued_ = false;
-    if (!ok && phase_ == Phase::kOpen) {
-      relay_->fail(absl::CancelledError("the caller went away"), true);
-    }
   }
+  if (!ok) note_caller_gone();
   pump();
 }
 
 void GenerateCall::OnCancel() {
+  note_caller_gone();
+  pump();
+}
+
+// A caller that goes while something is written to it is told by the write, by OnCancel(), or by
+// both, in either order.
+void GenerateCall::note_caller_gone() {
   {
     std::lock_guard lock(mutex_);
-    if (phase_ != Phase::kOpen) return;
+    if (phase_ != Phase::kOpen || !cancelled_.ok()) return;
     const bool late = absl::FromChrono(context_.deadline()) <= absl::Now() + kClientsLead;
     environment_.metrics.count_cancelled(late);
     cancelled_ = late ? absl::DeadlineExceededError("the deadline passed")
@@ -272,7 +277,6 @@ void GenerateCall::OnCancel() {
     relay_->fail(cancelled_, true);
   }
   environment_.queue.remove(this);
-  pump();
 }
 
 void GenerateCall::pump() {

@@ -103,6 +103,7 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   void refuse(const absl::Status& why);
   void pump();
   bool give_up_on_reader(absl::Time now);
+  void note_caller_gone();
   // With the lock held, all but the last:
   void run_commands();
   bool place(const ReplicaView& replica, const std::vector<uint32_t>& choices);

@@ -60,13 +60,7 @@ class DiscoveryTest : public RouterTest {
                        });
   }
   double queue_depth(const std::string& model) {
-    for (const auto& family : router_->metrics().registry()->Collect()) {
-      if (family.name != "lckv_router_queue_depth") continue;
-      for (const auto& series : family.metric) {
-        if (series.label.at(0).value == model) return series.gauge.value;
-      }
-    }
-    return -1;
+    return metric("lckv_router_queue_depth", model).value_or(-1);
   }
 
   const std::filesystem::path folder_ =

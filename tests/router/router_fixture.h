@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -66,6 +67,17 @@ class RouterTest : public ::testing::Test {
     return static_cast<size_t>(
         std::count_if(set->replicas.begin(), set->replicas.end(),
                       [state](const ReplicaView& r) { return r.state == state; }));
+  }
+
+  // Of a counter or gauge, where its first label has the value.
+  std::optional<double> metric(const std::string& name, const std::string& label) {
+    for (const auto& family : router_->metrics().registry()->Collect()) {
+      if (family.name != name) continue;
+      for (const auto& series : family.metric) {
+        if (series.label.at(0).value == label) return series.counter.value + series.gauge.value;
+      }
+    }
+    return std::nullopt;
   }
 
   static v1::GenerateRequest request(uint32_t max_new_tokens) {

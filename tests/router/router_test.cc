@@ -269,6 +269,30 @@ TEST_F(RouterTest, AReaderThatTakesNotEvenItsStatusIsResetAndItsPlaceIsFree) {
   reader->Finish();
 }
 
+// A write that fails may tell of it before the cancellation does.
+TEST_F(RouterTest, CallersWhoLeaveAmidWritesAreCounted) {
+  constexpr int kNumCallers = 32;
+  FakeLeader leader(demo_hello(), [&](const auto& session, const Submit& submit) {
+    session->start(submit.handle());
+    for (int i = 0; i < 49; ++i) session->write(logprobs_of(submit.handle(), 10));
+    eventually([&] { return session->cancelled(submit.handle()); });
+  });
+  start_ready({leader.address()});
+  v1::GenerateRequest heavy = request(500);
+  heavy.mutable_output()->set_num_logprobs(20);
+  std::vector<grpc::ClientContext> contexts(kNumCallers);
+  std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateEvent>>> readers;
+  for (grpc::ClientContext& context : contexts) {
+    readers.push_back(stub_->Generate(&context, heavy));
+    v1::GenerateEvent event;
+    ASSERT_TRUE(readers.back()->Read(&event));
+  }
+  for (grpc::ClientContext& context : contexts) context.TryCancel();
+  for (const auto& reader : readers) reader->Finish();
+  EXPECT_TRUE(eventually([&] { return metric("lckv_router_inflight", "demo") == 0; }));
+  EXPECT_EQ(metric("lckv_router_cancelled_total", "client"), kNumCallers);
+}
+
 TEST_F(RouterTest, SilenceOfTheOnlyReplicaEndsStreams) {
   FakeLeader leader(demo_hello(), [&](const auto& session, const Submit& submit) {
     session->start(submit.handle());
