@@ -58,7 +58,7 @@ void add_fleet(CLI::App& app, RouterConfig& config) {
                "The same for a replica that beats, but makes no step while it has work")
       ->group("Replicas");
   add_duration(app, "--max-session-age", link.times.max_session_age,
-               "Age by which a session to a replica has been followed by another; 0s: never")
+               "Age at which a session to a replica ends; at half of it another follows; 0s: never")
       ->group("Replicas");
   add_duration(app, "--resume-timeout", config.router.queue.resume_timeout,
                "Longest wait of a stream that lost its replica for an equal one to be ready")

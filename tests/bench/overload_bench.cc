@@ -30,9 +30,11 @@ constexpr int kNumReplicas = 4;
 constexpr int kSeats = 16;  // of each
 constexpr uint32_t kTokens = 50;
 constexpr absl::Duration kStep = absl::Milliseconds(10);
+// Where a router is stopped: a stream is to outlast that within the model's context.
+constexpr absl::Duration kLongStep = absl::Milliseconds(20);
 constexpr absl::Duration kDeadline = absl::Seconds(3);
-constexpr absl::Duration kPatience = absl::Seconds(60);  // where no call is to run out of time
-constexpr int kHeld = 16;                                // long streams of a router that is stopped
+constexpr absl::Duration kPatience = absl::Minutes(3);  // where no call is to run out of time
+constexpr int kHeld = 16;                               // long streams of a router that is stopped
 constexpr int kNumNumbers = 1000;
 constexpr double kMemoryGrowth = 1.5;  // of a router, where its memory is bounded
 
@@ -42,12 +44,12 @@ struct Durations {
   absl::Duration unloaded = absl::Seconds(10);
   absl::Duration capacity = absl::Seconds(10);
   absl::Duration overload = absl::Seconds(60);
-  absl::Duration stopped = absl::Seconds(15);  // longer than a lease
+  absl::Duration stopped = absl::Seconds(30);  // longer than a lease
   int stops = 5;
 };
 
-SimulatedFleetOptions fleet_options(const std::string& model) {
-  return {.model = model, .num_replicas = kNumReplicas, .max_num_seqs = kSeats, .step = kStep};
+SimulatedFleetOptions fleet_options(const std::string& model, absl::Duration step) {
+  return {.model = model, .num_replicas = kNumReplicas, .max_num_seqs = kSeats, .step = step};
 }
 
 v1::GenerateRequest request_of(int number, Kind kind) {
@@ -129,7 +131,7 @@ double measure_capacity(OpenLoad& load, absl::Duration duration) {
 void overload(const std::string& router, const std::string& self, const Durations& durations) {
   print_heading("5 times what 4 simulated replicas can serve, 1 % of it urgent");
   Emissions emissions(kNumNumbers);
-  const SimulatedFleet fleet(fleet_options("deploy/models/demo"), emissions);
+  const SimulatedFleet fleet(fleet_options("deploy/models/demo", kStep), emissions);
   const RoutedFleet routed(router, fleet);
   OpenLoad load(routed.address());
   absl::SleepFor(absl::Seconds(2));
@@ -197,21 +199,21 @@ void overload(const std::string& router, const std::string& self, const Duration
 void hold_seats(OpenLoad& load, const SimulatedFleet& fleet, absl::Duration duration) {
   for (int i = 0; i < kHeld; ++i) {
     v1::GenerateRequest request = request_of(i, kOrdinary);
-    request.mutable_stopping()->set_max_new_tokens(static_cast<uint32_t>(duration / kStep));
+    request.mutable_stopping()->set_max_new_tokens(static_cast<uint32_t>(duration / kLongStep));
     request.mutable_stopping()->set_ignore_eos(true);
     load.start(kOrdinary, request, kPatience);
   }
   const absl::Time deadline = absl::Now() + absl::Seconds(10);
   while (fleet.num_sequences() < kHeld) {
     LCKV_CHECK(absl::Now() < deadline);
-    absl::SleepFor(kStep);
+    absl::SleepFor(kLongStep);
   }
 }
 
 // p99 of the gaps between tokens of the streams of `load`, which fill half of the fleet; `beside`
 // has a quarter as many.
 double gaps_beside(OpenLoad& load, OpenLoad& beside, absl::Duration duration) {
-  const double rate = 0.5 * kNumReplicas * kSeats / (kTokens * absl::ToDoubleSeconds(kStep));
+  const double rate = 0.5 * kNumReplicas * kSeats / (kTokens * absl::ToDoubleSeconds(kLongStep));
   OpenLoad::pace(rate, duration, [&](int i) {
     load.start(kOrdinary, request_of(i, kOrdinary), kPatience);
     if (i % 4 == 0) beside.start(kOrdinary, request_of(i, kOrdinary), kPatience);
@@ -229,7 +231,7 @@ void isolation(const std::string& router, const Durations& durations) {
       "one of two routers of a fleet is stopped; the other's streams, in turns with both");
   Emissions emissions(kNumNumbers);
   // Contexts long enough for streams that outlast a lease.
-  const SimulatedFleet fleet(fleet_options("tests/bench/models/tinyllama"), emissions);
+  const SimulatedFleet fleet(fleet_options("tests/bench/models/tinyllama", kLongStep), emissions);
   const RoutedFleet well(router, fleet);
   const RoutedFleet stopped(router, fleet);
   OpenLoad load(well.address());

@@ -94,6 +94,13 @@ def test_every_copied_file_exists_and_reaches_the_build():
         assert (ROOT / path).exists(), f".dockerignore lets in {path}"
 
 
+def test_what_an_image_installs_is_copied_to_it():
+    # Where a list is only mounted, buildah keeps the layer that an earlier list made.
+    for target in PROGRAMS:
+        installs = [run for run in values(target, "RUN") if "apt-get install" in run]
+        assert installs and not any("--mount" in run for run in installs), target
+
+
 def test_every_folder_of_the_build_is_copied():
     folders = re.findall(r"^add_subdirectory\((\w+)\)", (ROOT / "CMakeLists.txt").read_text(), re.M)
     assert len(folders) > 3 and set(folders) <= set(copied())

@@ -208,15 +208,12 @@ class Starting(Cause):
         return [Replica(self.model, *self.size, "--rank", 0)]
 
     def start(self):
-        self.replicas[0].start()
-        self.replicas[0].process.find("listening")
+        self.replicas[0].start().process.find("listening")
         self.write_models()
         self.router = serving.Router([], "--models", self.models_path(), *self.router_flags)
-        serving.wait_until(self.loads, "the replica loads")
-
-    def loads(self):
         asked = {"model_name": self.model, "state": "loading"}
-        return serving.metric(self.router.metrics_address, "lckv_router_replicas", **asked) == 1
+        there = self.router.metrics_address, "lckv_router_replicas"
+        serving.wait_until(lambda: serving.metric(*there, **asked) == 1, "the replica loads")
 
     def alerts(self):
         return {
@@ -237,8 +234,7 @@ class Starting(Cause):
 
 
 class Stalled(Cause):
-    """A rank stops in the middle of steps, again and again, each time shorter than its leader waits for a sign of it and
-    than a step may take."""
+    """A rank stops in the middle of steps, again and again, each time shorter than it is waited for."""
 
     STOPPED_SECONDS, RUNNING_SECONDS = 3, 1
 

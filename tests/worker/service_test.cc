@@ -97,6 +97,28 @@ TEST_F(ServiceTest, BadSubmitsAreRefusedAndTheSessionGoesOn) {
   EXPECT_TRUE(eventually([&] { return mailbox_.submits().size() == 1; }));
 }
 
+// A retry that delivered nothing waits as any other call.
+TEST_F(ServiceTest, OnlyWhatHasTokensAlreadyContinues) {
+  start();
+  serve();
+  Router router(*stub_);
+  router.next();
+  for (const bool resumed : {false, true}) {
+    internal::v1::RouterFrame frame;
+    internal::v1::Submit& submit = *frame.mutable_submit();
+    submit.set_handle(resumed ? 2 : 1);
+    submit.add_prompt(5);
+    if (resumed) submit.add_resumed(6);
+    submit.set_attempt(2);
+    submit.mutable_sampling()->set_top_p(1);
+    submit.mutable_sampling()->set_repetition_penalty(1);
+    router.write(frame);
+  }
+  ASSERT_TRUE(eventually([&] { return mailbox_.submits().size() == 2; }));
+  EXPECT_FALSE(mailbox_.submits()[0].spec->continued);
+  EXPECT_TRUE(mailbox_.submits()[1].spec->continued);
+}
+
 TEST_F(ServiceTest, WhatTheSchedulerRefusesIsTold) {
   start();
   serve();
