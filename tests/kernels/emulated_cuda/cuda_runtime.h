@@ -5,6 +5,7 @@
 // closed to the host but while a kernel or a copy runs. What this cannot show is what two threads
 // do at the same moment, how much of a resource a kernel takes, and time. Threads of the host may
 // each be a rank with streams of its own; their work on the device is done one after the other.
+// What a stream is to do is done in its order; which of two streams goes ahead is streams.h's.
 #pragma once
 
 #include <cmath>
@@ -12,6 +13,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <tuple>
 #include <vector>
 
 #define __global__
@@ -63,9 +65,15 @@ size_t allowed_shared(const void* kernel);
 int lane();
 // While `body` runs, device memory is open.
 void use_device(const std::function<void()>& body);
-// A stream is busy from an exchange with other ranks until these have come to it.
+// What a stream is to do next. Its first kernel makes it one of those with kernels (streams.h).
+enum class Work : uint8_t { kCopy, kKernel };
+void call(cudaStream_t stream, Work kind, std::function<void()> work);
+// Does all that streams of any thread are to do.
+void finish_all();
+// A stream is busy from an exchange with other ranks until these have come to it. Before, all that
+// it is to do has been done.
 void set_busy(cudaStream_t stream, bool busy);
-void wait_for(cudaStream_t stream);
+void finish(cudaStream_t stream);
 
 // What a lane gives to its warp.
 struct alignas(16) Given {
@@ -162,9 +170,13 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   if (config->dynamicSmemBytes > emulated_cuda::allowed_shared(address)) {
     return cudaErrorInvalidValue;
   }
-  emulated_cuda::wait_for(config->stream);
-  emulated_cuda::run_grid(config->gridDim, config->blockDim, config->dynamicSmemBytes,
-                          [&] { kernel(static_cast<Parameters>(arguments)...); });
+  emulated_cuda::call(config->stream, emulated_cuda::Work::kKernel,
+                      [shape = *config, kernel,
+                       given = std::tuple<Parameters...>(static_cast<Parameters>(arguments)...)] {
+                        emulated_cuda::run_grid(shape.gridDim, shape.blockDim,
+                                                shape.dynamicSmemBytes,
+                                                [&] { std::apply(kernel, given); });
+                      });
   return cudaSuccess;
 }
 template <class... Parameters>
@@ -191,6 +203,7 @@ cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);

@@ -2,13 +2,10 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
-#include <atomic>
-#include <chrono>
 #include <cstdlib>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <thread>
 #include <vector>
 
 #include "kernels/check.h"
@@ -23,18 +20,8 @@ dim3 gridDim;
 constexpr size_t kDeviceBytes = size_t{512} << 20;
 constexpr size_t kFilledBytes = size_t{1} << 20;
 
-struct EmulatedStream {
-  std::atomic<bool> busy = false;
-};
-struct EmulatedEvent {
-  cudaStream_t stream = nullptr;
-};
-
 namespace emulated_cuda {
 namespace {
-
-// Beside other work, with sanitizers.
-constexpr std::chrono::seconds kLongestExchange(60);
 
 constexpr size_t kStackBytes = size_t{64} << 10;
 constexpr unsigned kWarp = 32;
@@ -287,16 +274,6 @@ void use_device(const std::function<void()>& body) {
   body();
 }
 
-void set_busy(cudaStream_t stream, bool busy) { stream->busy = busy; }
-
-void wait_for(cudaStream_t stream) {
-  const auto end = std::chrono::steady_clock::now() + kLongestExchange;
-  while (stream != nullptr && stream->busy) {
-    LCKV_CHECK(std::chrono::steady_clock::now() < end);
-    std::this_thread::yield();
-  }
-}
-
 }  // namespace emulated_cuda
 
 void __syncthreads() { emulated_cuda::block().wait_for_block(); }
@@ -318,6 +295,7 @@ cudaError_t cudaMalloc(void** memory, size_t bytes) {
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* memory) {
+  emulated_cuda::finish_all();
   emulated_cuda::memory().free(memory);
   return cudaSuccess;
 }
@@ -331,59 +309,29 @@ cudaError_t cudaFreeHost(void* memory) {
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
                             cudaStream_t stream) {
-  emulated_cuda::wait_for(stream);
-  const emulated_cuda::Access access;
-  if (bytes > 0) std::memcpy(to, from, bytes);
+  emulated_cuda::call(stream, emulated_cuda::Work::kCopy, [=] {
+    const emulated_cuda::Access access;
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  });
   return cudaSuccess;
 }
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_stride, const void* from, size_t from_stride,
                               size_t width, size_t rows, cudaMemcpyKind, cudaStream_t stream) {
   if (width > to_stride || width > from_stride) return cudaErrorInvalidValue;
-  emulated_cuda::wait_for(stream);
-  const emulated_cuda::Access access;
-  for (size_t row = 0; row < rows; ++row) {
-    std::memcpy(static_cast<std::byte*>(to) + row * to_stride,
-                static_cast<const std::byte*>(from) + row * from_stride, width);
-  }
+  emulated_cuda::call(stream, emulated_cuda::Work::kCopy, [=] {
+    const emulated_cuda::Access access;
+    for (size_t row = 0; row < rows; ++row) {
+      std::memcpy(static_cast<std::byte*>(to) + row * to_stride,
+                  static_cast<const std::byte*>(from) + row * from_stride, width);
+    }
+  });
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
-  emulated_cuda::wait_for(stream);
-  const emulated_cuda::Access access;
-  std::memset(memory, value, bytes);
-  return cudaSuccess;
-}
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = new EmulatedStream;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  delete stream;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  emulated_cuda::wait_for(stream);
-  return cudaSuccess;
-}
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = new EmulatedEvent;
-  return cudaSuccess;
-}
-cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  delete event;
-  return cudaSuccess;
-}
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  event->stream = stream;
-  return cudaSuccess;
-}
-// Of a stream that only gets busier than it was when the event was recorded.
-cudaError_t cudaEventQuery(cudaEvent_t event) {
-  return event->stream != nullptr && event->stream->busy ? cudaErrorNotReady : cudaSuccess;
-}
-cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  emulated_cuda::wait_for(event->stream);
+  emulated_cuda::call(stream, emulated_cuda::Work::kCopy, [=] {
+    const emulated_cuda::Access access;
+    std::memset(memory, value, bytes);
+  });
   return cudaSuccess;
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer) {

@@ -67,7 +67,7 @@ struct EmulatedComm {
 
   // `all` moves what all ranks have posted, once the last has.
   ncclResult_t exchange(const Post& post, const std::function<void(std::map<int, Post>&)>& all) {
-    emulated_cuda::wait_for(post.stream);
+    emulated_cuda::finish(post.stream);
     const std::lock_guard<std::mutex> lock(mutex);
     if (group->broken) return ncclRemoteError;
     LCKV_CHECK(group->posts.emplace(rank, post).second);

@@ -1,0 +1,150 @@
+#include "tests/kernels/emulated_cuda/streams.h"
+
+#include <atomic>
+#include <chrono>
+#include <deque>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include "kernels/check.h"
+#include "tests/kernels/emulated_cuda/cuda_runtime.h"
+
+struct EmulatedStream {
+  std::atomic<bool> busy = false;
+  bool has_kernels = false;
+  bool is_at_work = false;
+  std::deque<std::function<void()>> to_do;
+  uint64_t num_called = 0;
+  uint64_t num_done = 0;
+};
+struct EmulatedEvent {
+  cudaStream_t stream = nullptr;
+  uint64_t num_called = 0;  // on the stream, when it was recorded
+};
+
+namespace emulated_cuda {
+namespace {
+
+// Beside other work, with sanitizers.
+constexpr std::chrono::seconds kLongestExchange(60);
+
+std::recursive_mutex mutex;  // of all streams and events
+Ahead ahead_now = Ahead::kKernels;
+
+std::set<cudaStream_t>& streams() {
+  static auto& streams = *new std::set<cudaStream_t>();
+  return streams;
+}
+
+void wait_until_idle(cudaStream_t stream) {
+  const auto end = std::chrono::steady_clock::now() + kLongestExchange;
+  while (stream != nullptr && stream->busy) {
+    LCKV_CHECK(std::chrono::steady_clock::now() < end);
+    std::this_thread::yield();
+  }
+}
+
+// Of what was called on the stream, the first so many. Holding the lock.
+void work(EmulatedStream& stream, uint64_t num_called) {
+  while (stream.num_done < num_called) {
+    LCKV_CHECK(!stream.is_at_work);  // else two streams wait for each other
+    const auto next = std::move(stream.to_do.front());
+    stream.to_do.pop_front();
+    stream.is_at_work = true;
+    next();
+    stream.is_at_work = false;
+    ++stream.num_done;
+  }
+}
+
+void wait_for(const EmulatedEvent& event) {
+  if (event.stream == nullptr) return;
+  wait_until_idle(event.stream);
+  const std::lock_guard<std::recursive_mutex> lock(mutex);
+  work(*event.stream, event.num_called);
+}
+
+}  // namespace
+
+void let_ahead(Ahead ahead) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex);
+  ahead_now = ahead;
+}
+
+void call(cudaStream_t stream, Work kind, std::function<void()> next) {
+  wait_until_idle(stream);
+  const std::lock_guard<std::recursive_mutex> lock(mutex);
+  stream->has_kernels = stream->has_kernels || kind == Work::kKernel;
+  stream->to_do.push_back(std::move(next));
+  ++stream->num_called;
+  if (stream->has_kernels == (ahead_now == Ahead::kKernels)) work(*stream, stream->num_called);
+}
+
+void finish(cudaStream_t stream) {
+  wait_until_idle(stream);
+  const std::lock_guard<std::recursive_mutex> lock(mutex);
+  work(*stream, stream->num_called);
+}
+
+void finish_all() {
+  const std::lock_guard<std::recursive_mutex> lock(mutex);
+  for (const cudaStream_t stream : streams()) work(*stream, stream->num_called);
+}
+
+void set_busy(cudaStream_t stream, bool busy) { stream->busy = busy; }
+
+}  // namespace emulated_cuda
+
+using emulated_cuda::mutex;
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = new EmulatedStream;
+  const std::lock_guard<std::recursive_mutex> lock(mutex);
+  emulated_cuda::streams().insert(*stream);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex);
+  emulated_cuda::work(*stream, stream->num_called);
+  emulated_cuda::streams().erase(stream);
+  delete stream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  emulated_cuda::finish(stream);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  if (event->stream == nullptr) return cudaSuccess;
+  // An exchange that is under way is waited for here: later nobody would let others come to it.
+  emulated_cuda::wait_until_idle(event->stream);
+  emulated_cuda::call(stream, emulated_cuda::Work::kCopy, [recorded = *event] {
+    emulated_cuda::work(*recorded.stream, recorded.num_called);
+  });
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new EmulatedEvent;
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex);
+  *event = {stream, stream->num_called};
+  return cudaSuccess;
+}
+// Of a stream that only gets busier than it was when the event was recorded.
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (event->stream != nullptr && event->stream->busy) return cudaErrorNotReady;
+  emulated_cuda::wait_for(*event);
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  emulated_cuda::wait_for(*event);
+  return cudaSuccess;
+}
