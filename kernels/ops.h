@@ -49,6 +49,12 @@ class PackedWeight {
   virtual size_t bytes() const = 0;
 };
 
+// A place on the device that weights packed in host memory take turns in. Freed when dropped.
+class WeightSlot {
+ public:
+  virtual ~WeightSlot() = default;
+};
+
 // How rotary frequencies are derived (Hugging Face `rope_scaling`).
 struct RopeOptions {
   enum class Scaling : uint8_t { kNone, kLinear, kLlama3 };
@@ -192,6 +198,21 @@ class Ops {
   virtual std::unique_ptr<DeviceBuffer> allocate(size_t bytes) = 0;
   // Several matrices of equal k become one, stacked over n in the order given.
   virtual std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) = 0;
+  // As pack(), but the matrix stays in page-locked host memory: the device reads it where fetch()
+  // has put it, and not before. As it is, this and the next two are for devices whose memory is the
+  // host's: nothing moves.
+  virtual std::unique_ptr<PackedWeight> pack_on_host(std::span<const WeightSource> sources) {
+    return pack(sources);
+  }
+  // Holds weights of so many bytes() together. To be dropped before any weight that was fetched
+  // into it.
+  virtual std::unique_ptr<WeightSlot> allocate_weight_slot(size_t) {
+    return std::make_unique<WeightSlot>();
+  }
+  // Begins to copy weights of pack_on_host() into the slot, as soon as all operations called so far
+  // have ended and beside those called from here on, and returns at once. Products called from here
+  // on wait for the copy, and may take in no weight that the slot held before.
+  virtual void fetch(std::span<PackedWeight* const>, WeightSlot&) {}
   // A vector (norm weight, bias) as float32 on the device.
   virtual std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) = 0;
 

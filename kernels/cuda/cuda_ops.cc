@@ -82,6 +82,15 @@ class CudaOps final : public Ops, public StreamOwner {
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
     return products_.pack(sources);
   }
+  std::unique_ptr<PackedWeight> pack_on_host(std::span<const WeightSource> sources) override {
+    return products_.pack_on_host(sources);
+  }
+  std::unique_ptr<WeightSlot> allocate_weight_slot(size_t bytes) override {
+    return products_.allocate_slot(bytes);
+  }
+  void fetch(std::span<PackedWeight* const> weights, WeightSlot& slot) override {
+    products_.fetch(weights, slot);
+  }
 
   std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) override {
     std::vector<float> values;

@@ -9,6 +9,8 @@
 #include "kernels/cuda/lt_product.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/row_product.h"
+#include "kernels/cuda/stream.h"
+#include "kernels/cuda/weight_slot.h"
 #include "kernels/ops.h"
 
 namespace lckv {
@@ -19,10 +21,16 @@ class CudaProducts {
   CudaProducts(DType dtype, bool reproducible, UploadRing& uploads, cudaStream_t stream);
 
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources);
+  // As Ops says of them.
+  std::unique_ptr<PackedWeight> pack_on_host(std::span<const WeightSource> sources);
+  std::unique_ptr<WeightSlot> allocate_slot(size_t bytes);
+  void fetch(std::span<PackedWeight* const> weights, WeightSlot& slot);
   void multiply(const PackedWeight& weight, const float* x, int64_t rows, float* y,
                 const float* bias, bool accumulate);
 
  private:
+  // The sources' rows, packed, one after the other.
+  void lay_out(std::span<const WeightSource> sources, std::byte* to);
   // x as products take it: rounded, in whole chunks.
   const std::byte* input(const float* x, int64_t rows, int64_t k);
 
@@ -31,6 +39,7 @@ class CudaProducts {
   const cudaStream_t stream_;
   std::unique_ptr<LtProducts> lt_;  // null in reproducible mode
   std::unique_ptr<CudaBuffer> input_;
+  std::unique_ptr<Stream> copies_;  // of fetched weights; null where there is no slot
 };
 
 }  // namespace lckv

@@ -26,6 +26,12 @@ class TimedOps final : public Ops {
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
     return ops_->pack(sources);
   }
+  std::unique_ptr<PackedWeight> pack_on_host(std::span<const WeightSource> sources) override {
+    return ops_->pack_on_host(sources);
+  }
+  std::unique_ptr<WeightSlot> allocate_weight_slot(size_t bytes) override {
+    return ops_->allocate_weight_slot(bytes);
+  }
   std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) override {
     return ops_->upload(sources);
   }
@@ -34,6 +40,10 @@ class TimedOps final : public Ops {
     return ops_->rope_table(options, max_positions);
   }
 
+  void fetch(std::span<PackedWeight* const> weights, WeightSlot& slot) override {
+    const Timer timer(total_);
+    ops_->fetch(weights, slot);
+  }
   void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) override {
     const Timer timer(total_);
     ops_->embed(table, ids, out);

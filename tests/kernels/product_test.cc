@@ -59,6 +59,57 @@ TEST_P(Product, MatchesDoublePrecision) {
   }
 }
 
+// y of one row of ones, over the matrix's columns.
+std::vector<float> product_of(Ops& ops, const PackedWeight& weight) {
+  const auto y = ops.allocate(weight.n() * sizeof(float));
+  ops.matmul(weight, on_device(ops, std::vector<float>(weight.k(), 1.0F))->floats(), 1, y->floats(),
+             nullptr, false);
+  return from_device(ops, *y);
+}
+
+// Weights of host memory, taking turns in slots, are those that stay on the device: also where the
+// slot that is filled was read just before, and where several matrices share it.
+TEST_P(Product, FetchedWeightsAreResidentOnes) {
+  const auto ops = GetParam().open();
+  Random random(17);
+  constexpr int64_t kK = 40;
+  const std::vector<int64_t> sizes = {65, 3, 130};
+  std::vector<std::unique_ptr<PackedWeight>> resident;
+  std::vector<std::unique_ptr<PackedWeight>> offloaded;
+  size_t bytes = 0;
+  for (int layer = 0; layer < 4; ++layer) {
+    for (const int64_t n : sizes) {
+      const auto w = random.floats(n * kK);
+      const WeightSource source{w.data(), DType::kFloat32, n, kK};
+      resident.push_back(ops->pack({{source}}));
+      offloaded.push_back(ops->pack_on_host({{source}}));
+      if (layer == 0) bytes += offloaded.back()->bytes();
+    }
+  }
+  const std::vector<std::unique_ptr<WeightSlot>> slots = [&] {
+    std::vector<std::unique_ptr<WeightSlot>> two;
+    for (int i = 0; i < 2; ++i) two.push_back(ops->allocate_weight_slot(bytes));
+    return two;
+  }();
+  const auto fetch = [&](size_t layer, WeightSlot& slot) {
+    std::vector<PackedWeight*> weights;
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      weights.push_back(offloaded[layer * sizes.size() + i].get());
+    }
+    ops->fetch(weights, slot);
+  };
+  const std::vector<size_t> walk = {0, 1, 2, 3, 0, 2, 1, 3};
+  fetch(walk[0], *slots[0]);
+  for (size_t at = 0; at < walk.size(); ++at) {
+    if (at + 1 < walk.size()) fetch(walk[at + 1], *slots[(at + 1) % 2]);
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      const size_t weight = walk[at] * sizes.size() + i;
+      EXPECT_EQ(product_of(*ops, *offloaded[weight]), product_of(*ops, *resident[weight]))
+          << "layer " << walk[at] << " matrix " << i;
+    }
+  }
+}
+
 class Reproducible : public BackendTest {};
 INSTANTIATE_TEST_SUITE_P(All, Reproducible, testing::ValuesIn(reproducible_backends()),
                          backend_name);

@@ -34,6 +34,15 @@ class ProbedOps : public Ops {
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
     return inner_->pack(sources);
   }
+  std::unique_ptr<PackedWeight> pack_on_host(std::span<const WeightSource> sources) override {
+    return inner_->pack_on_host(sources);
+  }
+  std::unique_ptr<WeightSlot> allocate_weight_slot(size_t bytes) override {
+    return inner_->allocate_weight_slot(bytes);
+  }
+  void fetch(std::span<PackedWeight* const> weights, WeightSlot& slot) override {
+    inner_->fetch(weights, slot);
+  }
   std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) override {
     return inner_->upload(sources);
   }

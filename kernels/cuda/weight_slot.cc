@@ -1,0 +1,65 @@
+#include "kernels/cuda/weight_slot.h"
+
+#include <algorithm>
+
+#include "kernels/check.h"
+#include "kernels/cuda/launch.h"
+
+namespace lckv {
+
+PinnedMemory::PinnedMemory(size_t bytes) : bytes_(bytes) {
+  void* memory = nullptr;
+  check_cuda(cudaHostAlloc(&memory, std::max<size_t>(bytes, 1), cudaHostAllocDefault),
+             "allocating page-locked memory for offloaded weights");
+  data_ = static_cast<std::byte*>(memory);
+}
+
+PinnedMemory::~PinnedMemory() { check_cuda(cudaFreeHost(data_), "freeing page-locked memory"); }
+
+CudaWeightSlot::CudaWeightSlot(size_t bytes, cudaStream_t stream, cudaStream_t copies)
+    : stream_(stream), copies_(copies), memory_(bytes, stream, Cleared::kNo) {
+  for (cudaEvent_t* const event : {&is_free_, &is_full_}) {
+    check_cuda(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "creating an event");
+  }
+}
+
+CudaWeightSlot::~CudaWeightSlot() {
+  // Weights may go next, and with them what is copied from.
+  check_cuda(cudaStreamSynchronize(copies_), "waiting for fetched weights");
+  for (const cudaEvent_t event : {is_free_, is_full_}) {
+    check_cuda(cudaEventDestroy(event), "freeing an event");
+  }
+}
+
+void CudaWeightSlot::begin_turn() {
+  check_cuda(cudaEventRecord(is_free_, stream_), "recording the last use of weights");
+  check_cuda(cudaStreamWaitEvent(copies_, is_free_, 0), "waiting for the last use of weights");
+  ++turn_;
+  filled_ = 0;
+}
+
+size_t CudaWeightSlot::add(const PinnedMemory& piece) {
+  LCKV_CHECK(filled_ + piece.bytes() <= memory_.bytes());
+  const size_t at = filled_;
+  check_cuda(
+      cudaMemcpyAsync(memory_.data() + at, piece.data(), piece.bytes(), cudaMemcpyDefault, copies_),
+      "fetching weights");
+  filled_ += piece.bytes();
+  return at;
+}
+
+void CudaWeightSlot::end_turn() {
+  check_cuda(cudaEventRecord(is_full_, copies_), "recording fetched weights");
+  has_waited_ = false;
+}
+
+const std::byte* CudaWeightSlot::wait(uint64_t turn) {
+  LCKV_CHECK(turn == turn_);
+  if (!has_waited_) {
+    check_cuda(cudaStreamWaitEvent(stream_, is_full_, 0), "waiting for fetched weights");
+    has_waited_ = true;
+  }
+  return memory_.data();
+}
+
+}  // namespace lckv
