@@ -92,7 +92,7 @@ run_kernels() { measure_tests kernels kernels 70 cuda_test '*'; }
 run_golden() { measure_tests golden golden 60 golden_cuda_test '*'; }
 run_equalities() {
   # Threads are the host's; the walks' own test is no equality.
-  measure_tests equalities equalities 100 equality_cuda_test '*/Batch.*:*BlockSizesAreEqual*:*HitIsMiss/*:*ChunkedIsWhole*'
+  measure_tests equalities equalities 100 equality_cuda_test '*/Batch.*:*BlockSizesAreEqual*:*Offloaded*:*HitIsMiss/*:*ChunkedIsWhole*'
 }
 run_bench() {
   local free

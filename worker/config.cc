@@ -16,6 +16,7 @@ namespace {
 // Rows of one walk, tokens of a context: beyond it sums of rows and layers leave 32 bits.
 constexpr int kMaxRows = 1 << 24;
 constexpr int kMaxRanks = 1024;
+constexpr double kMaxOffloadGiB = 1 << 20;
 
 CLI::Option* add_number(CLI::App& app, const std::string& flag, int32_t& target, int min, int max,
                         const std::string& help) {
@@ -109,6 +110,13 @@ void add_memory_flags(CLI::App& app, WorkerConfig& config) {
                  "Share of such a device's memory for weights, keys and values")
       ->check(CLI::Range(0.01, 1.0))
       ->type_name("SHARE")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--cpu-offload-gb", config.cpu_offload_gb,
+                 "GiB of each rank's device memory to free: layers stay in host memory and are "
+                 "copied over in every step")
+      ->check(CLI::Range(0.0, kMaxOffloadGiB))
+      ->type_name("GIB")
       ->capture_default_str()
       ->group(group);
   add_enum(app, "--kv-cache-dtype", config.kv_cache_dtype, number_formats(),
@@ -341,6 +349,12 @@ absl::Status check_worker_config(const WorkerConfig& config) {
     return absl::InvalidArgumentError(
         absl::StrCat("--staging-rows ", config.staging_rows, " must exceed --max-num-seqs ",
                      config.max_num_seqs, ": every running sequence holds a row"));
+  }
+  if (config.cpu_offload_gb > 0 && config.device != Device::kCuda) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--cpu-offload-gb ", config.cpu_offload_gb, " needs --device cuda: ",
+                     config.device == Device::kCpu ? "on the CPU weights are in host memory anyway"
+                                                   : "--device sim does not simulate it"));
   }
   if (absl::Status status = check_simulation(config); !status.ok()) return status;
   if (absl::Status status = check_ranks(config); !status.ok()) return status;

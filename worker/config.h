@@ -41,6 +41,7 @@ struct WorkerConfig {
   uint64_t kv_cache_bytes = uint64_t{4} << 30;
   bool kv_cache_given = false;          // else a device with memory of its own gives what is left
   double gpu_memory_utilization = 0.9;  // of that, for weights and KV
+  double cpu_offload_gb = 0.0;          // GiB of it that weights in host memory are to free
   uint64_t swap_bytes = uint64_t{1} << 30;
   int32_t block_size = 16;  // tokens per block of the largest slot
   bool enable_prefix_caching = true;

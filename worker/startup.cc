@@ -65,21 +65,6 @@ std::string random_id() {
   return absl::StrFormat("%08x%08x", random(), random());
 }
 
-// What of a rank's memory is known before it is loaded: weights, as if none were replicated, and,
-// if they were asked for, blocks and staging. The embedding table stays in host memory.
-uint64_t known_device_bytes(const WorkerConfig& config, const LoadedModel& loaded) {
-  const ModelConfig& model = loaded.config;
-  const uint64_t embedding =
-      static_cast<uint64_t>(model.vocabulary_size) * static_cast<uint64_t>(model.hidden_size);
-  const uint64_t packed = num_parameters(model) - (model.tie_word_embeddings ? 0 : embedding);
-  const uint64_t weights =
-      packed * dtype_bytes(loaded.plan.dtype) / static_cast<uint64_t>(loaded.shard.size);
-  if (!config.kv_cache_given) return weights;
-  const MemoryGeometry& geometry = loaded.plan.geometry;
-  return weights +
-         static_cast<uint64_t>(geometry.num_blocks * geometry.block_bytes + geometry.staging_bytes);
-}
-
 struct CudaBackend {
   absl::StatusOr<std::unique_ptr<Ops>> (*open)(const CudaOpsOptions&) = nullptr;
   absl::StatusOr<std::unique_ptr<Collectives>> (*connect)(const NcclOptions&, Ops&) = nullptr;
@@ -98,6 +83,21 @@ constexpr CudaBackend kCudaBackend{
       return lacks_cuda();
     }};
 #endif
+
+void log_offload(const WorkerConfig& config, const LoadedModel& loaded) {
+  const OffloadPlan& offload = loaded.offload;
+  if (offload.layers.empty()) {
+    spdlog::warn("--cpu-offload-gb {} frees nothing: of {} layers, {} slots would hold as much",
+                 config.cpu_offload_gb, loaded.config.num_layers, kOffloadSlots);
+    return;
+  }
+  // What is in host memory is what a step of all layers copies.
+  log_fields(spdlog::level::info, "weight offload",
+             {{"layers", absl::StrCat(offload.layers.size(), " of ", loaded.config.num_layers)},
+              {"copied_per_step", format_byte_size(offload.host_bytes)},
+              {"slots", format_byte_size(kOffloadSlots * offload.slot_bytes)},
+              {"freed", format_byte_size(offload.freed_bytes())}});
+}
 
 void fill_defaults(internal::v1::GenerationDefaults& to, const GenerationDefaults& from) {
   if (from.temperature) to.set_temperature(*from.temperature);
@@ -127,6 +127,9 @@ absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config, TensorShard s
   }
   loaded.passes = make_pass_plan(shard_layers(loaded.config.layers, shard.size));
   if (absl::Status status = update_plan(config, loaded); !status.ok()) return status;
+  loaded.offload =
+      plan_llama_offload(loaded.config, loaded.passes, shard.size, loaded.plan.dtype,
+                         static_cast<uint64_t>(config.cpu_offload_gb * (uint64_t{1} << 30)));
   return loaded;
 }
 
@@ -138,6 +141,21 @@ absl::Status update_plan(const WorkerConfig& config, LoadedModel& loaded) {
       is_first_with_kv_heads(loaded.config.num_kv_heads, loaded.shard);
   if (loaded.ops != nullptr) loaded.plan.scheduler.free_rows = loaded.ops->free_rows();
   return absl::OkStatus();
+}
+
+uint64_t known_device_bytes(const WorkerConfig& config, const LoadedModel& loaded) {
+  const ModelConfig& model = loaded.config;
+  const uint64_t embedding =
+      static_cast<uint64_t>(model.vocabulary_size) * static_cast<uint64_t>(model.hidden_size);
+  const uint64_t packed = num_parameters(model) - (model.tie_word_embeddings ? 0 : embedding);
+  const uint64_t share =
+      packed * dtype_bytes(loaded.plan.dtype) / static_cast<uint64_t>(loaded.shard.size);
+  // Of few KV heads a rank may hold, and free, more than its share.
+  const uint64_t weights = share - std::min(share, loaded.offload.freed_bytes());
+  if (!config.kv_cache_given) return weights;
+  const MemoryGeometry& geometry = loaded.plan.geometry;
+  return weights +
+         static_cast<uint64_t>(geometry.num_blocks * geometry.block_bytes + geometry.staging_bytes);
 }
 
 absl::Status open_device(const WorkerConfig& config, LoadedModel& loaded) {
@@ -195,6 +213,7 @@ absl::Status load_weights(const WorkerConfig& config, std::unique_ptr<Collective
   LoadProgress progress = LoadProgress::to_stderr("Loading weights", total_bytes);
   auto model = load_llama({.max_rows = config.max_num_batched_tokens,
                            .max_positions = wanted_context(config, loaded.config),
+                           .offload = loaded.offload,
                            .progress = [&progress](uint64_t done) { progress.update(done); },
                            .ranks = loaded.ranks.get()},
                           loaded.config, loaded.passes, std::move(loaded.weights), *loaded.ops);
@@ -284,6 +303,7 @@ void log_geometry(const WorkerConfig& config, const LoadedModel& loaded) {
               {"reproducible", loaded.plan.reproducible ? "yes" : "no"},
               {"numerics", loaded.ops == nullptr ? "" : loaded.ops->numerics()},
               {"fingerprint", loaded.fingerprint}});
+  if (config.cpu_offload_gb > 0) log_offload(config, loaded);
   const SchedulerOptions& scheduler = loaded.plan.scheduler;
   log_fields(
       spdlog::level::info, "prefill",

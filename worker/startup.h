@@ -21,6 +21,7 @@
 #include "worker/model/checkpoint_files.h"
 #include "worker/model/model.h"
 #include "worker/model/model_config.h"
+#include "worker/model/offload_plan.h"
 #include "worker/model/tensor_shard.h"
 #include "worker/model/weight_store.h"
 #include "worker/service/submit_check.h"
@@ -38,7 +39,8 @@ struct LoadedModel {
   std::string content;            // fingerprint of the checkpoint
   std::string numerics;           // formats, kernels and modes, as text
   std::string fingerprint;        // of the two above: equal ones give equal tokens
-  uint64_t weight_bytes = 0;      // on this rank
+  OffloadPlan offload;            // of this rank's layers
+  uint64_t weight_bytes = 0;      // on this rank's device
   uint64_t replicated_bytes = 0;  // of the checkpoint's tensors, what every rank holds
   absl::Duration load_time;
   std::unique_ptr<WeightStore> weights;  // between open_weights() and load_weights()
@@ -56,6 +58,11 @@ absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config, TensorShard s
 
 // Plans what read_model() has read, anew where flags have changed. Errors as above.
 absl::Status update_plan(const WorkerConfig& config, LoadedModel& loaded);
+
+// What of a rank's device memory is known before it is loaded: weights, as if none were replicated,
+// with the slots of those that are offloaded, and, if they were asked for, blocks and staging. The
+// embedding table stays in host memory.
+uint64_t known_device_bytes(const WorkerConfig& config, const LoadedModel& loaded);
 
 // What runs the model, kept in `loaded`. Errors: why the device cannot, in one line.
 absl::Status open_device(const WorkerConfig& config, LoadedModel& loaded);

@@ -90,6 +90,9 @@ def test_memory_is_what_the_device_has_left():
         (["--device", "cuda:x"], 2, "cuda:x is no device"),
         (["--device", "sim", "--port", 65535, "--sim-replicas", 2], 2, "goes beyond 65535"),
         (["--device", "sim", "--gpu-memory-utilization", 0.0001], 2, "--gpu-memory-utilization"),
+        (["--cpu-offload-gb", 0.5], 2, "--cpu-offload-gb 0.5 needs --device cuda: on the CPU weights are in host memory"),
+        (["--device", "sim", "--cpu-offload-gb", 4], 2, "--cpu-offload-gb 4 needs --device cuda"),
+        (["--device", "cuda", "--cpu-offload-gb", -1], 2, "--cpu-offload-gb"),
     ],
 )
 def test_wrong_flags(flags, code, text):

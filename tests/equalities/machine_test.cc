@@ -1,4 +1,4 @@
-// Threads and block sizes change nothing.
+// Threads, block sizes and where weights are kept change nothing.
 #include "tests/equalities/equality.h"
 
 namespace lckv {
@@ -23,6 +23,13 @@ TEST_P(Machine, BlockSizesAreEqual) {
     other.num_blocks = 8192;
     expect_equal(together(other, specs), expected);
   }
+}
+
+TEST_P(Machine, OffloadedWeightsAreResidentOnes) {
+  LocalOptions offloaded = options();
+  offloaded.offload_bytes = uint64_t{1} << 40;  // all
+  const auto specs = workload(3);
+  expect_equal(together(offloaded, specs), together(options(), specs));
 }
 
 INSTANTIATE_TEST_SUITE_P(Maps, Machine, testing::ValuesIn(layer_maps()), case_name);

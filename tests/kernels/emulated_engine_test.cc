@@ -15,11 +15,10 @@
 
 #include "absl/time/clock.h"
 #include "kernels/cuda/cuda_ops.h"
-#include "kernels/cuda/nccl_collectives.h"
 #include "kernels/reference_ops.h"
+#include "tests/kernels/emulated_engine.h"
 #include "tests/support/rank_threads.h"
 #include "worker/fit_memory.h"
-#include "worker/group/plan_frames.h"
 #include "worker/scheduler/scheduler.h"
 #include "worker/startup.h"
 
@@ -45,21 +44,6 @@ std::vector<SequenceSpec> workload() {
   return {plain, drawn};
 }
 
-using Tokens = std::map<uint64_t, std::vector<int32_t>>;
-
-WorkerConfig small_config() {
-  WorkerConfig config;
-  config.model = "deploy/models/demo";
-  config.dtype = NumberFormat::kFloat32;
-  config.kv_cache_bytes = uint64_t{1} << 20;
-  config.kv_cache_given = true;
-  config.swap_bytes = 0;
-  config.max_model_len = 64;
-  config.max_num_batched_tokens = 16;
-  config.max_num_seqs = 4;
-  return config;
-}
-
 // The demo model's shape with a cyclic group of two layers and nothing besides: what its products
 // take in depends on walks alone.
 WorkerConfig small_group_config() {
@@ -80,91 +64,20 @@ WorkerConfig small_group_config() {
   return config;
 }
 
-struct Rank {
-  std::unique_ptr<Ops> ops;
-  LoadedModel loaded;
-  std::unique_ptr<ModelRunner> runner;
-};
-
-// The scheduler is the first rank's.
-void load(Rank& rank, TensorShard shard, const RendezvousStore& store,
-          const WorkerConfig& config = small_config()) {
-  auto loaded = read_model(config, shard);
-  ASSERT_TRUE(loaded.ok()) << loaded.status();
-  rank.loaded = *std::move(loaded);
-  rank.loaded.ops = std::move(rank.ops);
-  ASSERT_TRUE(open_weights(config, rank.loaded).ok());
-  auto ranks = single_rank_collectives();
-  if (shard.size > 1) {
-    auto connected = connect_nccl({.rank = shard.rank,
-                                   .size = shard.size,
-                                   .life = "test",
-                                   .store = store,
-                                   .reproducible = true,
-                                   .timeout = absl::Seconds(60),
-                                   .call_timeout = absl::Seconds(60)},
-                                  *rank.loaded.ops);
-    ASSERT_TRUE(connected.ok()) << connected.status();
-    ranks = *std::move(connected);
-  }
-  ASSERT_TRUE(load_weights(config, std::move(ranks), rank.loaded).ok());
-}
-
-// Each of the Ops is a rank's.
-Tokens generate(std::vector<std::unique_ptr<Ops>> ops) {
-  const int size = static_cast<int>(ops.size());
-  const RendezvousStore store = rendezvous_in_memory();
-  std::vector<Rank> ranks(size);
-  run_ranks(size, [&](int rank) {
-    ranks[rank].ops = std::move(ops[rank]);
-    load(ranks[rank], {.rank = rank, .size = size}, store);
-    auto runner = make_runner(ranks[rank].loaded);
-    ASSERT_TRUE(runner.ok()) << runner.status();
-    ranks[rank].runner = *std::move(runner);
-  });
-  Scheduler scheduler(ranks[0].loaded.plan.scheduler, ranks[0].loaded.passes);
-  Tokens tokens;
-  for (const SequenceSpec& spec : workload()) {
-    const SequenceId id{tokens.size() + 1};
-    tokens[raw(id)];
-    EXPECT_TRUE(scheduler.submit(id, std::make_shared<const SequenceSpec>(spec), absl::Now()).ok());
-  }
-  while (const auto plan = scheduler.plan(absl::Now())) {
-    std::vector<StepResult> results(size);
-    run_ranks(size, [&](int rank) {
-      StepTimes times;
-      auto result = ranks[rank].runner->run(*plan, times);
-      ASSERT_TRUE(result.ok()) << result.status();
-      results[rank] = *std::move(result);
-    });
-    if (testing::Test::HasFailure()) break;
-    for (const StepResult& result : results) EXPECT_EQ(digest_of(result), digest_of(results[0]));
-    for (const SequenceEvent& event : scheduler.commit(results[0], absl::Now())) {
-      if (event.kind == SequenceEvent::Kind::kToken) {
-        tokens[raw(event.sequence)].push_back(event.token);
-      }
-    }
-  }
+std::map<uint64_t, std::vector<int32_t>> tokens_of(const std::map<uint64_t, Generated>& all) {
+  std::map<uint64_t, std::vector<int32_t>> tokens;
+  for (const auto& [sequence, generated] : all) tokens[sequence] = generated.tokens;
   return tokens;
-}
-
-std::vector<std::unique_ptr<Ops>> devices(int count) {
-  std::vector<std::unique_ptr<Ops>> ops;
-  for (int i = 0; i < count; ++i) {
-    ops.push_back(make_cuda_ops({.dtype = DType::kFloat32, .reproducible = true},
-                                {.num_multiprocessors = 2}));
-  }
-  return ops;
 }
 
 TEST(EmulatedEngine, GivesTheTokensOfTheReference) {
   std::vector<std::unique_ptr<Ops>> reference;
   reference.push_back(open_reference_ops(DType::kFloat32));
-  const Tokens expected = generate(std::move(reference));
+  const auto expected = tokens_of(generate(small_config(), workload(), std::move(reference)));
   EXPECT_EQ(expected.at(1).size(), 3U);
   EXPECT_EQ(expected.at(2).size(), 2U);
-  EXPECT_EQ(generate(devices(1)), expected);
-  EXPECT_EQ(generate(devices(2)), expected) << "two ranks";
+  EXPECT_EQ(tokens_of(generate(small_config(), workload(), devices(1))), expected);
+  EXPECT_EQ(tokens_of(generate(small_config(), workload(), devices(2))), expected) << "two ranks";
 }
 
 // The only rank, whose n-th wait is in vain.

@@ -66,6 +66,8 @@ absl::StatusOr<LocalRunner> open_local_runner(const LocalOptions& options,
   local.ops = ops.get();
   const LlamaOptions llama{.max_rows = options.max_batched_rows,
                            .max_positions = options.max_context,
+                           .offload = plan_llama_offload(local.config, local.passes, shard.size,
+                                                         options.dtype, options.offload_bytes),
                            .ranks = ranks.get()};
   auto model = load_llama(llama, local.config, local.passes, *std::move(weights), *ops);
   if (!model.ok()) return model.status();

@@ -25,6 +25,7 @@ struct LocalOptions {
   std::function<std::unique_ptr<Ops>(const LocalOptions&)> open_ops;
   int32_t threads = 1;
   bool reproducible = true;
+  uint64_t offload_bytes = 0;  // of device memory to be freed by weights in host memory
   int32_t block_size = 16;
   int32_t num_blocks = 512;
   int32_t num_host_blocks = 0;

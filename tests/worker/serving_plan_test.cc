@@ -139,26 +139,28 @@ TEST(WorkerConfigTest, EveryRunningSequenceNeedsARow) {
   EXPECT_FALSE(check_worker_config({.staging_rows = 64, .max_num_seqs = 64}).ok());
 }
 
+TEST(WorkerConfigTest, OnlyADeviceOfItsOwnMemoryOffloadsWeights) {
+  EXPECT_TRUE(check_worker_config({.device = Device::kCuda, .cpu_offload_gb = 4}).ok());
+  for (const Device device : {Device::kCpu, Device::kSim}) {
+    const absl::Status status = check_worker_config({.device = device, .cpu_offload_gb = 4});
+    EXPECT_TRUE(absl::IsInvalidArgument(status));
+    EXPECT_THAT(std::string(status.message()),
+                testing::HasSubstr("--cpu-offload-gb 4 needs --device cuda"));
+  }
+}
+
 TEST(WorkerConfigTest, FlagsFillTheConfig) {
   WorkerConfig config;
-  const char* argv[] = {"lckv-worker",
-                        "--model",
-                        "m",
-                        "--kv-cache-memory",
-                        "1.5GiB",
-                        "--prefill-tolerance",
-                        "0.25",
-                        "--reproducible",
-                        "on",
-                        "--drain-timeout",
-                        "3s",
-                        "--port",
-                        "0"};
+  const char* argv[] = {
+      "lckv-worker", "--model",        "m",  "--kv-cache-memory", "1.5GiB", "--prefill-tolerance",
+      "0.25",        "--reproducible", "on", "--cpu-offload-gb",  "0.25",   "--drain-timeout",
+      "3s",          "--port",         "0"};
   EXPECT_FALSE(parse_worker_config(std::size(argv), argv, config).has_value());
   EXPECT_EQ(config.model, "m");
   EXPECT_EQ(config.kv_cache_bytes, uint64_t{3} << 29);
   EXPECT_EQ(config.prefill_tolerance, 0.25F);
   EXPECT_EQ(config.reproducible, Choice::kOn);
+  EXPECT_EQ(config.cpu_offload_gb, 0.25);
   EXPECT_EQ(config.drain_timeout, absl::Seconds(3));
   EXPECT_EQ(config.port, 0);
   const char* wrong[] = {"lckv-worker", "--model", "m", "--prefill-tolerance", "-1"};

@@ -36,7 +36,9 @@ class LlamaModel : public Model {
         inner_size_(config.intermediate_size / shard_.size),
         vocabulary_share_(vocabulary_per_rank(config.vocabulary_size, shard_.size)),
         ops_(ops),
-        weights_(pack_llama(config, passes_, std::move(weights), {ops, options.progress})) {
+        weights_(pack_llama(config, passes_, std::move(weights),
+                            {ops, options.offload, options.progress})),
+        offloaded_(weights_.offloaded, ops) {
     LCKV_CHECK(options.max_rows > 0 && options.max_positions > 0);
     LCKV_CHECK(shard_.rank == (ranks_ == nullptr ? 0 : ranks_->rank()));
     LCKV_CHECK(shard_.size == (ranks_ == nullptr ? 1 : ranks_->size()));
@@ -47,7 +49,7 @@ class LlamaModel : public Model {
   int32_t hidden_size() const override { return config_.hidden_size; }
   int32_t vocabulary_size() const override { return config_.vocabulary_size; }
   int32_t max_rows() const override { return max_rows_; }
-  size_t weight_bytes() const override { return weights_.bytes; }
+  size_t weight_bytes() const override { return weights_.bytes + offloaded_.slot_bytes(); }
 
   absl::Status embed(std::span<const int32_t> ids, float* hidden) override;
   absl::Status run(const RangeBatch& batch) override;
@@ -80,6 +82,7 @@ class LlamaModel : public Model {
   const int32_t vocabulary_share_;  // ids; of the last ranks some lie beyond the vocabulary
   Ops& ops_;
   const LlamaWeights weights_;
+  OffloadedLayers offloaded_;
   std::unique_ptr<DeviceBuffer> rope_;
   std::vector<int32_t> own_ids_;  // of the batch that is being embedded, from our first id
 
@@ -149,6 +152,7 @@ absl::Status LlamaModel::run(const RangeBatch& batch) {
   for (int32_t layer = range.begin; layer < range.end; ++layer) {
     if (batch.before_layer != nullptr) (*batch.before_layer)();
     const LlamaLayer& weights = weights_.layers[layer];
+    offloaded_.enter(layer);
     attend(layer, batch);
     absl::Status status = add_share(*weights.o, attended_, batch, weights.o_bias);
     if (!status.ok()) return within(status, absl::StrCat("all_reduce of layer ", layer, " o_proj"));
@@ -157,6 +161,7 @@ absl::Status LlamaModel::run(const RangeBatch& batch) {
     if (!status.ok()) {
       return within(status, absl::StrCat("all_reduce of layer ", layer, " down_proj"));
     }
+    offloaded_.leave(layer);
   }
   return absl::OkStatus();
 }
@@ -284,6 +289,23 @@ absl::Status LlamaModel::gather_logits(int64_t rows, float* logits) {
 }
 
 }  // namespace
+
+OffloadPlan plan_llama_offload(const ModelConfig& config, const PassPlan& passes, int32_t num_ranks,
+                               DType dtype, uint64_t bytes) {
+  const int64_t hidden = config.hidden_size;
+  const int64_t q_width = int64_t{config.num_heads / num_ranks} * config.head_dim;
+  const int64_t inner = config.intermediate_size / num_ranks;
+  std::vector<uint64_t> layer_bytes;
+  for (int32_t layer = 0; layer < config.num_layers; ++layer) {
+    const LayerSpec& spec = passes.layers.layers[layer];
+    int64_t width = 2 * q_width + 3 * inner;  // of q and o, of gate, up and down
+    if (passes.unit_of_layer[layer] >= 0 && !is_guessed(passes, layer)) {
+      width += 2 * int64_t{spec.kv_heads} * spec.head_dim;
+    }
+    layer_bytes.push_back(static_cast<uint64_t>(width * hidden) * dtype_bytes(dtype));
+  }
+  return plan_offload(layer_bytes, bytes);
+}
 
 absl::StatusOr<std::unique_ptr<Model>> load_llama(const LlamaOptions& options,
                                                   const ModelConfig& config, PassPlan passes,

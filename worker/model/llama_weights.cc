@@ -1,5 +1,6 @@
 #include "worker/model/llama_weights.h"
 
+#include <algorithm>
 #include <cstring>
 #include <initializer_list>
 #include <string>
@@ -28,6 +29,7 @@ class LlamaPacker {
   WeightSource contiguous(const TensorView& tensor);
   std::unique_ptr<PackedWeight> pack_head(const WeightSource& head);
   std::unique_ptr<PackedWeight> pack(std::initializer_list<WeightSource> sources);
+  std::unique_ptr<PackedWeight> pack_on_host(std::initializer_list<WeightSource> sources);
   std::unique_ptr<DeviceBuffer> upload(std::initializer_list<WeightSource> sources);
   void forget_packed();
 
@@ -84,6 +86,15 @@ std::unique_ptr<PackedWeight> LlamaPacker::pack(std::initializer_list<WeightSour
   return weight;
 }
 
+// Of the last of weights_.offloaded.
+std::unique_ptr<PackedWeight> LlamaPacker::pack_on_host(
+    std::initializer_list<WeightSource> sources) {
+  auto weight = options_.ops.pack_on_host({sources.begin(), sources.size()});
+  weights_.offloaded.back().weights.push_back(weight.get());
+  forget_packed();
+  return weight;
+}
+
 std::unique_ptr<DeviceBuffer> LlamaPacker::upload(std::initializer_list<WeightSource> sources) {
   auto vector = options_.ops.upload({sources.begin(), sources.size()});
   weights_.bytes += vector->bytes();
@@ -112,23 +123,28 @@ void LlamaPacker::pack_layer(int32_t layer) {
     return source(absl::StrCat(attention, name, ".bias"));
   };
   const bool is_cached = passes_.unit_of_layer[layer] >= 0;
+  const std::vector<int32_t>& offloaded = options_.offload.layers;
+  const bool is_offloaded = std::binary_search(offloaded.begin(), offloaded.end(), layer);
+  if (is_offloaded) weights_.offloaded.push_back({.layer = layer, .weights = {}});
+  const auto pack_matrix = is_offloaded ? &LlamaPacker::pack_on_host : &LlamaPacker::pack;
   LlamaLayer& loaded = weights_.layers.emplace_back();
   loaded.attention_norm = upload({weight(prefix, "input_layernorm")});
-  loaded.q = pack({weight(attention, "q_proj")});
+  loaded.q = (this->*pack_matrix)({weight(attention, "q_proj")});
   if (is_cached) {
-    loaded.kv = pack({weight(attention, "k_proj"), weight(attention, "v_proj")});
+    const auto pack_kv = is_guessed(passes_, layer) ? &LlamaPacker::pack : pack_matrix;
+    loaded.kv = (this->*pack_kv)({weight(attention, "k_proj"), weight(attention, "v_proj")});
     const LayerSpec& spec = passes_.layers.layers[layer];
     LCKV_CHECK(loaded.kv->n() == 2 * spec.kv_heads * spec.head_dim);
   }
-  loaded.o = pack({weight(attention, "o_proj")});
+  loaded.o = (this->*pack_matrix)({weight(attention, "o_proj")});
   if (config_.attention_bias) {
     loaded.q_bias = upload({bias("q_proj")});
     if (is_cached) loaded.kv_bias = upload({bias("k_proj"), bias("v_proj")});
     loaded.o_bias = upload({bias("o_proj")});
   }
   loaded.mlp_norm = upload({weight(prefix, "post_attention_layernorm")});
-  loaded.gate_up = pack({weight(mlp, "gate_proj"), weight(mlp, "up_proj")});
-  loaded.down = pack({weight(mlp, "down_proj")});
+  loaded.gate_up = (this->*pack_matrix)({weight(mlp, "gate_proj"), weight(mlp, "up_proj")});
+  loaded.down = (this->*pack_matrix)({weight(mlp, "down_proj")});
 }
 
 LlamaWeights LlamaPacker::pack_all() {
@@ -141,6 +157,13 @@ LlamaWeights LlamaPacker::pack_all() {
 }
 
 }  // namespace
+
+bool is_guessed(const PassPlan& passes, int32_t layer) {
+  return std::any_of(passes.groups.begin(), passes.groups.end(), [&](const CyclicGroup& group) {
+    return std::any_of(group.units_read_upward.begin(), group.units_read_upward.end(),
+                       [&](UnitId unit) { return passes.units[raw(unit)].layer == layer; });
+  });
+}
 
 LlamaWeights pack_llama(const ModelConfig& config, const PassPlan& passes,
                         std::unique_ptr<WeightStore> store, const PackOptions& options) {

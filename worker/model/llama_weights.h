@@ -11,6 +11,8 @@
 #include "kernels/ops.h"
 #include "worker/kv/pass_plan.h"
 #include "worker/model/model_config.h"
+#include "worker/model/offload_plan.h"
+#include "worker/model/offloaded_layers.h"
 #include "worker/model/weight_store.h"
 
 namespace lckv {
@@ -34,13 +36,19 @@ struct LlamaWeights {
   std::vector<LlamaLayer> layers;
   std::unique_ptr<DeviceBuffer> final_norm;
   std::unique_ptr<PackedWeight> head;  // as many rows on every rank, those beyond the vocabulary 0
-  size_t bytes = 0;                    // on the device
+  std::vector<OffloadedLayer> offloaded;  // what of `layers` is in host memory
+  size_t bytes = 0;                       // on the device, without slots
 };
 
 struct PackOptions {
   Ops& ops;
+  const OffloadPlan& offload;
   std::function<void(uint64_t done_bytes)> progress;  // may be empty
 };
+
+// Whether the layer's K and V projections are asked for where it does not run: a walk's first guess
+// is theirs (Model::guess). They stay on the device.
+bool is_guessed(const PassPlan& passes, int32_t layer);
 
 // What the store's shard holds. Mapped tensors leave memory as they are packed.
 LlamaWeights pack_llama(const ModelConfig& config, const PassPlan& passes,

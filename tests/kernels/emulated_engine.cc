@@ -1,0 +1,109 @@
+#include "tests/kernels/emulated_engine.h"
+
+#include <gtest/gtest.h>
+
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/nccl_collectives.h"
+#include "tests/support/rank_threads.h"
+#include "worker/group/plan_frames.h"
+#include "worker/scheduler/scheduler.h"
+
+namespace lckv {
+
+WorkerConfig small_config() {
+  WorkerConfig config;
+  config.model = "deploy/models/demo";
+  config.dtype = NumberFormat::kFloat32;
+  config.kv_cache_bytes = uint64_t{1} << 20;
+  config.kv_cache_given = true;
+  config.swap_bytes = 0;
+  config.max_model_len = 64;
+  config.max_num_batched_tokens = 16;
+  config.max_num_seqs = 4;
+  return config;
+}
+
+void load(Rank& rank, TensorShard shard, const RendezvousStore& store, const WorkerConfig& config) {
+  auto loaded = read_model(config, shard);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  rank.loaded = *std::move(loaded);
+  rank.loaded.ops = std::move(rank.ops);
+  ASSERT_TRUE(open_weights(config, rank.loaded).ok());
+  auto ranks = single_rank_collectives();
+  if (shard.size > 1) {
+    auto connected = connect_nccl({.rank = shard.rank,
+                                   .size = shard.size,
+                                   .life = "test",
+                                   .store = store,
+                                   .reproducible = true,
+                                   .timeout = absl::Seconds(60),
+                                   .call_timeout = absl::Seconds(60)},
+                                  *rank.loaded.ops);
+    ASSERT_TRUE(connected.ok()) << connected.status();
+    ranks = *std::move(connected);
+  }
+  ASSERT_TRUE(load_weights(config, std::move(ranks), rank.loaded).ok());
+}
+
+std::vector<std::unique_ptr<Ops>> devices(int count) {
+  std::vector<std::unique_ptr<Ops>> ops;
+  for (int i = 0; i < count; ++i) {
+    ops.push_back(make_cuda_ops({.dtype = DType::kFloat32, .reproducible = true},
+                                {.num_multiprocessors = 2}));
+  }
+  return ops;
+}
+
+namespace {
+
+void take(const SequenceEvent& event, Generated& generated) {
+  if (event.kind == SequenceEvent::Kind::kToken) generated.tokens.push_back(event.token);
+  if (!event.logprob.has_value()) return;
+  generated.logprobs.push_back(event.logprob->own);
+  const std::vector<float>& top = event.logprob->top_logprobs;
+  generated.logprobs.insert(generated.logprobs.end(), top.begin(), top.end());
+}
+
+}  // namespace
+
+std::map<uint64_t, Generated> generate(const WorkerConfig& config,
+                                       const std::vector<SequenceSpec>& specs,
+                                       std::vector<std::unique_ptr<Ops>> ops) {
+  const int size = static_cast<int>(ops.size());
+  const RendezvousStore store = rendezvous_in_memory();
+  std::vector<Rank> ranks(size);
+  run_ranks(size, [&](int rank) {
+    ranks[rank].ops = std::move(ops[rank]);
+    load(ranks[rank], {.rank = rank, .size = size}, store, config);
+    auto runner = make_runner(ranks[rank].loaded);
+    ASSERT_TRUE(runner.ok()) << runner.status();
+    ranks[rank].runner = *std::move(runner);
+  });
+  Scheduler scheduler(ranks[0].loaded.plan.scheduler, ranks[0].loaded.passes);
+  std::map<uint64_t, Generated> generated;
+  for (const SequenceSpec& spec : specs) {
+    const SequenceId id{generated.size() + 1};
+    generated[raw(id)];
+    EXPECT_TRUE(scheduler.submit(id, std::make_shared<const SequenceSpec>(spec), absl::Now()).ok());
+  }
+  while (const auto plan = scheduler.plan(absl::Now())) {
+    std::vector<StepResult> results(size);
+    run_ranks(size, [&](int rank) {
+      StepTimes times;
+      auto result = ranks[rank].runner->run(*plan, times);
+      ASSERT_TRUE(result.ok()) << result.status();
+      results[rank] = *std::move(result);
+    });
+    if (testing::Test::HasFatalFailure()) break;
+    for (const StepResult& result : results) EXPECT_EQ(digest_of(result), digest_of(results[0]));
+    for (const SequenceEvent& event : scheduler.commit(results[0], absl::Now())) {
+      take(event, generated[raw(event.sequence)]);
+    }
+  }
+  return generated;
+}
+
+}  // namespace lckv

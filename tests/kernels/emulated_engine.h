@@ -1,0 +1,46 @@
+// What tests of the engine over the emulated device share: the production scheduler, runner and
+// model of any number of ranks, each a thread, turned by the test's own hand.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "kernels/rendezvous.h"
+#include "worker/config.h"
+#include "worker/engine/model_runner.h"
+#include "worker/scheduler/sequence_spec.h"
+#include "worker/startup.h"
+
+namespace lckv {
+
+// The demo model in float32, with little memory.
+WorkerConfig small_config();
+
+struct Rank {
+  std::unique_ptr<Ops> ops;
+  LoadedModel loaded;
+  std::unique_ptr<ModelRunner> runner;
+};
+
+// Puts the rank's ops to use and loads its weights; its test has failed where it cannot.
+void load(Rank& rank, TensorShard shard, const RendezvousStore& store, const WorkerConfig& config);
+
+// The CUDA backend, once for each rank.
+std::vector<std::unique_ptr<Ops>> devices(int count);
+
+struct Generated {
+  std::vector<int32_t> tokens;
+  std::vector<float> logprobs;  // own, then top ones, of all tokens they were asked for
+  friend bool operator==(const Generated&, const Generated&) = default;
+};
+
+// What the sequences get, by number from 1 on. Each of the Ops is a rank's; the scheduler is the
+// first one's.
+std::map<uint64_t, Generated> generate(const WorkerConfig& config,
+                                       const std::vector<SequenceSpec>& specs,
+                                       std::vector<std::unique_ptr<Ops>> ops);
+
+}  // namespace lckv
