@@ -32,6 +32,7 @@ REFUSED_BY_SCHEMA = [
     (of_model(flags={"kv-cache-memory": "4Gi"}), "/models/demo/flags/kv-cache-memory", "does not match pattern"),
     (of_model(flags={"block-size": 24}), "/models/demo/flags/block-size", "must be one of 1, 2, 4"),
     (of_model(flags={"gpu-memory-utilization": 90}), "/gpu-memory-utilization", "maximum: got 90, want 1"),
+    (of_model(flags={"cpu-offload-gb": "8GiB"}), "/models/demo/flags/cpu-offload-gb", "got string, want number"),
     (of_model(flags={"step-timeout": 60}), "/models/demo/flags/step-timeout", "got number, want string"),
     (of_model(drainTimeoutSeconds="2m"), "/models/demo/drainTimeoutSeconds", "got string, want integer"),
     (of_model(source={"hostPath": {"path": "/x"}}), "/models/demo/source", "maxProperties: got 2, want 1"),
