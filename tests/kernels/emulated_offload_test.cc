@@ -11,7 +11,6 @@
 
 #include "tests/kernels/emulated_cuda/streams.h"
 #include "tests/kernels/emulated_engine.h"
-#include "tests/support/rank_threads.h"
 #include "worker/fit_memory.h"
 
 namespace lckv {

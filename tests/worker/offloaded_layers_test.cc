@@ -138,6 +138,16 @@ TEST_F(OffloadedLayersTest, OneOrTwoThatRunAgainAndAgainStay) {
   EXPECT_TRUE(take_fetched().empty());
 }
 
+TEST_F(OffloadedLayersTest, WhatWasNotExpectedLeavesWhatComesAfterIt) {
+  run(0, 8);
+  run(0, 4);
+  run(6, 8);  // without layer 5
+  run(0, 4);
+  take_fetched();
+  EXPECT_EQ(run(5, 6), 1);
+  EXPECT_THAT(take_fetched(), ElementsAre(5, 1)) << "layer 6 is still there";
+}
+
 TEST_F(OffloadedLayersTest, WhateverComesIsThereAndStaysWhileItRuns) {
   std::mt19937 random(3);
   for (int i = 0; i < 2000; ++i) {
