@@ -49,6 +49,19 @@ class PackedWeight {
   virtual size_t bytes() const = 0;
 };
 
+// Rows that ids name: packed for the device, once, in the compute dtype, or read where the
+// checkpoint has them.
+class EmbeddingTable {
+ public:
+  virtual ~EmbeddingTable() = default;
+  virtual int64_t n() const = 0;
+  virtual int64_t k() const = 0;
+  // Of the device's memory, without what it shares with a weight.
+  virtual size_t bytes() const = 0;
+  // Whether the source is to stay where it is for as long as the table lives.
+  virtual bool reads_source() const = 0;
+};
+
 // How rotary frequencies are derived (Hugging Face `rope_scaling`).
 struct RopeOptions {
   enum class Scaling : uint8_t { kNone, kLinear, kLlama3 };
@@ -192,12 +205,16 @@ class Ops {
   virtual std::unique_ptr<DeviceBuffer> allocate(size_t bytes) = 0;
   // Several matrices of equal k become one, stacked over n in the order given.
   virtual std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) = 0;
+  // `tied`: a weight whose first rows were packed from the same values and which outlives the
+  // table; null where there is none.
+  virtual std::unique_ptr<EmbeddingTable> pack_table(const WeightSource& source,
+                                                     const PackedWeight* tied) = 0;
   // A vector (norm weight, bias) as float32 on the device.
   virtual std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) = 0;
 
-  // out[r] = table[ids[r]], zeros where that is negative; table [vocabulary, hidden] stays in host
-  // memory, mapped. ids: host.
-  virtual void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) = 0;
+  // out[r] = table[ids[r]], rounded to the compute dtype; zeros where the id is negative. ids:
+  // host.
+  virtual void embed(const EmbeddingTable& table, std::span<const int32_t> ids, float* out) = 0;
   // out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight
   virtual void rms_norm(const float* x, const float* weight, float eps, int64_t rows,
                         int64_t hidden, float* out) = 0;

@@ -15,6 +15,7 @@
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/onednn_product.h"
 #include "kernels/cpu/products.h"
+#include "kernels/mapped_table.h"
 #include "kernels/rope_frequencies.h"
 #include "kernels/sampling.h"
 #include "kernels/weight_values.h"
@@ -59,6 +60,11 @@ class CpuOps final : public Ops {
     return products_.pack(sources);
   }
 
+  std::unique_ptr<EmbeddingTable> pack_table(const WeightSource& source,
+                                             const PackedWeight*) override {
+    return std::make_unique<MappedTable>(source);
+  }
+
   std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) override {
     int64_t count = 0;
     for (const WeightSource& source : sources) count += source.n * source.k;
@@ -70,16 +76,17 @@ class CpuOps final : public Ops {
     return buffer;
   }
 
-  void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) override {
+  void embed(const EmbeddingTable& table, std::span<const int32_t> ids, float* out) override {
+    const WeightSource& source = dynamic_cast<const MappedTable&>(table).source();
     for (size_t i = 0; i < ids.size(); ++i) {
-      LCKV_CHECK(ids[i] < table.n);
-      float* const row = out + static_cast<int64_t>(i) * table.k;
+      LCKV_CHECK(ids[i] < source.n);
+      float* const row = out + static_cast<int64_t>(i) * source.k;
       if (ids[i] < 0) {
-        std::fill_n(row, table.k, 0.0F);
+        std::fill_n(row, source.k, 0.0F);
         continue;
       }
-      for (int64_t j = 0; j < table.k; ++j) row[j] = weight_value(table, ids[i] * table.k + j);
-      if (dtype_ == DType::kBFloat16 && table.dtype != DType::kBFloat16) round_row(row, table.k);
+      for (int64_t j = 0; j < source.k; ++j) row[j] = weight_value(source, ids[i] * source.k + j);
+      if (dtype_ == DType::kBFloat16 && source.dtype != DType::kBFloat16) round_row(row, source.k);
     }
   }
 

@@ -14,6 +14,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/products.h"
+#include "kernels/cuda/row_chunks.h"
 #include "kernels/cuda/sampling.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/rope_frequencies.h"
@@ -37,6 +38,25 @@ constexpr int32_t kFreeRows = 64;
 
 // Of the rows that are drawn at once.
 constexpr size_t kMassBytes = size_t{64} << 20;
+
+// Rows that lie as a weight's do: its own, or the first of the output weight's where the two are
+// tied.
+class CudaTable final : public EmbeddingTable {
+ public:
+  CudaTable(int64_t n, const PackedWeight& tied) : n_(n), rows_(&tied) {}
+  explicit CudaTable(std::unique_ptr<PackedWeight> own)
+      : n_(own->n()), own_(std::move(own)), rows_(own_.get()) {}
+  int64_t n() const override { return n_; }
+  int64_t k() const override { return rows_->k(); }
+  size_t bytes() const override { return own_ == nullptr ? 0 : own_->bytes(); }
+  bool reads_source() const override { return false; }
+  const std::byte* rows() const { return rows_of(*rows_); }
+
+ private:
+  const int64_t n_;
+  const std::unique_ptr<PackedWeight> own_;
+  const PackedWeight* const rows_;
+};
 
 class CudaOps final : public Ops, public StreamOwner {
  public:
@@ -83,6 +103,13 @@ class CudaOps final : public Ops, public StreamOwner {
     return products_.pack(sources);
   }
 
+  std::unique_ptr<EmbeddingTable> pack_table(const WeightSource& source,
+                                             const PackedWeight* tied) override {
+    if (tied == nullptr) return std::make_unique<CudaTable>(products_.pack({&source, 1}));
+    LCKV_CHECK(source.n <= tied->n() && source.k == tied->k());
+    return std::make_unique<CudaTable>(source.n, *tied);
+  }
+
   std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) override {
     std::vector<float> values;
     for (const WeightSource& source : sources) {
@@ -91,26 +118,16 @@ class CudaOps final : public Ops, public StreamOwner {
     return uploaded(values);
   }
 
-  void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) override {
-    const auto row_bytes = static_cast<size_t>(table.k) * dtype_bytes(table.dtype);
-    const size_t rows_at_once = uploads_.max_bytes() / row_bytes;
-    LCKV_CHECK(rows_at_once > 0);
-    for (size_t first = 0; first < ids.size(); first += rows_at_once) {
-      const size_t rows = std::min(rows_at_once, ids.size() - first);
-      std::byte* to = uploads_.take(rows * row_bytes);
-      for (const int32_t id : ids.subspan(first, rows)) {
-        LCKV_CHECK(id < table.n);
-        if (id < 0) {
-          std::memset(to, 0, row_bytes);
-        } else {
-          std::memcpy(to, static_cast<const std::byte*>(table.data) + id * row_bytes, row_bytes);
-        }
-        to += row_bytes;
-      }
-      const auto count = static_cast<int64_t>(rows) * table.k;
-      widen_values(uploads_.send(), table.dtype, dtype_, count,
-                   out + static_cast<int64_t>(first) * table.k, stream_);
-    }
+  void embed(const EmbeddingTable& table, std::span<const int32_t> ids, float* out) override {
+    for (const int32_t id : ids) LCKV_CHECK(id < table.n());
+    embed_rows({.table = dynamic_cast<const CudaTable&>(table).rows(),
+                .dtype = dtype_,
+                .row_values = chunked_k(dtype_, table.k()),
+                .ids = uploads_.upload(ids),
+                .count = static_cast<int64_t>(ids.size()),
+                .hidden = table.k(),
+                .out = out},
+               stream_);
   }
 
   void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t hidden,

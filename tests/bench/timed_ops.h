@@ -26,6 +26,10 @@ class TimedOps final : public Ops {
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
     return ops_->pack(sources);
   }
+  std::unique_ptr<EmbeddingTable> pack_table(const WeightSource& source,
+                                             const PackedWeight* tied) override {
+    return ops_->pack_table(source, tied);
+  }
   std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) override {
     return ops_->upload(sources);
   }
@@ -34,7 +38,7 @@ class TimedOps final : public Ops {
     return ops_->rope_table(options, max_positions);
   }
 
-  void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) override {
+  void embed(const EmbeddingTable& table, std::span<const int32_t> ids, float* out) override {
     const Timer timer(total_);
     ops_->embed(table, ids, out);
   }

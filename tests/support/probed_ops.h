@@ -34,10 +34,14 @@ class ProbedOps : public Ops {
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
     return inner_->pack(sources);
   }
+  std::unique_ptr<EmbeddingTable> pack_table(const WeightSource& source,
+                                             const PackedWeight* tied) override {
+    return inner_->pack_table(source, tied);
+  }
   std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) override {
     return inner_->upload(sources);
   }
-  void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) override {
+  void embed(const EmbeddingTable& table, std::span<const int32_t> ids, float* out) override {
     inner_->embed(table, ids, out);
   }
   void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t hidden,
