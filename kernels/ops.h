@@ -141,7 +141,7 @@ struct KvDistance {
 
 // What one row's next token is drawn from; see worker/scheduler/sequence_spec.h for the meaning.
 struct SampleArgs {
-  float* logits = nullptr;  // [vocabulary], after bias and penalties; overwritten
+  const float* logits = nullptr;  // [vocabulary], after bias and penalties
   int32_t vocabulary = 0;
   float temperature = 1.0F;
   uint32_t top_k = 0;
@@ -150,6 +150,13 @@ struct SampleArgs {
   uint64_t seed = 0;
   uint32_t choice = 0;
   uint32_t position = 0;  // of the token to be drawn, from the first generated one
+};
+
+// Which log-probabilities of a row are asked for: one id's, and those of the most likely ids.
+struct LogprobArgs {
+  const float* logits = nullptr;  // [vocabulary]
+  int32_t id = 0;
+  int32_t num_top = 0;  // up to the vocabulary
 };
 
 struct TopEntry {
@@ -266,10 +273,11 @@ class Ops {
   // that are equal, values are too, and the change is kSet.
   virtual void change_logits(float* logits, LogitChange change, std::span<const int32_t> ids,
                              std::span<const float> values) = 0;
-  // Natural log-probabilities of one row of logits: own[i] of ids[i], and the `num_top` most likely
-  // of all, most likely first, equal ones by id.
-  virtual void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids,
-                        float* own, int32_t num_top, TopEntry* top) = 0;
+  // Natural log-probabilities: own[i] of row i's id, and into `top`, row after row, the `num_top`
+  // most likely of the row, most likely first, equal ones by id. The rows are of one vocabulary;
+  // results are in host memory on return.
+  virtual void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
+                        TopEntry* top) = 0;
   // Temperature 0: the largest logit, the lowest id among equals. Else: temperature, top-k, min-p,
   // top-p, in this order, then one draw by Philox 4x32-10 (Salmon et al., SC 2011) keyed by seed,
   // choice and position. One id for each of the rows, which are of one vocabulary; they are in host

@@ -281,9 +281,12 @@ class ReferenceOps final : public Ops {
     }
   }
 
-  void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,
-                int32_t num_top, TopEntry* top) override {
-    row_logprobs(logits, vocabulary, ids, own, num_top, top);
+  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
+                TopEntry* top) override {
+    for (const LogprobArgs& row : rows) {
+      row_logprobs(row, vocabulary, own++, top);
+      top += row.num_top;
+    }
   }
 
   void sample(std::span<const SampleArgs> rows, int32_t* ids) override {

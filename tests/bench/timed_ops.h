@@ -119,10 +119,10 @@ class TimedOps final : public Ops {
     const Timer timer(total_);
     ops_->change_logits(logits, change, ids, values);
   }
-  void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,
-                int32_t num_top, TopEntry* top) override {
+  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
+                TopEntry* top) override {
     const Timer timer(total_);
-    ops_->logprobs(logits, vocabulary, ids, own, num_top, top);
+    ops_->logprobs(rows, vocabulary, own, top);
   }
   void sample(std::span<const SampleArgs> rows, int32_t* ids) override {
     const Timer timer(total_);
