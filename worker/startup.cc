@@ -66,14 +66,10 @@ std::string random_id() {
 }
 
 // What of a rank's memory is known before it is loaded: weights, as if none were replicated, and,
-// if they were asked for, blocks and staging. The embedding table stays in host memory.
+// if they were asked for, blocks and staging.
 uint64_t known_device_bytes(const WorkerConfig& config, const LoadedModel& loaded) {
-  const ModelConfig& model = loaded.config;
-  const uint64_t embedding =
-      static_cast<uint64_t>(model.vocabulary_size) * static_cast<uint64_t>(model.hidden_size);
-  const uint64_t packed = num_parameters(model) - (model.tie_word_embeddings ? 0 : embedding);
-  const uint64_t weights =
-      packed * dtype_bytes(loaded.plan.dtype) / static_cast<uint64_t>(loaded.shard.size);
+  const uint64_t weights = static_cast<uint64_t>(weight_bytes(loaded.config, loaded.plan.dtype)) /
+                           static_cast<uint64_t>(loaded.shard.size);
   if (!config.kv_cache_given) return weights;
   const MemoryGeometry& geometry = loaded.plan.geometry;
   return weights +

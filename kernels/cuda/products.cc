@@ -32,6 +32,10 @@ class RowMajorWeight final : public PackedWeight {
 
 }  // namespace
 
+const std::byte* rows_of(const PackedWeight& weight) {
+  return dynamic_cast<const RowMajorWeight&>(weight).data();
+}
+
 CudaProducts::CudaProducts(DType dtype, bool reproducible, UploadRing& uploads, cudaStream_t stream)
     : dtype_(dtype), uploads_(uploads), stream_(stream) {
   if (!reproducible) lt_ = std::make_unique<LtProducts>(stream);

@@ -13,6 +13,9 @@
 
 namespace lckv {
 
+// A packed weight's rows on the device: chunked_k(dtype, k) values each, in the compute dtype.
+const std::byte* rows_of(const PackedWeight& weight);
+
 // Owner: the CUDA backend. Thread: its caller's.
 class CudaProducts {
  public:

@@ -26,6 +26,10 @@ class TimedOps final : public Ops {
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
     return ops_->pack(sources);
   }
+  std::unique_ptr<EmbeddingTable> pack_table(const WeightSource& source,
+                                             const PackedWeight* tied) override {
+    return ops_->pack_table(source, tied);
+  }
   std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) override {
     return ops_->upload(sources);
   }
@@ -34,7 +38,7 @@ class TimedOps final : public Ops {
     return ops_->rope_table(options, max_positions);
   }
 
-  void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) override {
+  void embed(const EmbeddingTable& table, std::span<const int32_t> ids, float* out) override {
     const Timer timer(total_);
     ops_->embed(table, ids, out);
   }
@@ -115,10 +119,10 @@ class TimedOps final : public Ops {
     const Timer timer(total_);
     ops_->change_logits(logits, change, ids, values);
   }
-  void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,
-                int32_t num_top, TopEntry* top) override {
+  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
+                TopEntry* top) override {
     const Timer timer(total_);
-    ops_->logprobs(logits, vocabulary, ids, own, num_top, top);
+    ops_->logprobs(rows, vocabulary, own, top);
   }
   void sample(std::span<const SampleArgs> rows, int32_t* ids) override {
     const Timer timer(total_);

@@ -60,24 +60,34 @@ WorkerConfig small_config() {
   return config;
 }
 
-// The demo model's shape with a cyclic group of two layers and nothing besides: what its products
-// take in depends on walks alone.
-WorkerConfig small_group_config() {
+// The demo model's shape and made-up weights, with parts of its config as they are given here.
+WorkerConfig changed_config(const std::string& name,
+                            const std::map<std::string, std::string>& changes) {
   const std::filesystem::path from = "deploy/models/demo";
-  const std::filesystem::path to = std::filesystem::path(testing::TempDir()) / "small_group";
+  const std::filesystem::path to = std::filesystem::path(testing::TempDir()) / name;
   std::filesystem::create_directories(to);
   std::ifstream file(from / "config.json");
   std::string text{std::istreambuf_iterator<char>(file), {}};
-  const auto replace = [&text](const std::string& was, const std::string& is) {
-    text.replace(text.find(was), was.size(), is);
-  };
-  replace("0_6_6_6_6_6_6_7", "1_1");
-  replace("\"num_hidden_layers\": 8", "\"num_hidden_layers\": 2");
+  for (const auto& [was, is] : changes) text.replace(text.find(was), was.size(), is);
   std::ofstream(to / "config.json") << text;
   WorkerConfig config = small_config();
   config.model = to;
   config.load_format = LoadFormat::kDummy;
   return config;
+}
+
+const std::map<std::string, std::string> kSmallGroup = {
+    {"0_6_6_6_6_6_6_7", "1_1"}, {"\"num_hidden_layers\": 8", "\"num_hidden_layers\": 2"}};
+
+// A cyclic group of two layers and nothing besides: what products take in depends on walks alone.
+WorkerConfig small_group_config() { return changed_config("small_group", kSmallGroup); }
+
+// With an output matrix of its own, and of two ranks' vocabularies one ends in padding.
+WorkerConfig untied_config() {
+  auto changes = kSmallGroup;
+  changes["\"tie_word_embeddings\": true"] = "\"tie_word_embeddings\": false";
+  changes["\"vocab_size\": 4096"] = "\"vocab_size\": 4095";
+  return changed_config("untied", changes);
 }
 
 struct Rank {
@@ -111,13 +121,14 @@ void load(Rank& rank, TensorShard shard, const RendezvousStore& store,
 }
 
 // Each of the Ops is a rank's.
-Tokens generate(std::vector<std::unique_ptr<Ops>> ops) {
+Tokens generate(std::vector<std::unique_ptr<Ops>> ops,
+                const WorkerConfig& config = small_config()) {
   const int size = static_cast<int>(ops.size());
   const RendezvousStore store = rendezvous_in_memory();
   std::vector<Rank> ranks(size);
   run_ranks(size, [&](int rank) {
     ranks[rank].ops = std::move(ops[rank]);
-    load(ranks[rank], {.rank = rank, .size = size}, store);
+    load(ranks[rank], {.rank = rank, .size = size}, store, config);
     auto runner = make_runner(ranks[rank].loaded);
     ASSERT_TRUE(runner.ok()) << runner.status();
     ranks[rank].runner = *std::move(runner);
@@ -157,14 +168,48 @@ std::vector<std::unique_ptr<Ops>> devices(int count) {
   return ops;
 }
 
+std::vector<std::unique_ptr<Ops>> reference() {
+  std::vector<std::unique_ptr<Ops>> ops;
+  ops.push_back(open_reference_ops(DType::kFloat32));
+  return ops;
+}
+
 TEST(EmulatedEngine, GivesTheTokensOfTheReference) {
-  std::vector<std::unique_ptr<Ops>> reference;
-  reference.push_back(open_reference_ops(DType::kFloat32));
-  const Tokens expected = generate(std::move(reference));
+  const Tokens expected = generate(reference());
   EXPECT_EQ(expected.at(1).size(), 3U);
   EXPECT_EQ(expected.at(2).size(), 2U);
   EXPECT_EQ(generate(devices(1)), expected);
   EXPECT_EQ(generate(devices(2)), expected) << "two ranks";
+}
+
+LoadedModel load_on_device(const WorkerConfig& config) {
+  auto loaded = read_model(config);
+  EXPECT_TRUE(loaded.ok()) << loaded.status();
+  loaded->ops = make_cuda_ops({.dtype = loaded->plan.dtype, .reproducible = true},
+                              {.num_multiprocessors = 2});
+  EXPECT_TRUE(open_weights(config, *loaded).ok());
+  EXPECT_TRUE(load_weights(config, single_rank_collectives(), *loaded).ok());
+  return *std::move(loaded);
+}
+
+// Made-up weights are zeros once they were given back: nothing is looked up in them afterwards.
+TEST(EmulatedEngine, GivesTheTokensOfTheReferenceWithAnEmbeddingOfItsOwn) {
+  const WorkerConfig config = untied_config();
+  const Tokens expected = generate(reference(), config);
+  EXPECT_EQ(generate(devices(1), config), expected);
+  EXPECT_EQ(generate(devices(2), config), expected) << "two ranks";
+}
+
+TEST(EmulatedEngine, ATiedEmbeddingTakesNoMemoryOfItsOwn) {
+  const auto weight_bytes = [](const WorkerConfig& config) {
+    auto loaded = load_on_device(config);
+    const uint64_t vocabulary = static_cast<uint64_t>(loaded.config.vocabulary_size);
+    return std::pair(loaded.weight_bytes,
+                     vocabulary * static_cast<uint64_t>(loaded.config.hidden_size) * sizeof(float));
+  };
+  const auto [tied, tied_table] = weight_bytes(small_group_config());
+  const auto [untied, untied_table] = weight_bytes(untied_config());
+  EXPECT_EQ(tied - tied_table, untied - 2 * untied_table);
 }
 
 // The only rank, whose n-th wait is in vain.
@@ -218,16 +263,6 @@ TEST(ModelRunner, WaitsForRanksBeforeItReadsTheDevice) {
   EXPECT_THAT(places, testing::ElementsAre(
                           testing::HasSubstr("waiting for ranks before comparing KV: no peer"),
                           testing::HasSubstr("waiting for ranks before sampling: no peer")));
-}
-
-LoadedModel load_on_device(const WorkerConfig& config) {
-  auto loaded = read_model(config);
-  EXPECT_TRUE(loaded.ok()) << loaded.status();
-  loaded->ops = make_cuda_ops({.dtype = loaded->plan.dtype, .reproducible = true},
-                              {.num_multiprocessors = 2});
-  EXPECT_TRUE(open_weights(config, *loaded).ok());
-  EXPECT_TRUE(load_weights(config, single_rank_collectives(), *loaded).ok());
-  return *std::move(loaded);
 }
 
 uint64_t used(const Ops& ops) {

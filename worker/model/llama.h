@@ -27,9 +27,9 @@ struct LlamaOptions {
   Collectives* ranks = nullptr;
 };
 
-// Packs the weights for the device; mapped ones leave memory as they are packed, but for the
-// embedding table, which is read where it lies. `passes` are the rank's: of shard_layers(). `ops`
-// must outlive the model. Errors: ResourceExhausted where memory cannot be had.
+// Packs the weights for the device; mapped ones leave memory as they are packed, but for an
+// embedding table that the Ops read where it lies. `passes` are the rank's: of shard_layers().
+// `ops` must outlive the model. Errors: ResourceExhausted where memory cannot be had.
 absl::StatusOr<std::unique_ptr<Model>> load_llama(const LlamaOptions& options,
                                                   const ModelConfig& config, PassPlan passes,
                                                   std::unique_ptr<WeightStore> weights, Ops& ops);
