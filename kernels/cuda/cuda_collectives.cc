@@ -62,8 +62,10 @@ class CudaCollectives final : public Collectives {
     return status.ok() ? status : fail(std::move(status));
   }
   absl::Status fail(absl::Status status);
-  // NCCL first: what it has on the stream would keep back what peers are to hear.
+  // Neither may wait for what the other has on the device: a kernel that waits for a peer is ended
+  // before NCCL, which may wait for the device, and that before peers are told in the stream.
   void close() {
+    if (peers_ != nullptr) peers_->abort();
     nccl_.reset();
     peers_.reset();
   }

@@ -71,7 +71,8 @@ int any(int predicate);
 // Whether ranks can map each other's memory from now on.
 void map_peers(bool maps);
 // After a look at what other ranks write: waits a little where nothing is new, and now and then
-// where something is, so that what they do too early shows.
+// where something is, so that what they do too early shows. After a store, so that what they see
+// too early does.
 void hold_up();
 void has_stored();
 // While `body` runs, device memory is open.
