@@ -10,8 +10,8 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cuda/cuda_collectives.h"
 #include "kernels/cuda/cuda_ops.h"
-#include "kernels/cuda/nccl_collectives.h"
 #include "rpc/byte_size.h"
 #include "rpc/logging.h"
 #include "worker/engine/numerics.h"
@@ -78,10 +78,11 @@ uint64_t known_device_bytes(const WorkerConfig& config, const LoadedModel& loade
 
 struct CudaBackend {
   absl::StatusOr<std::unique_ptr<Ops>> (*open)(const CudaOpsOptions&) = nullptr;
-  absl::StatusOr<std::unique_ptr<Collectives>> (*connect)(const NcclOptions&, Ops&) = nullptr;
+  absl::StatusOr<std::unique_ptr<Collectives>> (*connect)(const CudaCollectivesOptions&,
+                                                          Ops&) = nullptr;
 };
 #ifdef LCKV_CUDA
-constexpr CudaBackend kCudaBackend{.open = open_cuda_ops, .connect = connect_nccl};
+constexpr CudaBackend kCudaBackend{.open = open_cuda_ops, .connect = connect_cuda_ranks};
 #else
 absl::Status lacks_cuda() {
   return absl::FailedPreconditionError("--device cuda: this lckv-worker was built without CUDA");
@@ -90,9 +91,8 @@ constexpr CudaBackend kCudaBackend{
     .open = [](const CudaOpsOptions&) -> absl::StatusOr<std::unique_ptr<Ops>> {
       return lacks_cuda();
     },
-    .connect = [](const NcclOptions&, Ops&) -> absl::StatusOr<std::unique_ptr<Collectives>> {
-      return lacks_cuda();
-    }};
+    .connect = [](const CudaCollectivesOptions&,
+                  Ops&) -> absl::StatusOr<std::unique_ptr<Collectives>> { return lacks_cuda(); }};
 #endif
 
 void fill_defaults(internal::v1::GenerationDefaults& to, const GenerationDefaults& from) {
@@ -154,7 +154,8 @@ absl::Status open_device(const WorkerConfig& config, LoadedModel& loaded) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Collectives>> connect_gpus(const NcclOptions& options, Ops& ops) {
+absl::StatusOr<std::unique_ptr<Collectives>> connect_gpus(const CudaCollectivesOptions& options,
+                                                          Ops& ops) {
   return kCudaBackend.connect(options, ops);
 }
 

@@ -11,7 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "kernels/collectives.h"
-#include "kernels/cuda/nccl_collectives.h"
+#include "kernels/cuda/cuda_collectives.h"
 #include "kernels/ops.h"
 #include "lckv/internal/v1/engine.pb.h"
 #include "worker/config.h"
@@ -61,7 +61,8 @@ absl::Status update_plan(const WorkerConfig& config, LoadedModel& loaded);
 absl::Status open_device(const WorkerConfig& config, LoadedModel& loaded);
 
 // The collectives of an open CUDA device; connect_ranks() asks for them.
-absl::StatusOr<std::unique_ptr<Collectives>> connect_gpus(const NcclOptions& options, Ops& ops);
+absl::StatusOr<std::unique_ptr<Collectives>> connect_gpus(const CudaCollectivesOptions& options,
+                                                          Ops& ops);
 
 // Maps the weights for the open device and takes the fingerprints; reads no more than these need.
 // Errors: one line that names the file and the tensor.

@@ -14,9 +14,10 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "kernels/cuda/cuda_collectives.h"
 #include "kernels/cuda/cuda_ops.h"
-#include "kernels/cuda/nccl_collectives.h"
 #include "kernels/reference_ops.h"
+#include "tests/kernels/emulated_cuda/cuda_runtime.h"
 #include "tests/support/rank_threads.h"
 #include "worker/fit_memory.h"
 #include "worker/group/plan_frames.h"
@@ -106,14 +107,16 @@ void load(Rank& rank, TensorShard shard, const RendezvousStore& store,
   ASSERT_TRUE(open_weights(config, rank.loaded).ok());
   auto ranks = single_rank_collectives();
   if (shard.size > 1) {
-    auto connected = connect_nccl({.rank = shard.rank,
-                                   .size = shard.size,
-                                   .life = "test",
-                                   .store = store,
-                                   .reproducible = true,
-                                   .timeout = absl::Seconds(60),
-                                   .call_timeout = absl::Seconds(60)},
-                                  *rank.loaded.ops);
+    rank.loaded.ops->enter_thread();
+    auto connected = connect_cuda_ranks({.rank = shard.rank,
+                                         .size = shard.size,
+                                         .life = "test",
+                                         .store = store,
+                                         .reproducible = true,
+                                         .shares_device = config.allow_shared_device,
+                                         .timeout = absl::Seconds(60),
+                                         .call_timeout = absl::Seconds(60)},
+                                        *rank.loaded.ops);
     ASSERT_TRUE(connected.ok()) << connected.status();
     ranks = *std::move(connected);
   }
@@ -159,10 +162,11 @@ Tokens generate(std::vector<std::unique_ptr<Ops>> ops,
   return tokens;
 }
 
-std::vector<std::unique_ptr<Ops>> devices(int count) {
+std::vector<std::unique_ptr<Ops>> devices(int count, bool are_one = false) {
   std::vector<std::unique_ptr<Ops>> ops;
   for (int i = 0; i < count; ++i) {
-    ops.push_back(make_cuda_ops({.dtype = DType::kFloat32, .reproducible = true},
+    const int32_t device = are_one ? 0 : i;
+    ops.push_back(make_cuda_ops({.device = device, .dtype = DType::kFloat32, .reproducible = true},
                                 {.num_multiprocessors = 2}));
   }
   return ops;
@@ -174,12 +178,24 @@ std::vector<std::unique_ptr<Ops>> reference() {
   return ops;
 }
 
+// While one lives, ranks exchange everything over NCCL.
+class NoPeerMemory {
+ public:
+  NoPeerMemory() { emulated_cuda::map_peers(false); }
+  ~NoPeerMemory() { emulated_cuda::map_peers(true); }
+};
+
 TEST(EmulatedEngine, GivesTheTokensOfTheReference) {
   const Tokens expected = generate(reference());
   EXPECT_EQ(expected.at(1).size(), 3U);
   EXPECT_EQ(expected.at(2).size(), 2U);
   EXPECT_EQ(generate(devices(1)), expected);
   EXPECT_EQ(generate(devices(2)), expected) << "two ranks";
+  WorkerConfig sharing = small_config();
+  sharing.allow_shared_device = true;
+  EXPECT_EQ(generate(devices(2, /*are_one=*/true), sharing), expected) << "of one device";
+  const NoPeerMemory none;
+  EXPECT_EQ(generate(devices(2)), expected) << "over NCCL";
 }
 
 LoadedModel load_on_device(const WorkerConfig& config) {
@@ -332,6 +348,7 @@ TEST(FitMemory, MeasuresWalksOfAllSeats) {
 }
 
 TEST(FitMemory, RanksTakeWhatAllHaveRoomFor) {
+  const NoPeerMemory none;  // NCCL is what takes memory for sums
   WorkerConfig config = small_group_config();
   config.kv_cache_given = false;
   config.gpu_memory_utilization = 0.9;  // of the one memory that all emulated devices share
