@@ -1,6 +1,5 @@
-// The production scheduler, runner and model over the CUDA backend's sources on the host: the demo
-// model gives the tokens that it gives over the plain reference, and nothing outside kernels and
-// copies touches device memory.
+// The production scheduler, runner and model over the CUDA backend's sources on the host: they give
+// the plain reference's tokens, and nothing outside kernels and copies touches device memory.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -83,7 +82,7 @@ const std::map<std::string, std::string> kSmallGroup = {
 // A cyclic group of two layers and nothing besides: what products take in depends on walks alone.
 WorkerConfig small_group_config() { return changed_config("small_group", kSmallGroup); }
 
-// With an output matrix of its own, and of two ranks' vocabularies one ends in padding.
+// With an output matrix of its own; of two ranks' shares of the vocabulary one ends in padding.
 WorkerConfig untied_config() {
   auto changes = kSmallGroup;
   changes["\"tie_word_embeddings\": true"] = "\"tie_word_embeddings\": false";
@@ -165,9 +164,9 @@ Tokens generate(std::vector<std::unique_ptr<Ops>> ops,
 std::vector<std::unique_ptr<Ops>> devices(int count, bool are_one = false) {
   std::vector<std::unique_ptr<Ops>> ops;
   for (int i = 0; i < count; ++i) {
-    const int32_t device = are_one ? 0 : i;
-    ops.push_back(make_cuda_ops({.device = device, .dtype = DType::kFloat32, .reproducible = true},
-                                {.num_multiprocessors = 2}));
+    ops.push_back(
+        make_cuda_ops({.device = are_one ? 0 : i, .dtype = DType::kFloat32, .reproducible = true},
+                      {.num_multiprocessors = 2}));
   }
   return ops;
 }
@@ -178,13 +177,6 @@ std::vector<std::unique_ptr<Ops>> reference() {
   return ops;
 }
 
-// While one lives, ranks exchange everything over NCCL.
-class NoPeerMemory {
- public:
-  NoPeerMemory() { emulated_cuda::map_peers(false); }
-  ~NoPeerMemory() { emulated_cuda::map_peers(true); }
-};
-
 TEST(EmulatedEngine, GivesTheTokensOfTheReference) {
   const Tokens expected = generate(reference());
   EXPECT_EQ(expected.at(1).size(), 3U);
@@ -194,7 +186,7 @@ TEST(EmulatedEngine, GivesTheTokensOfTheReference) {
   WorkerConfig sharing = small_config();
   sharing.allow_shared_device = true;
   EXPECT_EQ(generate(devices(2, /*are_one=*/true), sharing), expected) << "of one device";
-  const NoPeerMemory none;
+  const emulated_cuda::NoPeerMemory none;
   EXPECT_EQ(generate(devices(2)), expected) << "over NCCL";
 }
 
@@ -219,9 +211,8 @@ TEST(EmulatedEngine, GivesTheTokensOfTheReferenceWithAnEmbeddingOfItsOwn) {
 TEST(EmulatedEngine, ATiedEmbeddingTakesNoMemoryOfItsOwn) {
   const auto weight_bytes = [](const WorkerConfig& config) {
     auto loaded = load_on_device(config);
-    const uint64_t vocabulary = static_cast<uint64_t>(loaded.config.vocabulary_size);
-    return std::pair(loaded.weight_bytes,
-                     vocabulary * static_cast<uint64_t>(loaded.config.hidden_size) * sizeof(float));
+    const int64_t values = int64_t{loaded.config.vocabulary_size} * loaded.config.hidden_size;
+    return std::pair(loaded.weight_bytes, static_cast<uint64_t>(values) * sizeof(float));
   };
   const auto [tied, tied_table] = weight_bytes(small_group_config());
   const auto [untied, untied_table] = weight_bytes(untied_config());
@@ -348,7 +339,7 @@ TEST(FitMemory, MeasuresWalksOfAllSeats) {
 }
 
 TEST(FitMemory, RanksTakeWhatAllHaveRoomFor) {
-  const NoPeerMemory none;  // NCCL is what takes memory for sums
+  const emulated_cuda::NoPeerMemory none;  // NCCL is what takes memory for sums
   WorkerConfig config = small_group_config();
   config.kv_cache_given = false;
   config.gpu_memory_utilization = 0.9;  // of the one memory that all emulated devices share

@@ -31,9 +31,10 @@ std::vector<DeviceRank> connect(int size, bool reproducible,
 // Where peer memory is not to be had.
 class NcclTest : public testing::TestWithParam<int> {
  protected:
-  NcclTest() { emulated_cuda::map_peers(false); }
-  ~NcclTest() override { emulated_cuda::map_peers(true); }
   int size() const { return GetParam(); }
+
+ private:
+  const emulated_cuda::NoPeerMemory none_;
 };
 
 // From one number to more than is gathered at once.

@@ -349,7 +349,7 @@ TEST(ConnectDevices, SaysInOneLineThatTwoRanksHaveOneDevice) {
 }
 
 TEST(ConnectDevices, WhereMemoryCannotBeMappedNcclDoesItAll) {
-  emulated_cuda::map_peers(false);
+  const emulated_cuda::NoPeerMemory none;
   CudaCollectivesOptions all = patient();
   std::vector<std::string> said(2);
   std::vector<absl::Status> statuses(2);
@@ -367,7 +367,6 @@ TEST(ConnectDevices, WhereMemoryCannotBeMappedNcclDoesItAll) {
   all = patient();
   all.shares_device = true;
   statuses = try_to_connect(all, ranks);
-  emulated_cuda::map_peers(true);
   EXPECT_THAT(said[0], HasSubstr("over NCCL"));
   EXPECT_THAT(said[0], HasSubstr("rank 0: device memory of rank 1 cannot be mapped"));
   EXPECT_EQ(said[1], said[0]);

@@ -70,6 +70,12 @@ int lane();
 int any(int predicate);
 // Whether ranks can map each other's memory from now on.
 void map_peers(bool maps);
+// While one lives, they cannot.
+class NoPeerMemory {
+ public:
+  NoPeerMemory() { map_peers(false); }
+  ~NoPeerMemory() { map_peers(true); }
+};
 // After a look at what other ranks write: waits a little where nothing is new, and now and then
 // where something is, so that what they do too early shows. After a store, so that what they see
 // too early does.
