@@ -55,6 +55,19 @@ class WeightSlot {
   virtual ~WeightSlot() = default;
 };
 
+// Rows that ids name: packed for the device, once, in the compute dtype, or read where the
+// checkpoint has them.
+class EmbeddingTable {
+ public:
+  virtual ~EmbeddingTable() = default;
+  virtual int64_t n() const = 0;
+  virtual int64_t k() const = 0;
+  // Of the device's memory, without what it shares with a weight.
+  virtual size_t bytes() const = 0;
+  // Whether the source is to stay where it is for as long as the table lives.
+  virtual bool reads_source() const = 0;
+};
+
 // How rotary frequencies are derived (Hugging Face `rope_scaling`).
 struct RopeOptions {
   enum class Scaling : uint8_t { kNone, kLinear, kLlama3 };
@@ -134,7 +147,7 @@ struct KvDistance {
 
 // What one row's next token is drawn from; see worker/scheduler/sequence_spec.h for the meaning.
 struct SampleArgs {
-  float* logits = nullptr;  // [vocabulary], after bias and penalties; overwritten
+  const float* logits = nullptr;  // [vocabulary], after bias and penalties
   int32_t vocabulary = 0;
   float temperature = 1.0F;
   uint32_t top_k = 0;
@@ -143,6 +156,13 @@ struct SampleArgs {
   uint64_t seed = 0;
   uint32_t choice = 0;
   uint32_t position = 0;  // of the token to be drawn, from the first generated one
+};
+
+// Which log-probabilities of a row are asked for: one id's, and those of the most likely ids.
+struct LogprobArgs {
+  const float* logits = nullptr;  // [vocabulary]
+  int32_t id = 0;
+  int32_t num_top = 0;  // up to the vocabulary
 };
 
 struct TopEntry {
@@ -198,6 +218,10 @@ class Ops {
   virtual std::unique_ptr<DeviceBuffer> allocate(size_t bytes) = 0;
   // Several matrices of equal k become one, stacked over n in the order given.
   virtual std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) = 0;
+  // `tied`: a weight of pack() whose first rows were packed from the same values and which outlives
+  // the table; null where there is none.
+  virtual std::unique_ptr<EmbeddingTable> pack_table(const WeightSource& source,
+                                                     const PackedWeight* tied) = 0;
   // As pack(), but the matrix stays in page-locked host memory: the device reads it where fetch()
   // has put it, and not before. As it is, this and the next two are for devices whose memory is the
   // host's: nothing moves.
@@ -216,9 +240,9 @@ class Ops {
   // A vector (norm weight, bias) as float32 on the device.
   virtual std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) = 0;
 
-  // out[r] = table[ids[r]], zeros where that is negative; table [vocabulary, hidden] stays in host
-  // memory, mapped. ids: host.
-  virtual void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) = 0;
+  // out[r] = table[ids[r]], rounded to the compute dtype; zeros where the id is negative. ids:
+  // host.
+  virtual void embed(const EmbeddingTable& table, std::span<const int32_t> ids, float* out) = 0;
   // out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight
   virtual void rms_norm(const float* x, const float* weight, float eps, int64_t rows,
                         int64_t hidden, float* out) = 0;
@@ -270,10 +294,11 @@ class Ops {
   // that are equal, values are too, and the change is kSet.
   virtual void change_logits(float* logits, LogitChange change, std::span<const int32_t> ids,
                              std::span<const float> values) = 0;
-  // Natural log-probabilities of one row of logits: own[i] of ids[i], and the `num_top` most likely
-  // of all, most likely first, equal ones by id.
-  virtual void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids,
-                        float* own, int32_t num_top, TopEntry* top) = 0;
+  // Natural log-probabilities: own[i] of row i's id, and into `top`, row after row, the `num_top`
+  // most likely of the row, most likely first, equal ones by id. The rows are of one vocabulary;
+  // results are in host memory on return.
+  virtual void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
+                        TopEntry* top) = 0;
   // Temperature 0: the largest logit, the lowest id among equals. Else: temperature, top-k, min-p,
   // top-p, in this order, then one draw by Philox 4x32-10 (Salmon et al., SC 2011) keyed by seed,
   // choice and position. One id for each of the rows, which are of one vocabulary; they are in host

@@ -9,6 +9,7 @@
 
 #include "kernels/bfloat16.h"
 #include "kernels/check.h"
+#include "kernels/mapped_table.h"
 #include "kernels/rope_frequencies.h"
 #include "kernels/sampling.h"
 #include "kernels/weight_values.h"
@@ -76,6 +77,11 @@ class ReferenceOps final : public Ops {
     return weight;
   }
 
+  std::unique_ptr<EmbeddingTable> pack_table(const WeightSource& source,
+                                             const PackedWeight*) override {
+    return std::make_unique<MappedTable>(source);
+  }
+
   std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) override {
     std::vector<float> values;
     for (const WeightSource& source : sources) {
@@ -88,10 +94,11 @@ class ReferenceOps final : public Ops {
     return buffer;
   }
 
-  void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) override {
+  void embed(const EmbeddingTable& table, std::span<const int32_t> ids, float* out) override {
+    const WeightSource& source = dynamic_cast<const MappedTable&>(table).source();
     for (const int32_t id : ids) {
-      for (int64_t i = 0; i < table.k; ++i) {
-        *out++ = id < 0 ? 0.0F : rounded(weight_value(table, id * table.k + i));
+      for (int64_t i = 0; i < source.k; ++i) {
+        *out++ = id < 0 ? 0.0F : rounded(weight_value(source, id * source.k + i));
       }
     }
   }
@@ -274,9 +281,12 @@ class ReferenceOps final : public Ops {
     }
   }
 
-  void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,
-                int32_t num_top, TopEntry* top) override {
-    row_logprobs(logits, vocabulary, ids, own, num_top, top);
+  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
+                TopEntry* top) override {
+    for (const LogprobArgs& row : rows) {
+      row_logprobs(row, vocabulary, own++, top);
+      top += row.num_top;
+    }
   }
 
   void sample(std::span<const SampleArgs> rows, int32_t* ids) override {

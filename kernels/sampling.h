@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 #include "kernels/ops.h"
 #include "kernels/philox.h"
@@ -18,8 +17,7 @@ constexpr uint64_t draw_bits(uint64_t seed, uint32_t choice, uint32_t position) 
 }
 
 // See Ops::logprobs and Ops::sample.
-void row_logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,
-                  int32_t num_top, TopEntry* top);
+void row_logprobs(const LogprobArgs& row, int32_t vocabulary, float* own, TopEntry* top);
 int32_t draw_token(const SampleArgs& args);
 
 }  // namespace lckv

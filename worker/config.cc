@@ -207,6 +207,10 @@ void add_rank_flags(CLI::App& app, WorkerConfig& config) {
              "First rank of this host; -1: by LWS_WORKER_INDEX, else 0")
       ->take_last()
       ->group(group);
+  app.add_flag("--allow-shared-device", config.allow_shared_device,
+               "For tests: all ranks take the device of --device cuda:N, in turns, so that every "
+               "exchange takes milliseconds")
+      ->group(group);
   add_number(app, "--rank", config.rank, -1, kMaxRanks,
              "Be this rank, without a launcher; -1: start the ranks of this host")
       ->take_last()
@@ -268,7 +272,8 @@ std::optional<int> parse_worker_config(int argc, const char* const* argv, Worker
 }
 
 int32_t device_of_rank(const WorkerConfig& config) {
-  if (config.rank < 0 || config.first_rank < 0) return config.device_index;
+  const bool is_given = config.rank < 0 || config.first_rank < 0;
+  if (is_given || config.allow_shared_device) return config.device_index;
   return config.device_index + config.rank - config.first_rank;
 }
 
@@ -299,6 +304,18 @@ absl::Status check_simulation(const WorkerConfig& config) {
       return absl::InvalidArgumentError(absl::StrCat("port ", port, " plus --sim-replicas ",
                                                      config.sim_replicas, " goes beyond 65535"));
     }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status check_shared_device(const WorkerConfig& config) {
+  if (!config.allow_shared_device) return absl::OkStatus();
+  if (config.device != Device::kCuda) {
+    return absl::InvalidArgumentError("--allow-shared-device needs --device cuda:N");
+  }
+  if (!config.kv_cache_given) {
+    return absl::InvalidArgumentError(
+        "--allow-shared-device needs --kv-cache-memory: what a device has left is not shared out");
   }
   return absl::OkStatus();
 }
@@ -357,6 +374,7 @@ absl::Status check_worker_config(const WorkerConfig& config) {
                                                    : "--device sim does not simulate it"));
   }
   if (absl::Status status = check_simulation(config); !status.ok()) return status;
+  if (absl::Status status = check_shared_device(config); !status.ok()) return status;
   if (absl::Status status = check_ranks(config); !status.ok()) return status;
   return check_plaintext(config.host, config.tls, config.allow_plaintext);
 }

@@ -59,6 +59,7 @@ struct WorkerConfig {
   std::string leader;                // host:port that ranks meet at; empty: chosen by the launcher
   int32_t first_rank = -1;           // of this host's; -1: by LWS_WORKER_INDEX
   int32_t local_ranks = 0;           // on this host; 0: all, or by LWS_GROUP_SIZE
+  bool allow_shared_device = false;  // all ranks take the same one
   std::string life;                  // by the launcher, as the next
   int32_t launcher_pipe = -1;
   absl::Duration start_timeout = absl::Minutes(10);
@@ -85,7 +86,7 @@ std::optional<int> parse_worker_config(int argc, const char* const* argv, Worker
 std::optional<int32_t> cuda_index(absl::string_view given);
 
 // The number of this rank's CUDA device: a launcher's ranks take one after the other, from
-// --device cuda:N on.
+// --device cuda:N on, or, with --allow-shared-device, all take that one.
 int32_t device_of_rank(const WorkerConfig& config);
 
 // The host and port of "host:port". Errors: InvalidArgument naming --leader.

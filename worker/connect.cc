@@ -5,10 +5,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <functional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/gloo_collectives.h"
+#include "rpc/logging.h"
 #include "worker/group/timed_collectives.h"
 
 namespace lckv {
@@ -55,6 +57,13 @@ absl::StatusOr<std::unique_ptr<Collectives>> connect_hosts(const WorkerConfig& c
                        .call_timeout = config.step_timeout});
 }
 
+// What all ranks would say is for the leader to say.
+std::function<void(absl::string_view)> say_once(int32_t rank) {
+  return [rank](absl::string_view line) {
+    if (rank == 0) spdlog::info("{}", std::string(line));
+  };
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Collectives>> connect_ranks(const WorkerConfig& config,
@@ -67,8 +76,10 @@ absl::StatusOr<std::unique_ptr<Collectives>> connect_ranks(const WorkerConfig& c
                                    .life = std::move(place.life),
                                    .store = std::move(place.store),
                                    .reproducible = loaded.plan.reproducible,
+                                   .shares_device = config.allow_shared_device,
                                    .timeout = config.start_timeout,
-                                   .call_timeout = config.step_timeout},
+                                   .call_timeout = config.step_timeout,
+                                   .say = say_once(config.rank)},
                                   *loaded.ops);
   if (!ranks.ok()) return ranks.status();
   return timed_collectives(*std::move(ranks), progress);

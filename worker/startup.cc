@@ -10,8 +10,8 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cuda/cuda_collectives.h"
 #include "kernels/cuda/cuda_ops.h"
-#include "kernels/cuda/nccl_collectives.h"
 #include "rpc/byte_size.h"
 #include "rpc/logging.h"
 #include "worker/engine/numerics.h"
@@ -67,10 +67,11 @@ std::string random_id() {
 
 struct CudaBackend {
   absl::StatusOr<std::unique_ptr<Ops>> (*open)(const CudaOpsOptions&) = nullptr;
-  absl::StatusOr<std::unique_ptr<Collectives>> (*connect)(const NcclOptions&, Ops&) = nullptr;
+  absl::StatusOr<std::unique_ptr<Collectives>> (*connect)(const CudaCollectivesOptions&,
+                                                          Ops&) = nullptr;
 };
 #ifdef LCKV_CUDA
-constexpr CudaBackend kCudaBackend{.open = open_cuda_ops, .connect = connect_nccl};
+constexpr CudaBackend kCudaBackend{.open = open_cuda_ops, .connect = connect_cuda_ranks};
 #else
 absl::Status lacks_cuda() {
   return absl::FailedPreconditionError("--device cuda: this lckv-worker was built without CUDA");
@@ -79,9 +80,8 @@ constexpr CudaBackend kCudaBackend{
     .open = [](const CudaOpsOptions&) -> absl::StatusOr<std::unique_ptr<Ops>> {
       return lacks_cuda();
     },
-    .connect = [](const NcclOptions&, Ops&) -> absl::StatusOr<std::unique_ptr<Collectives>> {
-      return lacks_cuda();
-    }};
+    .connect = [](const CudaCollectivesOptions&,
+                  Ops&) -> absl::StatusOr<std::unique_ptr<Collectives>> { return lacks_cuda(); }};
 #endif
 
 void log_offload(const WorkerConfig& config, const LoadedModel& loaded) {
@@ -144,12 +144,8 @@ absl::Status update_plan(const WorkerConfig& config, LoadedModel& loaded) {
 }
 
 uint64_t known_device_bytes(const WorkerConfig& config, const LoadedModel& loaded) {
-  const ModelConfig& model = loaded.config;
-  const uint64_t embedding =
-      static_cast<uint64_t>(model.vocabulary_size) * static_cast<uint64_t>(model.hidden_size);
-  const uint64_t packed = num_parameters(model) - (model.tie_word_embeddings ? 0 : embedding);
-  const uint64_t share =
-      packed * dtype_bytes(loaded.plan.dtype) / static_cast<uint64_t>(loaded.shard.size);
+  const uint64_t share = static_cast<uint64_t>(weight_bytes(loaded.config, loaded.plan.dtype)) /
+                         static_cast<uint64_t>(loaded.shard.size);
   // Of few KV heads a rank may hold, and free, more than its share.
   const uint64_t weights = share - std::min(share, loaded.offload.freed_bytes());
   if (!config.kv_cache_given) return weights;
@@ -176,7 +172,8 @@ absl::Status open_device(const WorkerConfig& config, LoadedModel& loaded) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Collectives>> connect_gpus(const NcclOptions& options, Ops& ops) {
+absl::StatusOr<std::unique_ptr<Collectives>> connect_gpus(const CudaCollectivesOptions& options,
+                                                          Ops& ops) {
   return kCudaBackend.connect(options, ops);
 }
 

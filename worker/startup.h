@@ -11,7 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "kernels/collectives.h"
-#include "kernels/cuda/nccl_collectives.h"
+#include "kernels/cuda/cuda_collectives.h"
 #include "kernels/ops.h"
 #include "lckv/internal/v1/engine.pb.h"
 #include "worker/config.h"
@@ -60,15 +60,15 @@ absl::StatusOr<LoadedModel> read_model(const WorkerConfig& config, TensorShard s
 absl::Status update_plan(const WorkerConfig& config, LoadedModel& loaded);
 
 // What of a rank's device memory is known before it is loaded: weights, as if none were replicated,
-// with the slots of those that are offloaded, and, if they were asked for, blocks and staging. The
-// embedding table stays in host memory.
+// with the slots of those that are offloaded, and, if they were asked for, blocks and staging.
 uint64_t known_device_bytes(const WorkerConfig& config, const LoadedModel& loaded);
 
 // What runs the model, kept in `loaded`. Errors: why the device cannot, in one line.
 absl::Status open_device(const WorkerConfig& config, LoadedModel& loaded);
 
 // The collectives of an open CUDA device; connect_ranks() asks for them.
-absl::StatusOr<std::unique_ptr<Collectives>> connect_gpus(const NcclOptions& options, Ops& ops);
+absl::StatusOr<std::unique_ptr<Collectives>> connect_gpus(const CudaCollectivesOptions& options,
+                                                          Ops& ops);
 
 // Maps the weights for the open device and takes the fingerprints; reads no more than these need.
 // Errors: one line that names the file and the tensor.

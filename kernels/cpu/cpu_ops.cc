@@ -15,6 +15,7 @@
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/onednn_product.h"
 #include "kernels/cpu/products.h"
+#include "kernels/mapped_table.h"
 #include "kernels/rope_frequencies.h"
 #include "kernels/sampling.h"
 #include "kernels/weight_values.h"
@@ -33,7 +34,7 @@ class CpuBuffer final : public DeviceBuffer {
 };
 
 // Of one thread. A draw takes the time to find the largest logit, and some ten times that where its
-// temperature is not 0.
+// temperature is not 0; so do log-probabilities.
 constexpr double kNanosecondsPerFloat = 0.2;
 constexpr double kNanosecondsPerLogit = 1.0;
 
@@ -59,6 +60,11 @@ class CpuOps final : public Ops {
     return products_.pack(sources);
   }
 
+  std::unique_ptr<EmbeddingTable> pack_table(const WeightSource& source,
+                                             const PackedWeight*) override {
+    return std::make_unique<MappedTable>(source);
+  }
+
   std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) override {
     int64_t count = 0;
     for (const WeightSource& source : sources) count += source.n * source.k;
@@ -70,16 +76,17 @@ class CpuOps final : public Ops {
     return buffer;
   }
 
-  void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) override {
+  void embed(const EmbeddingTable& table, std::span<const int32_t> ids, float* out) override {
+    const WeightSource& source = dynamic_cast<const MappedTable&>(table).source();
     for (size_t i = 0; i < ids.size(); ++i) {
-      LCKV_CHECK(ids[i] < table.n);
-      float* const row = out + static_cast<int64_t>(i) * table.k;
+      LCKV_CHECK(ids[i] < source.n);
+      float* const row = out + static_cast<int64_t>(i) * source.k;
       if (ids[i] < 0) {
-        std::fill_n(row, table.k, 0.0F);
+        std::fill_n(row, source.k, 0.0F);
         continue;
       }
-      for (int64_t j = 0; j < table.k; ++j) row[j] = weight_value(table, ids[i] * table.k + j);
-      if (dtype_ == DType::kBFloat16 && table.dtype != DType::kBFloat16) round_row(row, table.k);
+      for (int64_t j = 0; j < source.k; ++j) row[j] = weight_value(source, ids[i] * source.k + j);
+      if (dtype_ == DType::kBFloat16 && source.dtype != DType::kBFloat16) round_row(row, source.k);
     }
   }
 
@@ -189,26 +196,35 @@ class CpuOps final : public Ops {
     }
   }
 
-  void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,
-                int32_t num_top, TopEntry* top) override {
-    row_logprobs(logits, vocabulary, ids, own, num_top, top);
+  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
+                TopEntry* top) override {
+    std::vector<TopEntry*> tops;  // of each row
+    for (const LogprobArgs& row : rows) {
+      tops.push_back(top);
+      top += row.num_top;
+    }
+    share_logits(rows.size(), vocabulary,
+                 [&](int64_t row) { row_logprobs(rows[row], vocabulary, own + row, tops[row]); });
   }
 
   void sample(std::span<const SampleArgs> rows, int32_t* ids) override {
     if (rows.empty()) return;
-    const auto count = static_cast<int64_t>(rows.size());
-    threads_.share(count, kNanosecondsPerLogit * static_cast<double>(count * rows[0].vocabulary),
-                   [&](int64_t begin, int64_t end, int) {
-                     for (int64_t row = begin; row < end; ++row) ids[row] = draw_token(rows[row]);
-                   });
+    share_logits(rows.size(), rows[0].vocabulary,
+                 [&](int64_t row) { ids[row] = draw_token(rows[row]); });
   }
 
  private:
   void share_rows(int64_t rows, int64_t width, absl::FunctionRef<void(int64_t row)> work) {
-    threads_.share(rows, kNanosecondsPerFloat * static_cast<double>(rows * width),
-                   [&](int64_t begin, int64_t end, int) {
-                     for (int64_t row = begin; row < end; ++row) work(row);
-                   });
+    share(rows, kNanosecondsPerFloat * static_cast<double>(rows * width), work);
+  }
+  void share_logits(size_t rows, int32_t vocabulary, absl::FunctionRef<void(int64_t row)> work) {
+    const auto count = static_cast<int64_t>(rows);
+    share(count, kNanosecondsPerLogit * static_cast<double>(count * vocabulary), work);
+  }
+  void share(int64_t rows, double nanoseconds, absl::FunctionRef<void(int64_t row)> work) {
+    threads_.share(rows, nanoseconds, [&](int64_t begin, int64_t end, int) {
+      for (int64_t row = begin; row < end; ++row) work(row);
+    });
   }
   static void round_row(float* row, int64_t size) {
     for (int64_t i = 0; i < size; ++i) row[i] = bfloat16_to_float(float_to_bfloat16(row[i]));

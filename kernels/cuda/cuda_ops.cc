@@ -14,6 +14,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/products.h"
+#include "kernels/cuda/row_chunks.h"
 #include "kernels/cuda/sampling.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/rope_frequencies.h"
@@ -35,8 +36,27 @@ std::string numerics_of(const CudaOpsOptions& options, const CudaDeviceTraits& t
 // data sheet (990 TFLOP/s, 4.8 TB/s); not measured yet.
 constexpr int32_t kFreeRows = 64;
 
-// Of the rows that are drawn at once.
-constexpr size_t kMassBytes = size_t{64} << 20;
+// Of the rows that are drawn, or whose log-probabilities are found, at once.
+constexpr size_t kRowScratchBytes = size_t{64} << 20;
+
+// Rows that lie as a weight's do: its own, or the first of the output weight's where the two are
+// tied.
+class CudaTable final : public EmbeddingTable {
+ public:
+  CudaTable(int64_t n, const PackedWeight& tied) : n_(n), rows_(&tied) {}
+  explicit CudaTable(std::unique_ptr<PackedWeight> own)
+      : n_(own->n()), own_(std::move(own)), rows_(own_.get()) {}
+  int64_t n() const override { return n_; }
+  int64_t k() const override { return rows_->k(); }
+  size_t bytes() const override { return own_ == nullptr ? 0 : own_->bytes(); }
+  bool reads_source() const override { return false; }
+  const std::byte* rows() const { return rows_of(*rows_); }
+
+ private:
+  const int64_t n_;
+  const std::unique_ptr<PackedWeight> own_;
+  const PackedWeight* const rows_;
+};
 
 class CudaOps final : public Ops, public StreamOwner {
  public:
@@ -92,6 +112,13 @@ class CudaOps final : public Ops, public StreamOwner {
     products_.fetch(weights, slot);
   }
 
+  std::unique_ptr<EmbeddingTable> pack_table(const WeightSource& source,
+                                             const PackedWeight* tied) override {
+    if (tied == nullptr) return std::make_unique<CudaTable>(products_.pack({&source, 1}));
+    LCKV_CHECK(source.n <= tied->n() && source.k == tied->k());
+    return std::make_unique<CudaTable>(source.n, *tied);
+  }
+
   std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) override {
     std::vector<float> values;
     for (const WeightSource& source : sources) {
@@ -100,26 +127,16 @@ class CudaOps final : public Ops, public StreamOwner {
     return uploaded(values);
   }
 
-  void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) override {
-    const auto row_bytes = static_cast<size_t>(table.k) * dtype_bytes(table.dtype);
-    const size_t rows_at_once = uploads_.max_bytes() / row_bytes;
-    LCKV_CHECK(rows_at_once > 0);
-    for (size_t first = 0; first < ids.size(); first += rows_at_once) {
-      const size_t rows = std::min(rows_at_once, ids.size() - first);
-      std::byte* to = uploads_.take(rows * row_bytes);
-      for (const int32_t id : ids.subspan(first, rows)) {
-        LCKV_CHECK(id < table.n);
-        if (id < 0) {
-          std::memset(to, 0, row_bytes);
-        } else {
-          std::memcpy(to, static_cast<const std::byte*>(table.data) + id * row_bytes, row_bytes);
-        }
-        to += row_bytes;
-      }
-      const auto count = static_cast<int64_t>(rows) * table.k;
-      widen_values(uploads_.send(), table.dtype, dtype_, count,
-                   out + static_cast<int64_t>(first) * table.k, stream_);
-    }
+  void embed(const EmbeddingTable& table, std::span<const int32_t> ids, float* out) override {
+    for (const int32_t id : ids) LCKV_CHECK(id < table.n());
+    embed_rows({.table = dynamic_cast<const CudaTable&>(table).rows(),
+                .dtype = dtype_,
+                .row_values = chunked_k(dtype_, table.k()),
+                .ids = uploads_.upload(ids),
+                .count = static_cast<int64_t>(ids.size()),
+                .hidden = table.k(),
+                .out = out},
+               stream_);
   }
 
   void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t hidden,
@@ -229,34 +246,22 @@ class CudaOps final : public Ops, public StreamOwner {
                       stream_);
   }
 
-  void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,
-                int32_t num_top, TopEntry* top) override {
-    const size_t own_at = sizeof(double);
-    const size_t top_at = own_at + ids.size() * sizeof(float);
-    std::vector<std::byte> found(top_at + num_top * sizeof(TopEntry));
-    std::byte* const device = results<std::byte>(found.size());
-    find_row_logprobs({.logits = logits,
-                       .vocabulary = vocabulary,
-                       .ids = uploads_.upload(ids),
-                       .num_ids = static_cast<int32_t>(ids.size()),
-                       .num_top = num_top,
-                       .norm = reinterpret_cast<double*>(device),
-                       .own = reinterpret_cast<float*>(device + own_at),
-                       .top = reinterpret_cast<TopEntry*>(device + top_at)},
-                      stream_);
-    download(device, found.size(), found.data());
-    double norm = 0.0;
-    std::memcpy(&norm, found.data(), sizeof(norm));
-    std::memcpy(own, found.data() + own_at, ids.size() * sizeof(float));
-    for (size_t i = 0; i < ids.size(); ++i) own[i] = static_cast<float>(own[i] - norm);
-    if (num_top == 0) return;
-    std::memcpy(top, found.data() + top_at, num_top * sizeof(TopEntry));
-    std::sort(top, top + num_top, [](const TopEntry& left, const TopEntry& right) {
-      return likeliest_first(ordered_key(left.logprob), left.id) >
-             likeliest_first(ordered_key(right.logprob), right.id);
-    });
-    for (int32_t i = 0; i < num_top; ++i) {
-      top[i].logprob = static_cast<float>(top[i].logprob - norm);
+  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
+                TopEntry* top) override {
+    const size_t most = scratch_rows(vocabulary) * row_scratch_bytes(vocabulary);
+    while (!rows.empty()) {
+      std::vector<LoggedRow> some;
+      int32_t num_top = 0;
+      for (const LogprobArgs& row : rows) {
+        LCKV_CHECK(row.num_top >= 0 && row.num_top <= vocabulary);
+        if (logprob_bytes(some.size() + 1, num_top + row.num_top) > most) break;
+        some.push_back({.args = row, .first_top = num_top});
+        num_top += row.num_top;
+      }
+      find_logprobs(some, num_top, vocabulary, own, top);
+      rows = rows.subspan(some.size());
+      own += some.size();
+      top += num_top;
     }
   }
 
@@ -266,11 +271,10 @@ class CudaOps final : public Ops, public StreamOwner {
     for (const SampleArgs& row : rows) {
       LCKV_CHECK(row.vocabulary == vocabulary && row.temperature >= 0.0F);
     }
-    const size_t mass_bytes = static_cast<size_t>(vocabulary) * sizeof(Mass);
-    // As much for few rows as for many: what serving takes does not depend on what is asked of it.
-    const size_t at_once = std::max<size_t>(kMassBytes / mass_bytes, 1);
-    auto* const device = results<std::byte>(at_once * (mass_bytes + sizeof(int32_t)));
-    auto* const drawn = reinterpret_cast<int32_t*>(device + at_once * mass_bytes);
+    const size_t at_once = scratch_rows(vocabulary);
+    std::byte* const device = row_scratch(vocabulary);
+    auto* const drawn = reinterpret_cast<int32_t*>(
+        device + at_once * static_cast<size_t>(vocabulary) * sizeof(Mass));
     for (size_t first = 0; first < rows.size(); first += at_once) {
       const auto some = rows.subspan(first, std::min(at_once, rows.size() - first));
       draw_rows({.rows = uploads_.upload(some),
@@ -305,6 +309,53 @@ class CudaOps final : public Ops, public StreamOwner {
     return {.blocks = uploads_.upload(blocks),
             .slots = uploads_.upload(slots),
             .count = static_cast<int64_t>(blocks.size())};
+  }
+
+  // Of a row that is drawn, its masses and the id; of log-probabilities, the most likely ids, the
+  // norm and its own id's.
+  static size_t row_scratch_bytes(int32_t vocabulary) {
+    static_assert(sizeof(Mass) == sizeof(TopEntry));
+    return static_cast<size_t>(vocabulary) * sizeof(Mass) + 2 * sizeof(double);
+  }
+  static size_t scratch_rows(int32_t vocabulary) {
+    return std::max<size_t>(kRowScratchBytes / row_scratch_bytes(vocabulary), 1);
+  }
+  // As much for few rows as for many: what serving takes does not depend on what is asked of it.
+  std::byte* row_scratch(int32_t vocabulary) {
+    return results<std::byte>(scratch_rows(vocabulary) * row_scratch_bytes(vocabulary));
+  }
+  static size_t logprob_bytes(size_t num_rows, int32_t num_top) {
+    return num_rows * (sizeof(double) + sizeof(float)) + num_top * sizeof(TopEntry);
+  }
+  // Of rows that fit into the scratch memory.
+  void find_logprobs(std::span<const LoggedRow> rows, int32_t num_top, int32_t vocabulary,
+                     float* own, TopEntry* top) {
+    const size_t own_at = rows.size() * sizeof(double);
+    const size_t top_at = own_at + rows.size() * sizeof(float);
+    std::vector<std::byte> found(logprob_bytes(rows.size(), num_top));
+    std::byte* const device = row_scratch(vocabulary);
+    find_row_logprobs({.rows = uploads_.upload(rows),
+                       .num_rows = static_cast<int32_t>(rows.size()),
+                       .vocabulary = vocabulary,
+                       .norms = reinterpret_cast<double*>(device),
+                       .own = reinterpret_cast<float*>(device + own_at),
+                       .top = reinterpret_cast<TopEntry*>(device + top_at)},
+                      stream_);
+    download(device, found.size(), found.data());
+    std::memcpy(own, found.data() + own_at, rows.size() * sizeof(float));
+    if (num_top > 0) std::memcpy(top, found.data() + top_at, num_top * sizeof(TopEntry));
+    for (size_t i = 0; i < rows.size(); ++i) {
+      double norm = 0.0;
+      std::memcpy(&norm, found.data() + i * sizeof(norm), sizeof(norm));
+      own[i] = static_cast<float>(own[i] - norm);
+      const std::span<TopEntry> likeliest(top + rows[i].first_top, rows[i].args.num_top);
+      std::sort(likeliest.begin(), likeliest.end(),
+                [](const TopEntry& left, const TopEntry& right) {
+                  return likeliest_first(ordered_key(left.logprob), left.id) >
+                         likeliest_first(ordered_key(right.logprob), right.id);
+                });
+      for (TopEntry& entry : likeliest) entry.logprob = static_cast<float>(entry.logprob - norm);
+    }
   }
 
   // Device memory for `count` results, until it is asked for again.

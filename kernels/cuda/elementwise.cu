@@ -2,7 +2,6 @@
 
 #include <cmath>
 
-#include "kernels/bfloat16.h"
 #include "kernels/cuda/block_sums.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/weight_values.h"
@@ -68,12 +67,13 @@ __global__ void scatter_kernel(MovedRows args) {
   args.out[args.ids[blockIdx.x] * args.hidden + i] = args.x[blockIdx.x * args.hidden + i];
 }
 
-__global__ void widen_kernel(const std::byte* x, DType from, DType through, int64_t count,
-                             float* out) {
-  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (i >= count) return;
-  const float value = weight_value({.data = x, .dtype = from}, i);
-  out[i] = through == DType::kBFloat16 ? bfloat16_to_float(float_to_bfloat16(value)) : value;
+__global__ void embed_kernel(EmbeddedRows args) {
+  const int64_t i = column();
+  if (i >= args.hidden) return;
+  const int32_t id = args.ids[blockIdx.x];
+  const WeightSource table{.data = args.table, .dtype = args.dtype};
+  args.out[blockIdx.x * args.hidden + i] =
+      id < 0 ? 0.0F : weight_value(table, id * args.row_values + i);
 }
 
 __global__ void sum_kernel(const float* parts, int32_t num_parts, int64_t count, float* out) {
@@ -118,9 +118,8 @@ void sum_parts(const float* parts, int32_t num_parts, int64_t count, float* out,
   launch("sum_parts", stream, by_value(count), sum_kernel, parts, num_parts, count, out);
 }
 
-void widen_values(const std::byte* x, DType from, DType through, int64_t count, float* out,
-                  cudaStream_t stream) {
-  launch("embed", stream, by_value(count), widen_kernel, x, from, through, count, out);
+void embed_rows(const EmbeddedRows& args, cudaStream_t stream) {
+  launch("embed", stream, by_row(args.count, args.hidden), embed_kernel, args);
 }
 
 }  // namespace lckv

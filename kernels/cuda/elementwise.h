@@ -49,8 +49,16 @@ void scatter_rows_by_id(const MovedRows& args, cudaStream_t stream);
 void sum_parts(const float* parts, int32_t num_parts, int64_t count, float* out,
                cudaStream_t stream);
 
-// out[i] = x[i] of type `from`, rounded to `through` on the way.
-void widen_values(const std::byte* x, DType from, DType through, int64_t count, float* out,
-                  cudaStream_t stream);
+// Rows of `hidden` values by ids [count], in float32; zeros where the id is negative.
+struct EmbeddedRows {
+  const std::byte* table = nullptr;  // [n, row_values], of which the first `hidden` are the row
+  DType dtype = DType::kFloat32;
+  int64_t row_values = 0;
+  const int32_t* ids = nullptr;
+  int64_t count = 0;
+  int64_t hidden = 0;
+  float* out = nullptr;
+};
+void embed_rows(const EmbeddedRows& args, cudaStream_t stream);
 
 }  // namespace lckv

@@ -15,7 +15,8 @@ void check_cuda(cudaError_t error, const char* operation);
 struct LaunchShape {
   dim3 grid;
   int threads = 0;
-  size_t shared_bytes = 0;  // besides what the kernel declares
+  size_t shared_bytes = 0;      // besides what the kernel declares
+  bool is_cooperative = false;  // all blocks run at once, or the launch fails
 };
 
 // More of it has to be asked for, kernel by kernel.
@@ -31,6 +32,11 @@ void launch(const char* operation, cudaStream_t stream, const LaunchShape& shape
   config.blockDim = dim3(static_cast<unsigned>(shape.threads));
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream;
+  cudaLaunchAttribute cooperative = {};
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  config.attrs = &cooperative;
+  config.numAttrs = shape.is_cooperative ? 1 : 0;
   if (shape.shared_bytes > kSharedBytesUnasked) {
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(shape.shared_bytes)),

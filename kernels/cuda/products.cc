@@ -69,6 +69,10 @@ RowMajorWeight::Shape stacked(DType dtype, std::span<const WeightSource> sources
 
 }  // namespace
 
+const std::byte* rows_of(const PackedWeight& weight) {
+  return dynamic_cast<const RowMajorWeight&>(weight).on_device();
+}
+
 CudaProducts::CudaProducts(DType dtype, bool reproducible, UploadRing& uploads, cudaStream_t stream)
     : dtype_(dtype), uploads_(uploads), stream_(stream) {
   if (!reproducible) lt_ = std::make_unique<LtProducts>(stream);

@@ -15,6 +15,10 @@
 
 namespace lckv {
 
+// A packed weight's rows, where what is called from here on reads them on the device:
+// chunked_k(dtype, k) values each, in the compute dtype.
+const std::byte* rows_of(const PackedWeight& weight);
+
 // Owner: the CUDA backend. Thread: its caller's.
 class CudaProducts {
  public:

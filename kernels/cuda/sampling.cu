@@ -190,28 +190,30 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(const DrawnRows args) {
   if (threadIdx.x == 0) args.ids[blockIdx.x] = id;
 }
 
-__global__ void __launch_bounds__(kThreads) logprobs_kernel(const RowLogprobs args) {
+__global__ void __launch_bounds__(kThreads) logprobs_kernel(const LoggedRows args) {
   __shared__ Row::Shared shared;
   __shared__ unsigned num_found;
-  Row row(args.logits, args.vocabulary, shared);
+  const LoggedRow& logged = args.rows[blockIdx.x];
+  const float* const logits = logged.args.logits;
+  Row row(logits, args.vocabulary, shared);
   const auto thread = static_cast<int32_t>(threadIdx.x);
-  const double most = args.logits[row.most_likely()];
+  const double most = logits[row.most_likely()];
   const double sum =
-      row.sum<double>([&](int32_t id) { return exp(static_cast<double>(args.logits[id]) - most); });
+      row.sum<double>([&](int32_t id) { return exp(static_cast<double>(logits[id]) - most); });
   if (thread == 0) {
-    *args.norm = most + log(sum);
+    args.norms[blockIdx.x] = most + log(sum);
+    args.own[blockIdx.x] = logits[logged.args.id];
     num_found = 0;
   }
-  for (int32_t i = thread; i < args.num_ids; i += kThreads) args.own[i] = args.logits[args.ids[i]];
-  if (args.num_top == 0) return;
-  const auto last =
-      row.find_key([](int32_t) { return Mass{1}; }, static_cast<Mass>(args.num_top) - 1);
-  const int32_t last_id =
-      row.find_equal(last.key, static_cast<Mass>(args.num_top) - 1 - last.before);
+  if (logged.args.num_top == 0) return;
+  const Mass others = static_cast<Mass>(logged.args.num_top) - 1;
+  const auto last = row.find_key([](int32_t) { return Mass{1}; }, others);
+  const int32_t last_id = row.find_equal(last.key, others - last.before);
+  TopEntry* const top = args.top + logged.first_top;
   for (int32_t id = thread; id < args.vocabulary; id += kThreads) {
     const uint32_t key = row.key(id);
     if (key < last.key || (key == last.key && id > last_id)) continue;
-    args.top[atomicAdd(&num_found, 1U)] = {id, args.logits[id]};
+    top[atomicAdd(&num_found, 1U)] = {id, logits[id]};
   }
 }
 
@@ -236,9 +238,11 @@ void draw_rows(const DrawnRows& args, cudaStream_t stream) {
          args);
 }
 
-void find_row_logprobs(const RowLogprobs& args, cudaStream_t stream) {
-  LCKV_CHECK(args.num_top >= 0 && args.num_top <= args.vocabulary);
-  launch("logprobs", stream, {.grid = dim3(1), .threads = kThreads}, logprobs_kernel, args);
+void find_row_logprobs(const LoggedRows& args, cudaStream_t stream) {
+  LCKV_CHECK(args.vocabulary > 0);
+  launch("logprobs", stream,
+         {.grid = dim3(static_cast<unsigned>(args.num_rows)), .threads = kThreads}, logprobs_kernel,
+         args);
 }
 
 }  // namespace lckv

@@ -29,16 +29,18 @@ struct DrawnRows {
 };
 void draw_rows(const DrawnRows& args, cudaStream_t stream);
 
-struct RowLogprobs {
-  const float* logits = nullptr;  // [vocabulary]
-  int32_t vocabulary = 0;
-  const int32_t* ids = nullptr;  // [num_ids]
-  int32_t num_ids = 0;
-  int32_t num_top = 0;
-  double* norm = nullptr;   // of all logits: what a log-probability is less than its logit
-  float* own = nullptr;     // [num_ids] logits
-  TopEntry* top = nullptr;  // [num_top] the most likely ones in any order, with their logits
+struct LoggedRow {
+  LogprobArgs args;
+  int32_t first_top = 0;  // of LoggedRows::top
 };
-void find_row_logprobs(const RowLogprobs& args, cudaStream_t stream);
+struct LoggedRows {
+  const LoggedRow* rows = nullptr;  // [num_rows]
+  int32_t num_rows = 0;
+  int32_t vocabulary = 0;   // of every row
+  double* norms = nullptr;  // [num_rows]: what a log-probability is less than its logit
+  float* own = nullptr;     // [num_rows] logits
+  TopEntry* top = nullptr;  // the most likely ones of a row in any order, with their logits
+};
+void find_row_logprobs(const LoggedRows& args, cudaStream_t stream);
 
 }  // namespace lckv

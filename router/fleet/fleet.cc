@@ -12,13 +12,6 @@
 namespace lckv {
 namespace {
 
-// Its session has said Hello and has not ended.
-bool is_live(const ReplicaView& view) {
-  return view.model != nullptr &&
-         (view.state == ReplicaState::kReady || view.state == ReplicaState::kDraining ||
-          view.state == ReplicaState::kUnresponsive);
-}
-
 const std::string& id_of(const ReplicaView& view) { return view.model->hello.replica_id(); }
 
 }  // namespace
@@ -97,31 +90,15 @@ void Fleet::renew() {
     views.back().origin = place.candidate.origin;
     views.back().expected_model = place.candidate.model;
   }
-  settle(views);
+  choice_.settle(views);
   auto set = std::make_shared<ReplicaSet>();
   set->expected_models = expected_models_;
   for (ReplicaView& view : views) {
     // A replica is listed once: by the link it is reached by, or as lost where it is not reached.
-    const auto chosen = view.model ? chosen_.find(id_of(view)) : chosen_.end();
-    if (chosen != chosen_.end() && chosen->second != view.link.get()) continue;
+    if (choice_.is_superfluous(view)) continue;
     set->replicas.push_back(std::move(view));
   }
   snapshot_ = std::move(set);
-}
-
-// Which link each live replica is reached by: the one it was reached by before, or the first.
-void Fleet::settle(const std::vector<ReplicaView>& views) {
-  std::map<std::string, const SessionLink*> chosen;
-  for (const ReplicaView& view : views) {
-    if (!is_live(view)) continue;
-    const auto before = chosen_.find(id_of(view));
-    if (before != chosen_.end() && before->second == view.link.get()) {
-      chosen[id_of(view)] = view.link.get();
-    } else {
-      chosen.emplace(id_of(view), view.link.get());
-    }
-  }
-  chosen_ = std::move(chosen);
 }
 
 // Takes away the links that lead to a replica a second time, and those of withdrawn candidates that
@@ -130,15 +107,14 @@ std::vector<std::shared_ptr<SessionLink>> Fleet::close_superfluous() {
   std::vector<std::shared_ptr<SessionLink>> closed;
   for (Place& place : places_) {
     if (place.link == nullptr) {
-      if (!place.withdrawn && !chosen_.contains(place.replica_id)) {
+      if (!place.withdrawn && !choice_.reaches(place.replica_id)) {
         place.link = make_link(place.candidate);
       }
       continue;
     }
     const ReplicaView view = place.link->view();
     const bool live = is_live(view);
-    const auto chosen = live ? chosen_.find(id_of(view)) : chosen_.end();
-    const bool again = chosen != chosen_.end() && chosen->second != place.link.get();
+    const bool again = live && choice_.is_superfluous(view);
     if (!again && (live || !place.withdrawn)) continue;
     if (again) {
       spdlog::info("{} leads to replica {}, which is reached already", place.candidate.address,

@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -12,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "router/fleet/discovery.h"
+#include "router/fleet/link_choice.h"
 #include "router/fleet/replica_set.h"
 #include "router/fleet/session_link.h"
 
@@ -62,7 +62,6 @@ class Fleet {
                                                             const std::string& expected_model);
   // With the lock held:
   void renew();
-  void settle(const std::vector<ReplicaView>& views);
   std::vector<std::shared_ptr<SessionLink>> close_superfluous();
 
   const FleetOptions options_;
@@ -72,8 +71,7 @@ class Fleet {
   std::vector<Place> places_;
   std::vector<std::shared_ptr<SessionLink>> closing_;  // until gRPC is done with them
   std::vector<std::string> expected_models_;
-  // The link by which each live replica is reached, by replica id.
-  std::map<std::string, const SessionLink*> chosen_;
+  LinkChoice choice_;
   bool stopped_ = false;
   std::shared_ptr<const ReplicaSet> snapshot_;
   std::atomic<bool> stale_ = false;

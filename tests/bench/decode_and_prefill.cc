@@ -104,6 +104,13 @@ double prefill(Driver& driver, const std::vector<std::vector<int32_t>>& prompts,
   return total;
 }
 
+size_t step_weight_bytes(const LoadedModel& loaded) {
+  const ModelConfig& config = loaded.config;
+  const int64_t embedding = int64_t{1} * config.vocabulary_size * config.hidden_size;
+  const int64_t read = num_parameters(config) - (config.tie_word_embeddings ? 0 : embedding);
+  return static_cast<size_t>(read) * dtype_bytes(loaded.plan.dtype);
+}
+
 double prefill_operations(const ModelConfig& config, double tokens) {
   const double embedding = double{1} * config.vocabulary_size * config.hidden_size;
   const double layers = static_cast<double>(num_parameters(config)) -

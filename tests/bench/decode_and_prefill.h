@@ -1,6 +1,7 @@
 // What a driver's model takes to decode and to prefill.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -42,6 +43,8 @@ std::vector<std::vector<int32_t>> made_up_prompts(const Driver& driver, int coun
 // Seconds from the submits to the last one's first token; `walks` of the first to finish.
 double prefill(Driver& driver, const std::vector<std::vector<int32_t>>& prompts,
                int32_t* walks = nullptr);
+// Of the weights, what a step reads: rows of an embedding are looked up.
+size_t step_weight_bytes(const LoadedModel& loaded);
 // Multiplications and additions of a prompt through all layers; logits of one row.
 double prefill_operations(const ModelConfig& config, double tokens);
 

@@ -161,8 +161,10 @@ void RoutedFleet::arrive(size_t index) {
   const TracedRequest& request = trace_[index];
   const size_t r = random_() % routers_.size();
   Router& router = routers_[r];
-  const RoutingKey key{
-      .model = model_, .prefix_hash = request.prefix_hash, .ticket = router.next_ticket++};
+  const RoutingKey key{.model = model_,
+                       .affinity = options_.sends_affinity ? request.affinity : "",
+                       .prefix_hash = request.prefix_hash,
+                       .ticket = router.next_ticket++};
   const auto picked = policy_->pick(key, router.set);
   LCKV_CHECK(picked.has_value());
   ++router.num_submitted[*picked];
@@ -311,19 +313,26 @@ std::vector<TracedRequest> draw_trace(const TraceOptions& options) {
   }
   std::discrete_distribution<size_t> application(weights.begin(), weights.end());
   // What can be gone on with, by application: the newest conversations.
-  std::vector<std::deque<std::vector<uint32_t>>> conversations(options.num_applications);
+  struct Conversation {
+    std::string name;
+    std::vector<uint32_t> ids;
+  };
+  std::vector<std::deque<Conversation>> conversations(options.num_applications);
   std::vector<TracedRequest> trace(options.num_requests);
   double now = 0;
   for (TracedRequest& request : trace) {
     request.arrival = now += gap(random);
     const size_t a = application(random);
     auto& open = conversations[a];
-    std::vector<uint32_t> ids = system_prompts[a];
+    Conversation conversation{.name = absl::StrCat(&request - trace.data()),
+                              .ids = system_prompts[a]};
     if (!open.empty() && random() % 2 == 0) {
       const size_t i = random() % open.size();
-      ids = std::move(open[i]);
+      conversation = std::move(open[i]);
       open.erase(open.begin() + static_cast<std::ptrdiff_t>(i));
     }
+    std::vector<uint32_t>& ids = conversation.ids;
+    request.affinity = conversation.name;
     append_ids(ids, 16 + random() % 240, random);
     request.prefix_hash = prefix_hash("", ids);
     request.num_prompt_tokens = static_cast<uint32_t>(ids.size());
@@ -335,7 +344,7 @@ std::vector<TracedRequest> draw_trace(const TraceOptions& options) {
     }
     append_ids(ids, request.num_output_tokens, random);
     if (ids.size() > kMaxPromptTokens) continue;
-    open.push_back(std::move(ids));
+    open.push_back(std::move(conversation));
     if (open.size() > 200) open.pop_front();
   }
   return trace;

@@ -17,6 +17,7 @@ namespace lckv {
 struct TracedRequest {
   double arrival = 0;  // seconds
   uint64_t prefix_hash = 0;
+  std::string affinity;          // of the conversation, as a caller would name it
   std::vector<uint64_t> blocks;  // of the prompt, each named by all ids up to its end
   uint32_t num_prompt_tokens = 0;
   uint32_t num_output_tokens = 0;
@@ -34,6 +35,7 @@ std::vector<TracedRequest> draw_trace(const TraceOptions& options);
 
 struct RoutedFleetOptions {
   std::string policy;
+  bool sends_affinity = false;  // callers name their conversations
   size_t num_replicas = 8;
   size_t num_routers = 1;
   size_t num_slots = 32;             // sequences that run at once

@@ -21,8 +21,11 @@ int main(int argc, char** argv) {
     const auto trace = lckv::draw_trace(trace_options);
     for (const size_t num_routers : {size_t{1}, size_t{3}}) {
       for (const std::string& policy : lckv::policy_names()) {
+        // A key rules the choice of the other hashing policy too, and no key that of this.
         const auto report =
-            lckv::run_routed_fleet(trace, {.policy = policy, .num_routers = num_routers});
+            lckv::run_routed_fleet(trace, {.policy = policy,
+                                           .sends_affinity = policy == "affinity-key",
+                                           .num_routers = num_routers});
         std::cout << absl::StreamFormat(
             "%-20s  %7d  %4.0f  %11.1f  %11.1f  %12.0f  %10.3f  %17.2f\n", policy, num_routers,
             rate, report.ttft_p50 * 1e3, report.ttft_p99 * 1e3, report.tokens_per_second,

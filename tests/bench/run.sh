@@ -12,7 +12,7 @@ fi
 if [[ -z "$smoke" || "$programs" == "build/release/bin" ]]; then
   cmake --preset release >/dev/null
   cmake --build --preset release --target lckv lckv-router lckv-worker lckv_serving_bench lckv_start_bench \
-    lckv_collectives_bench lckv_device_bench lckv_fleet_bench lckv_overload_bench
+    lckv_collectives_bench lckv_device_bench lckv_fleet_bench lckv_overload_bench lckv_routing_bench
 fi
 # As lckv-worker sets it for itself.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
@@ -20,6 +20,7 @@ export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 "$programs/lckv_serving_bench" $smoke
 [[ -z "$smoke" ]] || "$programs/lckv_device_bench" --smoke # in full: by tests/gpu.sh
 "$programs/lckv_collectives_bench" $smoke
+"$programs/lckv_routing_bench" ${smoke:+--requests 500}
 "$programs/lckv_fleet_bench" "$programs/lckv-router" $smoke
 "$programs/lckv_overload_bench" "$programs/lckv-router" $smoke
 LCKV_BIN="$(realpath "$programs")" /usr/bin/python3 tests/bench/idle_readers.py $smoke

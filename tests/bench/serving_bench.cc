@@ -79,7 +79,7 @@ void bench_batch(Driver& driver, const std::function<double()>& measure_bandwidt
     all.insert(all.end(), times.steps.begin(), times.steps.end());
     outside += times.outside / kTurns;
   }
-  const double least = static_cast<double>(driver.loaded().weight_bytes) / bandwidth;
+  const double least = static_cast<double>(step_weight_bytes(driver.loaded())) / bandwidth;
   print({absl::StrCat("batch ", batch, ": tokens a second"), batch / quantile(all, 0.5), "tokens/s",
          "weights/bandwidth", batch / least, goal});
   print({"  in the turn that was least disturbed", batch / best, "tokens/s", "weights/bandwidth",
@@ -94,7 +94,7 @@ void bench_decode(const Scale& scale, bool amx, bool reproducible) {
       absl::StrCat("Decode, LCKV map, bfloat16, ", reproducible ? "reproducible" : "free"));
   const auto driver = open_driver(
       {.folder = scale.lckv, .cuda_device = scale.cuda_device, .reproducible = reproducible});
-  const auto measure_bandwidth = bandwidth_of(scale, driver->loaded().weight_bytes);
+  const auto measure_bandwidth = bandwidth_of(scale, step_weight_bytes(driver->loaded()));
   for (const int batch : {1, 8, 16, 32}) {
     Goal goal;
     if (batch == 1) goal = at_least(0.8);
@@ -123,8 +123,8 @@ void bench_prefill(const Scale& scale, const Limits& limits) {
       prefill(*driver, made_up_prompts(*driver, scale.num_prompts, scale.prompt_tokens));
   print({"LCKV map, exact, the same prompts (weights hardly settle)", lckv, "s", "ordinary map",
          ordinary, limits.amx ? Goal{} : at_most(1.6)});
-  const double serial =
-      scale.prompt_tokens * static_cast<double>(driver->loaded().weight_bytes) / limits.bandwidth;
+  const double serial = scale.prompt_tokens *
+                        static_cast<double>(step_weight_bytes(driver->loaded())) / limits.bandwidth;
   print({"  beside one read of the weights per position",
          lckv,
          "s",
@@ -249,7 +249,7 @@ Limits measure_machine(const Scale& scale) {
   const ModelConfig& config = driver->loaded().config;
   Limits limits;
   limits.amx = !scale.cuda_device && ask_for_amx();
-  const auto measure_bandwidth = bandwidth_of(scale, driver->loaded().weight_bytes);
+  const auto measure_bandwidth = bandwidth_of(scale, step_weight_bytes(driver->loaded()));
   for (int i = 0; i < kTurns; ++i) {
     limits.bandwidth = std::max(limits.bandwidth, measure_bandwidth());
   }

@@ -32,6 +32,10 @@ class TimedOps final : public Ops {
   std::unique_ptr<WeightSlot> allocate_weight_slot(size_t bytes) override {
     return ops_->allocate_weight_slot(bytes);
   }
+  std::unique_ptr<EmbeddingTable> pack_table(const WeightSource& source,
+                                             const PackedWeight* tied) override {
+    return ops_->pack_table(source, tied);
+  }
   std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) override {
     return ops_->upload(sources);
   }
@@ -44,7 +48,7 @@ class TimedOps final : public Ops {
     const Timer timer(total_);
     ops_->fetch(weights, slot);
   }
-  void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) override {
+  void embed(const EmbeddingTable& table, std::span<const int32_t> ids, float* out) override {
     const Timer timer(total_);
     ops_->embed(table, ids, out);
   }
@@ -125,10 +129,10 @@ class TimedOps final : public Ops {
     const Timer timer(total_);
     ops_->change_logits(logits, change, ids, values);
   }
-  void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,
-                int32_t num_top, TopEntry* top) override {
+  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
+                TopEntry* top) override {
     const Timer timer(total_);
-    ops_->logprobs(logits, vocabulary, ids, own, num_top, top);
+    ops_->logprobs(rows, vocabulary, own, top);
   }
   void sample(std::span<const SampleArgs> rows, int32_t* ids) override {
     const Timer timer(total_);

@@ -86,6 +86,8 @@ def test_memory_is_what_the_device_has_left():
         (["--device", "sim", "--sim-device", "b9000"], 1, "b9000: no such device; known: a100, h100, h200, l4, l40s"),
         (["--device", "sim", "--rank", 0], 2, "no --rank"),
         (["--sim-replicas", 2], 2, "--sim-replicas needs --device sim"),
+        (["--allow-shared-device"], 2, "--allow-shared-device needs --device cuda:N"),
+        (["--device", "cuda:0", "--allow-shared-device"], 2, "--allow-shared-device needs --kv-cache-memory"),
         (["--device", "tpu"], 2, "tpu is no device; valid: cpu, cuda, cuda:N, sim"),
         (["--device", "cuda:x"], 2, "cuda:x is no device"),
         (["--device", "sim", "--port", 65535, "--sim-replicas", 2], 2, "goes beyond 65535"),

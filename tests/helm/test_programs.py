@@ -19,6 +19,7 @@ import serving
 OWN_WORKER_FLAGS = {
     "--model", "--served-model-name", "--device", "--tensor-parallel-size", "--drain-timeout", "--start-timeout",
     "--leader", "--local-ranks", "--first-rank", "--rank", "--rank-metrics-port", "--sim-replicas",
+    "--allow-shared-device",
     "--rank-tls-ca", "--rank-tls-cert", "--rank-tls-key", "--rank-tls-server-name",
 }  # fmt: skip
 OWN_ROUTER_FLAGS = {
@@ -63,7 +64,7 @@ def test_every_flag_exists_and_takes_its_value(rendered, helps):
                     assert bounds[0] <= float(value) <= bounds[1], where
     # The switches leave no flag of the chart's own aside.
     never = {"--sim-replicas", "--leader", "--local-ranks", "--first-rank", "--rank", "--help", "--version"}
-    never |= {"--check-health"}
+    never |= {"--check-health", "--allow-shared-device"}
     assert OWN_WORKER_FLAGS | OWN_FLAGS - never <= {f for c, f in seen if c == "worker"} | never
     assert OWN_ROUTER_FLAGS | OWN_FLAGS - never <= {f for c, f in seen if c == "router"} | {"--workers"}
 
@@ -240,6 +241,7 @@ IN_SOURCES = {
     "no CUDA device to be seen": "kernels/cuda/device_check.cc",
     "the CUDA driver is too old: ...": "kernels/cuda/device_check.cc",
     "... this program was built for ...": "kernels/cuda/device_check.cc",
+    "... have the same device, ...": "kernels/cuda/rank_devices.cc",
     'replica ended rank=... why="..."': "worker/group/rank_watch.cc",  # tests/e2e/test_tensor_parallel.py
 }
 

@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/attention_index.h"
 #include "kernels/cuda/kv_index.h"
+#include "kernels/cuda/peer_index.h"
 #include "kernels/cuda/ring_cursor.h"
 #include "kernels/cuda/row_chunks.h"
 #include "kernels/cuda/sampling_index.h"
@@ -113,6 +114,23 @@ TEST(RingCursor, PiecesOfASegmentFollowEachOtherAndSegmentsTakeTurns) {
   }
   EXPECT_EQ(offsets, (std::vector<size_t>{0, 256, 768, 1024, 2048, 0, 1024, 2048}));
   EXPECT_EQ(enters, (std::vector<bool>{true, false, false, true, true, true, true, true}));
+}
+
+// From a byte to a whole half, with blocks that have nothing to do.
+TEST(Stripes, CoverWhatIsExchangedOnceFromUnitToUnit) {
+  for (const int64_t bytes : {int64_t{1}, int64_t{16}, int64_t{17}, int64_t{4096}, int64_t{4097},
+                              int64_t{130000}, int64_t{131073}, kHalfBytes - 1, kHalfBytes}) {
+    const int blocks = exchange_blocks(bytes);
+    EXPECT_LE(blocks, kMaxExchangeBlocks);
+    int64_t end = 0;
+    for (int block = 0; block < blocks; ++block) {
+      const Stripe stripe = stripe_of(bytes, block, blocks);
+      EXPECT_EQ(stripe.begin, end);
+      EXPECT_TRUE(stripe.begin == stripe.end || stripe.begin % kUnitBytes == 0);
+      end = stripe.end;
+    }
+    EXPECT_EQ(end, bytes);
+  }
 }
 
 TEST(ChunkedK, IsWholeChunksOf16Bytes) {

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Lists what each kernel of the CUDA backend takes, out of the built objects: `cuda_resources.py CUOBJDUMP OBJECT...`.
 
-Fails where a kernel of attention, sampling or products keeps values in local memory: registers that do not suffice,
-or arrays whose index is not known when compiling, cost a trip to memory at each use. Fails too where attention over
-bfloat16 has no instruction of tensor cores, or is not there at all.
+Fails where a kernel of attention, sampling, products or exchanges keeps values in local memory: registers that do not
+suffice, or arrays whose index is not known when compiling, cost a trip to memory at each use. Fails too where attention
+over bfloat16 has no instruction of tensor cores, or is not there at all.
 """
 
 import os
@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 
-WATCHED = re.compile(r"(attention|merge|draw|logprobs|product)_kernel")
+WATCHED = re.compile(r"(attention|merge|draw|logprobs|product|exchange_\w+)_kernel")
 ON_TENSOR_CORES = re.compile(r"tensor_\w+_kernel")
 FUNCTION = re.compile(r"^\s*Function\s*:?\s*(\S+?):?\s*$")
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")

@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "kernels/cuda/cuda_collectives.h"
 #include "kernels/cuda/cuda_ops.h"
-#include "kernels/cuda/nccl_collectives.h"
 #include "tests/support/rank_threads.h"
 #include "worker/group/plan_frames.h"
 #include "worker/scheduler/scheduler.h"
@@ -34,25 +34,28 @@ void load(Rank& rank, TensorShard shard, const RendezvousStore& store, const Wor
   ASSERT_TRUE(open_weights(config, rank.loaded).ok());
   auto ranks = single_rank_collectives();
   if (shard.size > 1) {
-    auto connected = connect_nccl({.rank = shard.rank,
-                                   .size = shard.size,
-                                   .life = "test",
-                                   .store = store,
-                                   .reproducible = true,
-                                   .timeout = absl::Seconds(60),
-                                   .call_timeout = absl::Seconds(60)},
-                                  *rank.loaded.ops);
+    rank.loaded.ops->enter_thread();
+    auto connected = connect_cuda_ranks({.rank = shard.rank,
+                                         .size = shard.size,
+                                         .life = "test",
+                                         .store = store,
+                                         .reproducible = true,
+                                         .shares_device = config.allow_shared_device,
+                                         .timeout = absl::Seconds(60),
+                                         .call_timeout = absl::Seconds(60)},
+                                        *rank.loaded.ops);
     ASSERT_TRUE(connected.ok()) << connected.status();
     ranks = *std::move(connected);
   }
   ASSERT_TRUE(load_weights(config, std::move(ranks), rank.loaded).ok());
 }
 
-std::vector<std::unique_ptr<Ops>> devices(int count) {
+std::vector<std::unique_ptr<Ops>> devices(int count, bool are_one) {
   std::vector<std::unique_ptr<Ops>> ops;
   for (int i = 0; i < count; ++i) {
-    ops.push_back(make_cuda_ops({.dtype = DType::kFloat32, .reproducible = true},
-                                {.num_multiprocessors = 2}));
+    ops.push_back(
+        make_cuda_ops({.device = are_one ? 0 : i, .dtype = DType::kFloat32, .reproducible = true},
+                      {.num_multiprocessors = 2}));
   }
   return ops;
 }
@@ -97,7 +100,7 @@ std::map<uint64_t, Generated> generate(const WorkerConfig& config,
       ASSERT_TRUE(result.ok()) << result.status();
       results[rank] = *std::move(result);
     });
-    if (testing::Test::HasFatalFailure()) break;
+    if (testing::Test::HasFailure()) break;
     for (const StepResult& result : results) EXPECT_EQ(digest_of(result), digest_of(results[0]));
     for (const SequenceEvent& event : scheduler.commit(results[0], absl::Now())) {
       take(event, generated[raw(event.sequence)]);

@@ -28,8 +28,8 @@ struct Rank {
 // Puts the rank's ops to use and loads its weights; its test has failed where it cannot.
 void load(Rank& rank, TensorShard shard, const RendezvousStore& store, const WorkerConfig& config);
 
-// The CUDA backend, once for each rank.
-std::vector<std::unique_ptr<Ops>> devices(int count);
+// The CUDA backend, once for each rank, which has a device of its own unless all have one.
+std::vector<std::unique_ptr<Ops>> devices(int count, bool are_one = false);
 
 struct Generated {
   std::vector<int32_t> tokens;

@@ -1,6 +1,5 @@
-// The production scheduler, runner and model over the CUDA backend's sources on the host: the demo
-// model gives the tokens that it gives over the plain reference, and nothing outside kernels and
-// copies touches device memory.
+// The production scheduler, runner and model over the CUDA backend's sources on the host: they give
+// the plain reference's tokens, and nothing outside kernels and copies touches device memory.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -16,6 +15,7 @@
 #include "absl/time/clock.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/reference_ops.h"
+#include "tests/kernels/emulated_cuda/cuda_runtime.h"
 #include "tests/kernels/emulated_engine.h"
 #include "tests/support/rank_threads.h"
 #include "worker/fit_memory.h"
@@ -44,19 +44,15 @@ std::vector<SequenceSpec> workload() {
   return {plain, drawn};
 }
 
-// The demo model's shape with a cyclic group of two layers and nothing besides: what its products
-// take in depends on walks alone.
-WorkerConfig small_group_config() {
+// The demo model's shape and made-up weights, with parts of its config as they are given here.
+WorkerConfig changed_config(const std::string& name,
+                            const std::map<std::string, std::string>& changes) {
   const std::filesystem::path from = "deploy/models/demo";
-  const std::filesystem::path to = std::filesystem::path(testing::TempDir()) / "small_group";
+  const std::filesystem::path to = std::filesystem::path(testing::TempDir()) / name;
   std::filesystem::create_directories(to);
   std::ifstream file(from / "config.json");
   std::string text{std::istreambuf_iterator<char>(file), {}};
-  const auto replace = [&text](const std::string& was, const std::string& is) {
-    text.replace(text.find(was), was.size(), is);
-  };
-  replace("0_6_6_6_6_6_6_7", "1_1");
-  replace("\"num_hidden_layers\": 8", "\"num_hidden_layers\": 2");
+  for (const auto& [was, is] : changes) text.replace(text.find(was), was.size(), is);
   std::ofstream(to / "config.json") << text;
   WorkerConfig config = small_config();
   config.model = to;
@@ -64,20 +60,77 @@ WorkerConfig small_group_config() {
   return config;
 }
 
-std::map<uint64_t, std::vector<int32_t>> tokens_of(const std::map<uint64_t, Generated>& all) {
-  std::map<uint64_t, std::vector<int32_t>> tokens;
-  for (const auto& [sequence, generated] : all) tokens[sequence] = generated.tokens;
+const std::map<std::string, std::string> kSmallGroup = {
+    {"0_6_6_6_6_6_6_7", "1_1"}, {"\"num_hidden_layers\": 8", "\"num_hidden_layers\": 2"}};
+
+// A cyclic group of two layers and nothing besides: what products take in depends on walks alone.
+WorkerConfig small_group_config() { return changed_config("small_group", kSmallGroup); }
+
+// With an output matrix of its own; of two ranks' shares of the vocabulary one ends in padding.
+WorkerConfig untied_config() {
+  auto changes = kSmallGroup;
+  changes["\"tie_word_embeddings\": true"] = "\"tie_word_embeddings\": false";
+  changes["\"vocab_size\": 4096"] = "\"vocab_size\": 4095";
+  return changed_config("untied", changes);
+}
+
+using Tokens = std::map<uint64_t, std::vector<int32_t>>;
+
+Tokens tokens_of(std::vector<std::unique_ptr<Ops>> ops,
+                 const WorkerConfig& config = small_config()) {
+  Tokens tokens;
+  for (auto& [sequence, generated] : generate(config, workload(), std::move(ops))) {
+    tokens[sequence] = std::move(generated.tokens);
+  }
   return tokens;
 }
 
+std::vector<std::unique_ptr<Ops>> reference() {
+  std::vector<std::unique_ptr<Ops>> ops;
+  ops.push_back(open_reference_ops(DType::kFloat32));
+  return ops;
+}
+
 TEST(EmulatedEngine, GivesTheTokensOfTheReference) {
-  std::vector<std::unique_ptr<Ops>> reference;
-  reference.push_back(open_reference_ops(DType::kFloat32));
-  const auto expected = tokens_of(generate(small_config(), workload(), std::move(reference)));
+  const Tokens expected = tokens_of(reference());
   EXPECT_EQ(expected.at(1).size(), 3U);
   EXPECT_EQ(expected.at(2).size(), 2U);
-  EXPECT_EQ(tokens_of(generate(small_config(), workload(), devices(1))), expected);
-  EXPECT_EQ(tokens_of(generate(small_config(), workload(), devices(2))), expected) << "two ranks";
+  EXPECT_EQ(tokens_of(devices(1)), expected);
+  EXPECT_EQ(tokens_of(devices(2)), expected) << "two ranks";
+  WorkerConfig sharing = small_config();
+  sharing.allow_shared_device = true;
+  EXPECT_EQ(tokens_of(devices(2, /*are_one=*/true), sharing), expected) << "of one device";
+  const emulated_cuda::NoPeerMemory none;
+  EXPECT_EQ(tokens_of(devices(2)), expected) << "over NCCL";
+}
+
+LoadedModel load_on_device(const WorkerConfig& config) {
+  auto loaded = read_model(config);
+  EXPECT_TRUE(loaded.ok()) << loaded.status();
+  loaded->ops = make_cuda_ops({.dtype = loaded->plan.dtype, .reproducible = true},
+                              {.num_multiprocessors = 2});
+  EXPECT_TRUE(open_weights(config, *loaded).ok());
+  EXPECT_TRUE(load_weights(config, single_rank_collectives(), *loaded).ok());
+  return *std::move(loaded);
+}
+
+// Made-up weights are zeros once they were given back: nothing is looked up in them afterwards.
+TEST(EmulatedEngine, GivesTheTokensOfTheReferenceWithAnEmbeddingOfItsOwn) {
+  const WorkerConfig config = untied_config();
+  const Tokens expected = tokens_of(reference(), config);
+  EXPECT_EQ(tokens_of(devices(1), config), expected);
+  EXPECT_EQ(tokens_of(devices(2), config), expected) << "two ranks";
+}
+
+TEST(EmulatedEngine, ATiedEmbeddingTakesNoMemoryOfItsOwn) {
+  const auto weight_bytes = [](const WorkerConfig& config) {
+    auto loaded = load_on_device(config);
+    const int64_t values = int64_t{loaded.config.vocabulary_size} * loaded.config.hidden_size;
+    return std::pair(loaded.weight_bytes, static_cast<uint64_t>(values) * sizeof(float));
+  };
+  const auto [tied, tied_table] = weight_bytes(small_group_config());
+  const auto [untied, untied_table] = weight_bytes(untied_config());
+  EXPECT_EQ(tied - tied_table, untied - 2 * untied_table);
 }
 
 // The only rank, whose n-th wait is in vain.
@@ -131,16 +184,6 @@ TEST(ModelRunner, WaitsForRanksBeforeItReadsTheDevice) {
   EXPECT_THAT(places, testing::ElementsAre(
                           testing::HasSubstr("waiting for ranks before comparing KV: no peer"),
                           testing::HasSubstr("waiting for ranks before sampling: no peer")));
-}
-
-LoadedModel load_on_device(const WorkerConfig& config) {
-  auto loaded = read_model(config);
-  EXPECT_TRUE(loaded.ok()) << loaded.status();
-  loaded->ops = make_cuda_ops({.dtype = loaded->plan.dtype, .reproducible = true},
-                              {.num_multiprocessors = 2});
-  EXPECT_TRUE(open_weights(config, *loaded).ok());
-  EXPECT_TRUE(load_weights(config, single_rank_collectives(), *loaded).ok());
-  return *std::move(loaded);
 }
 
 uint64_t used(const Ops& ops) {
@@ -210,6 +253,7 @@ TEST(FitMemory, MeasuresWalksOfAllSeats) {
 }
 
 TEST(FitMemory, RanksTakeWhatAllHaveRoomFor) {
+  const emulated_cuda::NoPeerMemory none;  // NCCL is what takes memory for sums
   WorkerConfig config = small_group_config();
   config.kv_cache_given = false;
   config.gpu_memory_utilization = 0.9;  // of the one memory that all emulated devices share

@@ -1,18 +1,16 @@
 // NCCL's collectives as ours call them, over tests/kernels/emulated_cuda/nccl.h with threads as
 // ranks: sums, orders, where data lies, deadlines and peers that go.
-#include "kernels/cuda/nccl_collectives.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <atomic>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/time/clock.h"
-#include "kernels/cuda/cuda_ops.h"
+#include "tests/kernels/device_ranks.h"
 #include "tests/kernels/emulated_cuda/nccl.h"
-#include "tests/support/rank_threads.h"
 
 namespace lckv {
 namespace {
@@ -22,56 +20,26 @@ using testing::HasSubstr;
 // Of a wait that is in vain.
 constexpr absl::Duration kShort = absl::Milliseconds(200);
 
-// Ranks with an emulated device each.
-struct Rank {
-  std::unique_ptr<Ops> ops = make_cuda_ops({}, {});
-  std::unique_ptr<Collectives> collectives;
-
-  // In device memory.
-  std::unique_ptr<DeviceBuffer> on_device(const std::vector<float>& values) const {
-    auto buffer = ops->allocate(values.size() * sizeof(float));
-    ops->copy(reinterpret_cast<const std::byte*>(values.data()), buffer->data(), buffer->bytes());
-    return buffer;
-  }
-  std::vector<float> read(DeviceBuffer& buffer) const {
-    std::vector<float> values(buffer.bytes() / sizeof(float));
-    ops->copy(buffer.data(), reinterpret_cast<std::byte*>(values.data()), buffer.bytes());
-    return values;
-  }
-};
-
-NcclOptions options_of(int rank, int size, const RendezvousStore& store) {
-  return {.rank = rank,
-          .size = size,
-          .life = "a",
-          .store = store,
-          .timeout = absl::Seconds(60),
-          .call_timeout = absl::Seconds(60)};
+std::vector<DeviceRank> connect(int size, bool reproducible,
+                                absl::Duration call_timeout = absl::Seconds(60)) {
+  CudaCollectivesOptions all = patient();
+  all.reproducible = reproducible;
+  all.call_timeout = call_timeout;
+  return connect_devices(size, all);
 }
 
-std::vector<Rank> connect(int size, bool reproducible,
-                          absl::Duration call_timeout = absl::Seconds(60)) {
-  const RendezvousStore store = rendezvous_in_memory();
-  std::vector<Rank> ranks(size);
-  run_ranks(size, [&](int rank) {
-    NcclOptions options = options_of(rank, size, store);
-    options.reproducible = reproducible;
-    options.call_timeout = call_timeout;
-    auto connected = connect_nccl(options, *ranks[rank].ops);
-    ASSERT_TRUE(connected.ok()) << connected.status();
-    ranks[rank].collectives = *std::move(connected);
-  });
-  return ranks;
-}
-
+// Where peer memory is not to be had.
 class NcclTest : public testing::TestWithParam<int> {
  protected:
   int size() const { return GetParam(); }
+
+ private:
+  const emulated_cuda::NoPeerMemory none_;
 };
 
 // From one number to more than is gathered at once.
 TEST_P(NcclTest, ReproducibleSumsAreTakenInTheOrderOfRanks) {
-  const std::vector<Rank> ranks = connect(size(), /*reproducible=*/true);
+  const std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/true);
   for (const int64_t count : {1, 1000, (1 << 18) + 3}) {
     SCOPED_TRACE(testing::Message() << count << " numbers");
     std::vector<float> expected = random_floats(0, count);
@@ -88,7 +56,7 @@ TEST_P(NcclTest, ReproducibleSumsAreTakenInTheOrderOfRanks) {
 }
 
 TEST_P(NcclTest, SumsAreTheSameOnEveryRank) {
-  const std::vector<Rank> ranks = connect(size(), /*reproducible=*/false);
+  const std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false);
   std::vector<std::vector<float>> sums(size());
   run_ranks(size(), [&](int rank) {
     const auto data = ranks[rank].on_device(random_floats(rank, 5000));
@@ -102,7 +70,7 @@ TEST_P(NcclTest, SumsAreTheSameOnEveryRank) {
 }
 
 TEST_P(NcclTest, GathersByRank) {
-  const std::vector<Rank> ranks = connect(size(), /*reproducible=*/false);
+  const std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false);
   constexpr int64_t kCount = 1000;
   std::vector<float> expected;
   for (int rank = 0; rank < size(); ++rank) {
@@ -119,7 +87,7 @@ TEST_P(NcclTest, GathersByRank) {
 
 // The engine sums a few numbers of its own.
 TEST_P(NcclTest, DataMayLieInHostMemory) {
-  const std::vector<Rank> ranks = connect(size(), /*reproducible=*/true);
+  const std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/true);
   run_ranks(size(), [&](int rank) {
     Collectives& collectives = *ranks[rank].collectives;
     const auto own = static_cast<float>(rank + 1);
@@ -139,7 +107,7 @@ TEST_P(NcclTest, DataMayLieInHostMemory) {
 }
 
 TEST_P(NcclTest, NobodyPassesABarrierBeforeAllHaveCome) {
-  const std::vector<Rank> ranks = connect(size(), /*reproducible=*/false);
+  const std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false);
   std::atomic<int> come = 0;
   run_ranks(size(), [&](int rank) {
     for (int round = 1; round <= 20; ++round) {
@@ -152,7 +120,7 @@ TEST_P(NcclTest, NobodyPassesABarrierBeforeAllHaveCome) {
 }
 
 TEST_P(NcclTest, APeerThatDoesNotComeIsADeadline) {
-  const std::vector<Rank> ranks = connect(size(), /*reproducible=*/false, kShort);
+  const std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false, kShort);
   run_ranks(size(), [&](int rank) { ASSERT_TRUE(ranks[rank].collectives->barrier().ok()); });
   const absl::Time began = absl::Now();
   const absl::Status status = ranks[0].collectives->barrier();
@@ -168,7 +136,7 @@ TEST_P(NcclTest, APeerThatDoesNotComeIsADeadline) {
 
 // It may still be loading its weights.
 TEST_P(NcclTest, APeerMayComeToTheFirstExchangeWhenItIsReady) {
-  const std::vector<Rank> ranks = connect(size(), /*reproducible=*/false, kShort);
+  const std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false, kShort);
   run_ranks(size(), [&](int rank) {
     if (rank == 1) absl::SleepFor(3 * kShort);
     const absl::Status status = ranks[rank].collectives->barrier();
@@ -178,7 +146,7 @@ TEST_P(NcclTest, APeerMayComeToTheFirstExchangeWhenItIsReady) {
 
 // A call on device memory returns before its peers have come, and only wait() hears of them.
 TEST_P(NcclTest, WaitEndsWhenWhatWasBegunIsDone) {
-  const std::vector<Rank> ranks = connect(size(), /*reproducible=*/false);
+  const std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false);
   std::atomic<bool> last_came = false;
   run_ranks(size(), [&](int rank) {
     ASSERT_TRUE(ranks[rank].collectives->barrier().ok());
@@ -195,7 +163,7 @@ TEST_P(NcclTest, WaitEndsWhenWhatWasBegunIsDone) {
 }
 
 TEST_P(NcclTest, WaitingForAPeerThatDoesNotComeIsADeadline) {
-  const std::vector<Rank> ranks = connect(size(), /*reproducible=*/false, kShort);
+  const std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false, kShort);
   run_ranks(size(), [&](int rank) { ASSERT_TRUE(ranks[rank].collectives->barrier().ok()); });
   const auto data = ranks[0].on_device({1.0F});
   ASSERT_TRUE(ranks[0].collectives->all_reduce(data->floats(), 1).ok());
@@ -205,7 +173,7 @@ TEST_P(NcclTest, WaitingForAPeerThatDoesNotComeIsADeadline) {
 }
 
 TEST_P(NcclTest, APeerThatIsGoneIsNoDeadline) {
-  std::vector<Rank> ranks = connect(size(), /*reproducible=*/false);
+  std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false);
   run_ranks(size(), [&](int rank) {
     if (rank == 0) {
       ranks[0].collectives.reset();
@@ -218,57 +186,82 @@ TEST_P(NcclTest, APeerThatIsGoneIsNoDeadline) {
 
 INSTANTIATE_TEST_SUITE_P(Sizes, NcclTest, testing::Values(2, 3), testing::PrintToStringParamName());
 
+// What every rank hears while the others say it, but what one of them keeps back.
+RendezvousStore without(const RendezvousStore& store, const std::string& key) {
+  RendezvousStore other = store;
+  other.set = [store, key](const std::string& at, std::string bytes) {
+    return at == key ? absl::OkStatus() : store.set(at, std::move(bytes));
+  };
+  other.get = [store, key](const std::string& at, absl::Time deadline) {
+    return at == key ? absl::StatusOr<std::string>("not yet") : store.get(at, deadline);
+  };
+  return other;
+}
+
+// Rank `last` neither sets the key nor gets what was set there.
+std::vector<absl::Status> connect_without(const std::string& key, int last) {
+  CudaCollectivesOptions all = patient();
+  all.timeout = 2 * kShort;
+  std::vector<absl::Status> statuses(2);
+  run_ranks(2, [&](int rank) {
+    const auto ops = make_cuda_ops({.device = rank}, {});
+    ops->enter_thread();
+    CudaCollectivesOptions options = options_of(rank, 2, all);
+    if (rank == last) options.store = without(all.store, key);
+    statuses[rank] = connect_cuda_ranks(options, *ops).status();
+  });
+  return statuses;
+}
+
 TEST(ConnectNccl, WaitsNoLongerThanItsTimeoutForTheOthers) {
-  const RendezvousStore store = rendezvous_in_memory();
-  const auto ops = make_cuda_ops({}, {});
-  NcclOptions options = options_of(0, 2, store);
-  options.timeout = kShort;
-  const absl::Status status = connect_nccl(options, *ops).status();
-  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("not all 2 ranks connected"));
+  const std::vector<absl::Status> statuses = connect_without("nccl/a", 1);
+  EXPECT_TRUE(absl::IsFailedPrecondition(statuses[1])) << statuses[1];
+  EXPECT_TRUE(absl::IsDeadlineExceeded(statuses[0])) << statuses[0];
+  EXPECT_THAT(std::string(statuses[0].message()), HasSubstr("not all 2 ranks connected"));
 }
 
 TEST(ConnectNccl, WaitsNoLongerThanItsTimeoutForAnId) {
-  const auto ops = make_cuda_ops({}, {});
-  NcclOptions options = options_of(1, 2, rendezvous_in_memory());
-  options.timeout = kShort;
-  const absl::Status status = connect_nccl(options, *ops).status();
+  const absl::Status status = connect_without("nccl/a", 0)[1];
   EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("no NCCL id of rank 0"));
 }
 
+TEST(ConnectNccl, NamesTheRankThatNeverComes) {
+  const auto ops = make_cuda_ops({}, {});
+  CudaCollectivesOptions all = patient();
+  all.timeout = kShort;
+  const absl::Status status = connect_cuda_ranks(options_of(1, 2, all), *ops).status();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("no device of rank 0"));
+}
+
 TEST(ConnectNccl, RanksOfTwoLivesNeverMeet) {
-  const RendezvousStore store = rendezvous_in_memory();
+  CudaCollectivesOptions all = patient();
+  all.timeout = kShort;
   run_ranks(2, [&](int rank) {
-    const auto ops = make_cuda_ops({}, {});
-    NcclOptions options = options_of(rank, 2, store);
+    const auto ops = make_cuda_ops({.device = rank}, {});
+    ops->enter_thread();
+    CudaCollectivesOptions options = options_of(rank, 2, all);
     options.life = std::string(1, static_cast<char>('a' + rank));
-    options.timeout = kShort;
-    EXPECT_TRUE(absl::IsDeadlineExceeded(connect_nccl(options, *ops).status()));
+    EXPECT_TRUE(absl::IsDeadlineExceeded(connect_cuda_ranks(options, *ops).status()));
   });
 }
 
-TEST(ConnectNccl, SaysInOneLineThatTwoRanksShareADevice) {
-  emulated_nccl::share_devices(true);
-  const RendezvousStore store = rendezvous_in_memory();
-  std::vector<absl::Status> statuses(2);
-  run_ranks(2, [&](int rank) {
-    const auto ops = make_cuda_ops({}, {});
-    statuses[rank] = connect_nccl(options_of(rank, 2, store), *ops).status();
-  });
-  emulated_nccl::share_devices(false);
+TEST(ConnectNccl, SaysInOneLineWhatNcclRefuses) {
+  emulated_nccl::refuse(true);
+  std::vector<DeviceRank> ranks(2);
+  const std::vector<absl::Status> statuses = try_to_connect(patient(), ranks);
+  emulated_nccl::refuse(false);
   for (const absl::Status& status : statuses) {
     EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
-    EXPECT_EQ(status.message(),
-              "NCCL: invalid usage: Duplicate GPU detected; each rank of a host needs a device of "
-              "its own");
+    EXPECT_EQ(status.message(), "NCCL: invalid usage: Something of the devices");
   }
 }
 
 TEST(ConnectNccl, RefusesARankThatThereIsNot) {
   const auto ops = make_cuda_ops({}, {});
-  const RendezvousStore store = rendezvous_in_memory();
-  EXPECT_TRUE(absl::IsInvalidArgument(connect_nccl(options_of(2, 2, store), *ops).status()));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(connect_cuda_ranks(options_of(2, 2, patient()), *ops).status()));
 }
 
 }  // namespace

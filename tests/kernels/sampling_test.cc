@@ -94,11 +94,12 @@ TEST(Logprobs, AreThoseOfTheSoftmaxInOrder) {
   const std::vector<float> logits = {1.0F, 3.0F, 2.0F, 3.0F, -200.0F};
   double sum = 0.0;
   for (const float logit : logits) sum += std::exp(static_cast<double>(logit));
-  std::vector<float> own(2);
+  float own = 0.0F;
   std::vector<TopEntry> top(5);
-  row_logprobs(logits.data(), 5, {{2, 4}}, own.data(), 5, top.data());
-  EXPECT_NEAR(own[0], 2.0 - std::log(sum), 1e-6);
-  EXPECT_NEAR(own[1], -200.0 - std::log(sum), 1e-4);
+  row_logprobs({.logits = logits.data(), .id = 2}, 5, &own, nullptr);
+  EXPECT_NEAR(own, 2.0 - std::log(sum), 1e-6);
+  row_logprobs({.logits = logits.data(), .id = 4, .num_top = 5}, 5, &own, top.data());
+  EXPECT_NEAR(own, -200.0 - std::log(sum), 1e-4);
   std::vector<int32_t> order;
   for (const TopEntry& entry : top) {
     order.push_back(entry.id);
@@ -209,30 +210,75 @@ TEST_P(Sampling, InfiniteLogitsTakeAll) {
   EXPECT_EQ(drawn, (std::set<int32_t>{1, 3}));
 }
 
+// Rows of one call ask for different things, and each gets what it would alone.
 TEST_P(Sampling, LogprobsAreThoseOfTheHost) {
   const auto ops = GetParam().open();
   Random random(22);
   for (const int32_t vocabulary : {1, 9, 3000}) {
-    auto logits = random.floats(vocabulary, 4.0F);
-    for (int32_t i = 0; i < vocabulary / 3; ++i) {
-      logits[i] = logits[random.below(vocabulary)];  // equal ones
-    }
-    const auto row = on_device(*ops, logits);
-    const std::vector<int32_t> ids = {0, vocabulary - 1, vocabulary / 2};
-    for (const int32_t num_top : {0, 1, std::min(20, vocabulary), vocabulary}) {
-      std::vector<float> own(ids.size());
-      std::vector<float> expected_own(ids.size());
-      std::vector<TopEntry> top(num_top);
-      std::vector<TopEntry> expected_top(num_top);
-      ops->logprobs(row->floats(), vocabulary, ids, own.data(), num_top, top.data());
-      row_logprobs(logits.data(), vocabulary, ids, expected_own.data(), num_top,
-                   expected_top.data());
-      for (size_t i = 0; i < ids.size(); ++i) ASSERT_NEAR(own[i], expected_own[i], 1e-5);
-      for (int32_t i = 0; i < num_top; ++i) {
-        ASSERT_EQ(top[i].id, expected_top[i].id) << i << " of " << num_top;
-        ASSERT_NEAR(top[i].logprob, expected_top[i].logprob, 1e-5);
+    std::vector<std::vector<float>> logits;
+    std::vector<std::unique_ptr<DeviceBuffer>> on_devices;
+    std::vector<LogprobArgs> rows;
+    size_t num_all = 0;
+    for (const int32_t num_top : {0, 1, std::min(20, vocabulary), vocabulary, 0}) {
+      for (const int32_t id : {0, vocabulary - 1, vocabulary / 2}) {
+        auto& row = logits.emplace_back(random.floats(vocabulary, 4.0F));
+        for (int32_t i = 0; i < vocabulary / 3; ++i) {
+          row[i] = row[random.below(vocabulary)];  // equal ones
+        }
+        on_devices.push_back(on_device(*ops, row));
+        rows.push_back({.logits = on_devices.back()->floats(), .id = id, .num_top = num_top});
+        num_all += num_top;
       }
     }
+    std::vector<float> own(rows.size());
+    std::vector<TopEntry> all(num_all);
+    ops->logprobs(rows, vocabulary, own.data(), all.data());
+    const TopEntry* top = all.data();
+    for (size_t i = 0; i < rows.size(); ++i) {
+      LogprobArgs args = rows[i];
+      float own_alone = 0.0F;
+      std::vector<TopEntry> alone(args.num_top);
+      ops->logprobs({&args, 1}, vocabulary, &own_alone, alone.data());
+      args.logits = logits[i].data();
+      float expected_own = 0.0F;
+      std::vector<TopEntry> expected(args.num_top);
+      row_logprobs(args, vocabulary, &expected_own, expected.data());
+      ASSERT_NEAR(own[i], expected_own, 1e-5);
+      ASSERT_EQ(own[i], own_alone);
+      for (int32_t j = 0; j < args.num_top; ++j, ++top) {
+        ASSERT_EQ(top->id, expected[j].id) << j << " of " << args.num_top;
+        ASSERT_NEAR(top->logprob, expected[j].logprob, 1e-5);
+        ASSERT_EQ(top->logprob, alone[j].logprob);
+      }
+    }
+  }
+  ops->logprobs({}, 9, nullptr, nullptr);
+}
+
+// More than a backend may have scratch memory for.
+TEST_P(Sampling, ManyLogprobsOfALargeVocabulary) {
+  const auto ops = GetParam().open();
+  constexpr int32_t kVocabulary = 1 << 20;
+  constexpr int32_t kRows = 9;
+  std::vector<float> logits(kVocabulary);
+  for (int32_t id = 0; id < kVocabulary; ++id) logits[id] = static_cast<float>(-id);
+  const auto row = on_device(*ops, logits);
+  std::vector<LogprobArgs> rows;
+  for (int32_t i = 0; i < kRows; ++i) {
+    rows.push_back({.logits = row->floats(), .id = i, .num_top = i == 4 ? 1 : kVocabulary});
+  }
+  std::vector<float> own(kRows);
+  std::vector<TopEntry> top((kRows - 1) * size_t{kVocabulary} + 1);
+  ops->logprobs(rows, kVocabulary, own.data(), top.data());
+  const double norm = std::log(1.0 / (1.0 - std::exp(-1.0)));
+  size_t at = 0;
+  for (const LogprobArgs& args : rows) {
+    EXPECT_NEAR(own[args.id], -args.id - norm, 1e-5);
+    int32_t num_wrong = 0;
+    for (int32_t id = 0; id < args.num_top; ++id, ++at) {
+      num_wrong += top[at].id != id || top[at].logprob > static_cast<float>(-id) ? 1 : 0;
+    }
+    EXPECT_EQ(num_wrong, 0) << "row " << args.id;
   }
 }
 

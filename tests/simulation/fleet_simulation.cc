@@ -1,12 +1,13 @@
 #include "tests/simulation/fleet_simulation.h"
 
 #include <iterator>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
+#include "router/fleet/link_choice.h"
 #include "tests/simulation/simulated_call.h"
 
 namespace lckv::fleet_simulation {
@@ -30,7 +31,8 @@ class Simulation {
     const std::pair<const char*, const char*> replicas[] = {
         {"a", "f"}, {"b", "f"}, {"c", "g"}, {"d", "g"}};
     for (const auto& [address, fingerprint] : replicas) {
-      world_.links[address] = std::make_unique<SimulatedLink>(address, fingerprint, defect, dice_);
+      replicas_[address] = std::make_unique<SimulatedReplica>(address, fingerprint, dice_);
+      open(address, *replicas_[address]);
     }
     CallQueueOptions options{.max_wait_for_ready = kDeadline};
     world_.queue = std::make_unique<CallQueue>(
@@ -47,7 +49,7 @@ class Simulation {
       if (loaded && one_in(25)) add_call();
       if (loaded && one_in(40)) outcome.num_crashes += inject_fault();
       if (!loaded && world_.now < end_of_load + kTick) {
-        for (auto& [address, link] : world_.links) link->set_draining(false, false);
+        for (auto& [name, replica] : replicas_) replica->set_draining(false, false);
       }
       step();
       if (!check(outcome, false)) return outcome;
@@ -61,7 +63,8 @@ class Simulation {
     }
     check(outcome, true);
     outcome.num_streams = static_cast<int>(calls_.size());
-    for (const auto& [address, link] : world_.links) outcome.num_followed += link->num_followed();
+    outcome.num_duplicates = num_duplicates_;
+    for (const auto& link : links_) outcome.num_followed += link->num_followed();
     for (const auto& call : calls_) {
       outcome.num_resumes += call->num_resumes();
       if (outcome.error.empty()) outcome.error = call->verdict();
@@ -72,11 +75,47 @@ class Simulation {
  private:
   bool one_in(uint64_t count) { return dice_() % count == 0; }
 
+  void open(const std::string& address, SimulatedReplica& replica) {
+    const auto link = std::make_shared<SimulatedLink>(address, replica, replica.num_links(),
+                                                      world_.defect, dice_);
+    links_.push_back(link);
+    replica.add_link(link);
+    world_.links[address] = link;
+  }
+
+  // As the fleet makes it.
   std::shared_ptr<const ReplicaSet> snapshot() {
+    std::vector<ReplicaView> views;
+    for (const auto& [address, link] : world_.links) {
+      if (link != nullptr) views.push_back(link->view(world_.now));
+    }
+    choice_.settle(views);
     auto set = std::make_shared<ReplicaSet>();
-    for (const auto& [address, link] : world_.links)
-      set->replicas.push_back(link->view(world_.now));
+    for (ReplicaView& view : views) {
+      if (!choice_.is_superfluous(view)) set->replicas.push_back(std::move(view));
+    }
     return set;
+  }
+
+  // As the fleet does with links to a replica that is reached already.
+  void close_superfluous() {
+    for (auto& [address, link] : world_.links) {
+      if (link == nullptr) {
+        if (!choice_.reaches(closed_for_[address])) open(address, replica_at(address));
+        continue;
+      }
+      const ReplicaView view = link->view(world_.now);
+      if (!is_live(view) || !choice_.is_superfluous(view)) continue;
+      closed_for_[address] = view.model->hello.replica_id();
+      const auto closed = std::exchange(link, nullptr);
+      closed->stop();
+      ++num_duplicates_;
+    }
+  }
+
+  // Of the address and of its duplicate.
+  SimulatedReplica& replica_at(const std::string& address) {
+    return *replicas_.at(address.substr(0, 1));
   }
 
   void add_call() {
@@ -92,26 +131,35 @@ class Simulation {
 
   // 1 where it was a crash.
   int inject_fault() {
-    auto link = world_.links.begin();
-    std::advance(link, static_cast<long>(dice_() % world_.links.size()));
-    switch (dice_() % 6) {
+    auto one = world_.links.begin();
+    std::advance(one, static_cast<long>(dice_() % world_.links.size()));
+    const auto& [address, link] = *one;
+    SimulatedReplica& replica = replica_at(address);
+    switch (dice_() % 7) {
       case 0:
       case 1:
-        link->second->crash(world_.now);
+        replica.crash(world_.now);
         return 1;
       case 2:
-        link->second->cut();
+        if (link == nullptr) return 0;
+        one_in(2) ? link->cut() : link->cut_one();
         return 0;
       case 3: {
         // One replica of each kind may hang for good.
-        const bool for_good = (link->first == "b" || link->first == "d") && one_in(3);
+        const bool for_good = (address[0] == 'b' || address[0] == 'd') && one_in(3);
         const int stall_ms = for_good ? 1'000'000 : static_cast<int>(dice_() % 6000);
-        link->second->stall(world_.now + absl::Milliseconds(stall_ms));
+        replica.stall(world_.now + absl::Milliseconds(stall_ms));
         return 0;
       }
       case 4: {
         const bool draining = one_in(2);
-        link->second->set_draining(draining, draining && one_in(2));
+        replica.set_draining(draining, draining && one_in(2));
+        return 0;
+      }
+      case 5: {
+        // A second address leads to the replica.
+        const std::string again = address.substr(0, 1) + "+";
+        if (!world_.links.contains(again)) open(again, replica);
         return 0;
       }
       default:
@@ -121,7 +169,12 @@ class Simulation {
   }
 
   void step() {
-    for (auto& [address, link] : world_.links) link->tick(world_.now);
+    for (auto& [name, replica] : replicas_) replica->tick(world_.now);
+    snapshot();
+    close_superfluous();
+    for (auto& [address, link] : world_.links) {
+      if (link != nullptr) link->tick(world_.now);
+    }
     // As the fleet does: where an equal replica is ready.
     const auto set = snapshot();
     for (const ReplicaView& from : set->replicas) {
@@ -149,8 +202,8 @@ class Simulation {
   }
 
   bool check(Outcome& outcome, bool at_end) {
-    for (const auto& [address, link] : world_.links) {
-      outcome.error = link->complaint(at_end);
+    for (const auto& [name, replica] : replicas_) {
+      outcome.error = replica->complaint(at_end, world_.now);
       if (!outcome.error.empty()) return false;
     }
     return true;
@@ -160,6 +213,11 @@ class Simulation {
   Dice dice_;
   internal::v1::Hello hello_;
   std::unique_ptr<const RoutingPolicy> policy_;
+  std::map<std::string, std::unique_ptr<SimulatedReplica>> replicas_;  // by the first address
+  std::vector<std::shared_ptr<SimulatedLink>> links_;                  // all that there ever were
+  std::map<std::string, std::string> closed_for_;                      // replica id by address
+  LinkChoice choice_;
+  int num_duplicates_ = 0;
   std::vector<std::shared_ptr<SimulatedCall>> calls_;
   World world_;
 };

@@ -22,6 +22,7 @@ enum class Defect : uint8_t {
   kOtherSeed,           // a resumed stream draws from another seed
   kUnwatchedSilence,    // a silent session is never given up
   kDeafPredecessor,     // what a session says that another one follows is not heard
+  kForgottenDuplicate,  // streams of a second link to one replica are not told that it is closed
 };
 
 struct Outcome {
@@ -29,7 +30,8 @@ struct Outcome {
   int num_streams = 0;
   int num_resumes = 0;
   int num_crashes = 0;
-  int num_followed = 0;  // sessions that another one followed
+  int num_followed = 0;    // sessions that another one followed
+  int num_duplicates = 0;  // links that were closed because another one led to their replica
 };
 
 // Runs one seed to its end.

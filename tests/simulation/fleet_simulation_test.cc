@@ -15,6 +15,7 @@ TEST(FleetSimulation, NoStreamIsLostUnderAnyOfTheSeeds) {
   int num_resumes = 0;
   int num_crashes = 0;
   int num_followed = 0;
+  int num_duplicates = 0;
   uint64_t first = 1;
   uint64_t last = LCKV_FLEET_SIMULATION_COUNT;
   if (const char* given = std::getenv("LCKV_SIMULATION_COUNT")) {
@@ -30,12 +31,15 @@ TEST(FleetSimulation, NoStreamIsLostUnderAnyOfTheSeeds) {
     num_resumes += outcome.num_resumes;
     num_crashes += outcome.num_crashes;
     num_followed += outcome.num_followed;
+    num_duplicates += outcome.num_duplicates;
   }
   std::cout << num_streams << " calls, " << num_crashes << " crashes, " << num_resumes
-            << " resumes, " << num_followed << " sessions followed by another\n";
+            << " resumes, " << num_followed << " sessions followed by another, " << num_duplicates
+            << " links closed for another to the same replica\n";
   // A fleet in which nothing happens would prove nothing.
   EXPECT_GT(num_resumes, static_cast<int>(last - first));
   EXPECT_GT(num_followed, static_cast<int>(last - first));
+  EXPECT_GT(num_duplicates, static_cast<int>(last - first));
 }
 
 class PlantedDefect : public ::testing::TestWithParam<Defect> {};
@@ -56,7 +60,7 @@ INSTANTIATE_TEST_SUITE_P(All, PlantedDefect,
                                            Defect::kLostContinue, Defect::kForgottenOrphan,
                                            Defect::kDoubleCredit, Defect::kCrossedFingerprint,
                                            Defect::kOtherSeed, Defect::kUnwatchedSilence,
-                                           Defect::kDeafPredecessor));
+                                           Defect::kDeafPredecessor, Defect::kForgottenDuplicate));
 
 }  // namespace
 }  // namespace lckv::fleet_simulation

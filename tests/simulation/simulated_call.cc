@@ -52,14 +52,14 @@ WaitingCall::Assignment SimulatedCall::assign(const ReplicaView& replica,
     if (world_.defect == Defect::kResumeLate) submit.add_resumed(submit.resumed(0));
     if (world_.defect == Defect::kOtherSeed) submit.mutable_sampling()->set_seed(1);
   }
-  SimulatedLink& link = *world_.links.at(replica.address);
+  const auto& link = world_.links.at(replica.address);
   std::vector<uint64_t> handles;
-  if (!link.submit(shared_from_this(), std::move(submits), handles, world_.now)) {
+  if (!link->submit(shared_from_this(), std::move(submits), handles, world_.now)) {
     return Assignment::kNotTaken;
   }
   for (size_t i = 0; i < choices.size(); ++i) {
     Seat& seat = seats_[choices[i]];
-    seat = {.link = &link, .handle = handles[i], .attempt = seat.attempt + 1};
+    seat = {.link = link, .handle = handles[i], .attempt = seat.attempt + 1};
   }
   relay_.on_placed(choices, replica.model->hello.fingerprint(), world_.now);
   pump();

@@ -18,7 +18,7 @@ namespace lckv::fleet_simulation {
 struct World {
   Defect defect = Defect::kNone;
   Dice& dice;
-  std::map<std::string, std::unique_ptr<SimulatedLink>> links;  // by address
+  std::map<std::string, std::shared_ptr<SimulatedLink>> links;  // by address; null: closed
   std::unique_ptr<CallQueue> queue;
   RetryBudget retries{RetryBudgetOptions()};
   absl::Time now;
@@ -48,7 +48,7 @@ class SimulatedCall final : public SequenceSink,
 
  private:
   struct Seat {
-    SimulatedLink* link = nullptr;
+    std::shared_ptr<SimulatedLink> link;
     uint64_t handle = 0;
     uint32_t attempt = 0;
   };

@@ -38,7 +38,7 @@ SchedulerOptions small_options(const PassPlan& passes) {
 
 std::shared_ptr<const SequenceSpec> spec_of(const internal::v1::Submit& submit) {
   auto spec = std::make_shared<SequenceSpec>();
-  spec->continued = submit.attempt() > 1;
+  spec->continued = submit.resumed_size() > 0;
   spec->prompt.assign(submit.prompt().begin(), submit.prompt().end());
   spec->resumed.assign(submit.resumed().begin(), submit.resumed().end());
   spec->sampling.seed = submit.sampling().seed();

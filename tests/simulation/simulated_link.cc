@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 
 namespace lckv::fleet_simulation {
@@ -26,13 +26,13 @@ LinkTimes link_times(Defect defect, Dice& dice) {
 
 }  // namespace
 
-SimulatedLink::SimulatedLink(std::string address, std::string fingerprint, Defect defect,
-                             Dice& dice)
+SimulatedLink::SimulatedLink(std::string address, SimulatedReplica& replica, size_t number,
+                             Defect defect, Dice& dice)
     : address_(std::move(address)),
-      fingerprint_(std::move(fingerprint)),
+      replica_(replica),
+      number_(number),
       defect_(defect),
       dice_(dice),
-      restart_time_(absl::InfinitePast()),
       state_(link_times(defect, dice), dice()) {}
 
 // Later than what was sent before: a session's frames stay in order.
@@ -40,32 +40,22 @@ absl::Time SimulatedLink::arrival(absl::Time now, absl::Time last) {
   return std::max(last, now + absl::Milliseconds(static_cast<int>(dice_() % kMaxDelayMs)));
 }
 
-void SimulatedLink::tick(absl::Time now) {
-  now_ = now;
-  if (leader_ == nullptr && now >= restart_time_) {
-    leader_ =
-        std::make_unique<SimulatedLeader>(absl::StrCat(address_, "-", ++num_lives_), fingerprint_);
-  }
-  if (answers(now)) run_leader(now);
-  run_router(now);
-}
-
-void SimulatedLink::run_leader(absl::Time now) {
-  std::vector<SimulatedLeader::Outgoing> frames;
+void SimulatedLink::hand_over(SimulatedLeader& leader, absl::Time now,
+                              std::vector<SimulatedLeader::Outgoing>& answers) {
   for (auto& [session, connection] : connections_) {
     if (connection.broken) continue;
-    if (!leader_->knows(session)) frames.push_back({session, leader_->open(session)});
+    const uint64_t known_as = at_leader(session);
+    if (!leader.knows(known_as)) answers.push_back({known_as, leader.open(known_as)});
     while (!connection.to_leader.empty() && connection.to_leader.front().first <= now) {
       const RouterFrame frame = std::move(connection.to_leader.front().second);
       connection.to_leader.pop_front();
-      leader_->receive(session, frame, now, frames);
+      leader.receive(known_as, frame, now, answers);
     }
   }
-  leader_->turn(now, frames);
-  for (SimulatedLeader::Outgoing& outgoing : frames) send(std::move(outgoing), now);
 }
 
-void SimulatedLink::run_router(absl::Time now) {
+void SimulatedLink::tick(absl::Time now) {
+  now_ = now;
   std::vector<uint64_t> sessions;
   for (const auto& [session, connection] : connections_) sessions.push_back(session);
   for (const uint64_t session : sessions) {
@@ -88,11 +78,14 @@ void SimulatedLink::run_router(absl::Time now) {
 }
 
 // What is dead refuses; what hangs answers later.
-void SimulatedLink::connect(uint64_t session) { connections_[session].broken = leader_ == nullptr; }
+void SimulatedLink::connect(uint64_t session) {
+  connections_[session].broken = replica_.leader() == nullptr;
+}
 
 void SimulatedLink::disconnect(uint64_t session) {
   connections_.erase(session);
-  if (leader_ != nullptr && leader_->knows(session)) leader_->forget(session);
+  SimulatedLeader* leader = replica_.leader();
+  if (leader != nullptr && leader->knows(at_leader(session))) leader->forget(at_leader(session));
 }
 
 void SimulatedLink::send(std::vector<LinkState::Outgoing> frames) {
@@ -108,7 +101,7 @@ void SimulatedLink::send(std::vector<LinkState::Outgoing> frames) {
 }
 
 void SimulatedLink::send(SimulatedLeader::Outgoing outgoing, absl::Time now) {
-  Connection& connection = connections_.at(outgoing.session);
+  Connection& connection = connections_.at(outgoing.session - at_leader(0));
   if (connection.broken) return;
   auto& wire = connection.to_router;
   const absl::Time last = wire.empty() ? now : wire.back().first;
@@ -162,27 +155,24 @@ void SimulatedLink::lose(std::vector<LinkState::Route> orphans, LossKind kind) {
   }
 }
 
+void SimulatedLink::cut(Connection& connection) {
+  if (connection.broken) return;
+  connection.broken = true;
+  // Some of what was on the wire still arrives.
+  const size_t size = connection.to_router.size();
+  connection.to_router.resize(size == 0 ? 0 : dice_() % (size + 1));
+  connection.to_leader.clear();
+}
+
 void SimulatedLink::cut() {
-  for (auto& [session, connection] : connections_) {
-    if (connection.broken) continue;
-    connection.broken = true;
-    // Some of what was on the wire still arrives.
-    const size_t size = connection.to_router.size();
-    connection.to_router.resize(size == 0 ? 0 : dice_() % (size + 1));
-    connection.to_leader.clear();
-  }
+  for (auto& [session, connection] : connections_) cut(connection);
 }
 
-void SimulatedLink::crash(absl::Time now) {
-  if (leader_ == nullptr) return;
-  cut();
-  leader_.reset();
-  stalled_until_ = absl::InfinitePast();
-  restart_time_ = now + absl::Milliseconds(static_cast<int>(dice_() % 3000));
-}
-
-void SimulatedLink::set_draining(bool draining, bool moving) {
-  if (leader_ != nullptr) leader_->set_draining(draining, moving);
+void SimulatedLink::cut_one() {
+  if (connections_.empty()) return;
+  auto one = connections_.begin();
+  std::advance(one, static_cast<long>(dice_() % connections_.size()));
+  cut(one->second);
 }
 
 bool SimulatedLink::submit(const std::shared_ptr<SequenceSink>& sink,
@@ -218,19 +208,19 @@ void SimulatedLink::move_streams() {
   });
 }
 
+size_t SimulatedLink::stop() {
+  std::vector<LinkState::Route> orphans;
+  with_late_frame(state_.current(), [&] { orphans = state_.stop(); });
+  while (!connections_.empty()) disconnect(connections_.begin()->first);
+  const size_t count = orphans.size();
+  if (defect_ != Defect::kForgottenDuplicate) lose(std::move(orphans), LossKind::kMoved);
+  return count;
+}
+
 ReplicaView SimulatedLink::view(absl::Time now) const {
   ReplicaView view{.address = address_, .state = state_.state(now, /*connected=*/false)};
   state_.describe(view);
   return view;
-}
-
-std::string SimulatedLink::complaint(bool at_end) const {
-  if (leader_ == nullptr) return "";
-  if (leader_->num_unpromised() > 0) {
-    return absl::StrCat(address_, " was given more than it had promised room for");
-  }
-  // One that hangs can free nothing.
-  return at_end && now_ >= stalled_until_ ? leader_->leak() : "";
 }
 
 }  // namespace lckv::fleet_simulation

@@ -1,12 +1,11 @@
-// The router's link to a simulated leader: the production link state behind a wire that delays, and
-// that breaks with what was on it.
+// One of the router's links to a simulated replica: the production link state behind a wire that
+// delays, and that breaks with what was on it.
 #pragma once
 
 #include <deque>
 #include <functional>
 #include <map>
 #include <memory>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,24 +13,29 @@
 #include "absl/time/time.h"
 #include "router/fleet/link_state.h"
 #include "router/fleet/replica_set.h"
+#include "tests/simulation/dice.h"
 #include "tests/simulation/fleet_simulation.h"
-#include "tests/simulation/simulated_leader.h"
+#include "tests/simulation/simulated_replica.h"
 
 namespace lckv::fleet_simulation {
 
-using Dice = std::mt19937_64;
-
 class SimulatedLink {
  public:
-  SimulatedLink(std::string address, std::string fingerprint, Defect defect, Dice& dice);
+  // `number`: of the replica's links.
+  SimulatedLink(std::string address, SimulatedReplica& replica, size_t number, Defect defect,
+                Dice& dice);
 
-  // One moment of the wire, the leader's loop and the router's clock.
+  // The leader's side, which knows sessions by numbers that are one link's alone.
+  static size_t number_of(uint64_t session) { return session >> 32; }
+  void hand_over(SimulatedLeader& leader, absl::Time now,
+                 std::vector<SimulatedLeader::Outgoing>& answers);
+  void send(SimulatedLeader::Outgoing outgoing, absl::Time now);
+
+  // One moment of the wire and of the router's clock.
   void tick(absl::Time now);
-  // Faults.
-  void crash(absl::Time now);
-  void stall(absl::Time until) { stalled_until_ = until; }
-  void cut();  // the connections alone
-  void set_draining(bool draining, bool moving);
+  // Faults of the connections: all, or one.
+  void cut();
+  void cut_one();
 
   // The router's side.
   bool submit(const std::shared_ptr<SequenceSink>& sink, std::vector<internal::v1::Submit> submits,
@@ -39,11 +43,11 @@ class SimulatedLink {
   void cancel(uint64_t handle);
   void set_paused(uint64_t handle, bool paused, absl::Time now);
   void move_streams();
+  // For good. How many streams go on elsewhere.
+  size_t stop();
   ReplicaView view(absl::Time now) const;
 
   int num_followed() const { return num_followed_; }  // sessions that another one followed
-  // Broken promises of the leader's side; empty: none.
-  std::string complaint(bool at_end) const;
 
  private:
   template <class Frame>
@@ -55,13 +59,11 @@ class SimulatedLink {
     Wire<internal::v1::WorkerFrame> to_router;
   };
 
-  bool answers(absl::Time now) const { return leader_ != nullptr && now >= stalled_until_; }
-  void run_leader(absl::Time now);
-  void run_router(absl::Time now);
+  uint64_t at_leader(uint64_t session) const { return uint64_t{number_} << 32 | session; }
+  void cut(Connection& connection);
   void connect(uint64_t session);
   void disconnect(uint64_t session);
   void send(std::vector<LinkState::Outgoing> frames);
-  void send(SimulatedLeader::Outgoing outgoing, absl::Time now);
   void receive(uint64_t session, internal::v1::WorkerFrame frame, absl::Time now);
   void with_late_frame(uint64_t session, const std::function<void()>& take_away);
   static void tell(const SessionState::Received& received, const internal::v1::WorkerFrame& frame);
@@ -69,14 +71,11 @@ class SimulatedLink {
   absl::Time arrival(absl::Time now, absl::Time last);
 
   const std::string address_;
-  const std::string fingerprint_;
+  SimulatedReplica& replica_;
+  const size_t number_;
   const Defect defect_;
   Dice& dice_;
 
-  std::unique_ptr<SimulatedLeader> leader_;  // null: dead
-  int num_lives_ = 0;
-  absl::Time restart_time_;
-  absl::Time stalled_until_ = absl::InfinitePast();
   std::map<uint64_t, Connection> connections_;  // by session
   LinkState state_;
   absl::Time now_;

@@ -18,12 +18,14 @@ void ProbedOps::fill(std::byte* memory, size_t bytes, uint8_t value) {
   }
 }
 
-void ProbedOps::logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids,
-                         float* own, int32_t num_top, TopEntry* top) {
-  auto& kept = logits_.emplace_back(vocabulary);
-  inner_->copy(reinterpret_cast<const std::byte*>(logits),
-               reinterpret_cast<std::byte*>(kept.data()), kept.size() * sizeof(float));
-  inner_->logprobs(logits, vocabulary, ids, own, num_top, top);
+void ProbedOps::logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
+                         TopEntry* top) {
+  for (const LogprobArgs& row : rows) {
+    auto& kept = logits_.emplace_back(vocabulary);
+    inner_->copy(reinterpret_cast<const std::byte*>(row.logits),
+                 reinterpret_cast<std::byte*>(kept.data()), kept.size() * sizeof(float));
+  }
+  inner_->logprobs(rows, vocabulary, own, top);
 }
 
 }  // namespace lckv

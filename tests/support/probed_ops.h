@@ -18,7 +18,7 @@ class ProbedOps : public Ops {
  public:
   ProbedOps(std::unique_ptr<Ops> inner, uint8_t fill) : inner_(std::move(inner)), fill_(fill) {}
 
-  // Logits given to logprobs() since the last call.
+  // Rows of logits given to logprobs() since the last call.
   std::vector<std::vector<float>> take_logits() { return std::exchange(logits_, {}); }
   void fill(std::byte* memory, size_t bytes, uint8_t value);
   // Where the blocks begin; null before any KV was written.
@@ -43,10 +43,14 @@ class ProbedOps : public Ops {
   void fetch(std::span<PackedWeight* const> weights, WeightSlot& slot) override {
     inner_->fetch(weights, slot);
   }
+  std::unique_ptr<EmbeddingTable> pack_table(const WeightSource& source,
+                                             const PackedWeight* tied) override {
+    return inner_->pack_table(source, tied);
+  }
   std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) override {
     return inner_->upload(sources);
   }
-  void embed(const WeightSource& table, std::span<const int32_t> ids, float* out) override {
+  void embed(const EmbeddingTable& table, std::span<const int32_t> ids, float* out) override {
     inner_->embed(table, ids, out);
   }
   void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t hidden,
@@ -114,8 +118,8 @@ class ProbedOps : public Ops {
                      std::span<const float> values) override {
     inner_->change_logits(logits, change, ids, values);
   }
-  void logprobs(const float* logits, int32_t vocabulary, std::span<const int32_t> ids, float* own,
-                int32_t num_top, TopEntry* top) override;
+  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
+                TopEntry* top) override;
   void sample(std::span<const SampleArgs> rows, int32_t* ids) override {
     inner_->sample(rows, ids);
   }

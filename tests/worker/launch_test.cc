@@ -104,5 +104,11 @@ TEST(DeviceOfRank, CountsFromTheFirstRankOfItsHost) {
   EXPECT_EQ(device_of_rank({.device_index = 1, .rank = 6}), 1);
 }
 
+TEST(DeviceOfRank, IsOneForAllWhereTheyShareIt) {
+  const WorkerConfig config = {
+      .device_index = 2, .rank = 6, .first_rank = 4, .allow_shared_device = true};
+  EXPECT_EQ(device_of_rank(config), 2);
+}
+
 }  // namespace
 }  // namespace lckv

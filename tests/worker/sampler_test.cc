@@ -6,11 +6,30 @@
 #include <cmath>
 
 #include "kernels/reference_ops.h"
+#include "tests/support/probed_ops.h"
 
 namespace lckv {
 namespace {
 
 constexpr SeatId kSeat{1};
+
+// Counts what the host waits for.
+class CountedOps final : public ProbedOps {
+ public:
+  CountedOps() : ProbedOps(open_reference_ops(DType::kFloat32), 0) {}
+  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
+                TopEntry* top) override {
+    ++num_logprobs;
+    ProbedOps::logprobs(rows, vocabulary, own, top);
+  }
+  void sample(std::span<const SampleArgs> rows, int32_t* ids) override {
+    ++num_samples;
+    ProbedOps::sample(rows, ids);
+  }
+
+  int num_logprobs = 0;
+  int num_samples = 0;
+};
 
 class SamplerTest : public testing::Test {
  protected:
@@ -25,8 +44,8 @@ class SamplerTest : public testing::Test {
     return sampler_.draw({&row, 1}, logits.data()).front();
   }
 
-  std::unique_ptr<Ops> ops_ = open_reference_ops(DType::kFloat32);
-  Sampler sampler_{4, 4, *ops_};
+  CountedOps ops_;
+  Sampler sampler_{{.max_num_seqs = 4, .max_rows = 5, .vocabulary = 4}, ops_};
 };
 
 TEST_F(SamplerTest, LogprobsAreTheModelsOwn) {
@@ -128,6 +147,52 @@ TEST_F(SamplerTest, RowsOfAllKindsTogetherAreEachItsOwn) {
   EXPECT_THAT(tokens(), testing::ElementsAre(1, 3, 2, 3, 0));
   // What was drawn is counted for its own seat: now 2 is penalized too, in seat 3 alone.
   EXPECT_THAT(tokens(), testing::ElementsAre(1, 3, 0, 3, 0));
+}
+
+// Rows whose logits a request changes keep the model's own, whatever their neighbours do.
+TEST_F(SamplerTest, LogprobsOfAllRowsAreFoundTogether) {
+  for (const int32_t seat : {0, 1, 2, 3}) {
+    SequenceSpec spec;
+    spec.sampling.temperature = 0.0F;
+    if (seat != 2) spec.sampling.logit_bias = {{seat, 100.0F}};
+    sampler_.open(
+        {.seat = SeatId{seat}, .spec = std::make_shared<const SequenceSpec>(std::move(spec))});
+  }
+  const std::vector<SampleRow> rows = {
+      {.seat = SeatId{3}, .num_logprobs = 1},
+      {.kind = SampleRow::Kind::kPromptLogprob, .seat = SeatId{2}, .target = 0, .num_logprobs = 4},
+      {.seat = SeatId{1}},
+      {.seat = SeatId{2}, .num_logprobs = 0},
+      {.seat = SeatId{0}, .num_logprobs = 2},
+  };
+  const std::vector<std::vector<float>> logits = {{1.0F, 5.0F, 0.0F, 2.0F},
+                                                  {4.0F, 3.0F, 2.0F, 1.0F},
+                                                  {0.0F, 0.0F, 0.0F, 0.0F},
+                                                  {0.0F, 0.0F, 7.0F, 0.0F},
+                                                  {1.0F, 2.0F, 3.0F, 4.0F}};
+  for (int turn = 1; turn <= 2; ++turn) {
+    std::vector<float> own;
+    for (const auto& row : logits) own.insert(own.end(), row.begin(), row.end());
+    const int num_samples = ops_.num_samples;
+    const auto results = sampler_.draw(rows, own.data());
+    EXPECT_EQ(ops_.num_samples, num_samples + 1);
+    EXPECT_EQ(ops_.num_logprobs, turn);
+    const std::vector<int32_t> tokens = {3, 0, 1, 2, 0};
+    const std::vector<std::vector<int32_t>> top = {{1}, {0, 1, 2, 3}, {}, {}, {3, 2}};
+    for (size_t i = 0; i < rows.size(); ++i) {
+      EXPECT_EQ(results[i].token, tokens[i]) << i;
+      ASSERT_EQ(results[i].logprob.has_value(), rows[i].num_logprobs >= 0) << i;
+      if (!results[i].logprob) continue;
+      double sum = 0.0;
+      for (const float logit : logits[i]) sum += std::exp(static_cast<double>(logit));
+      EXPECT_NEAR(results[i].logprob->own, logits[i][tokens[i]] - std::log(sum), 1e-6) << i;
+      EXPECT_EQ(results[i].logprob->top_ids, top[i]) << i;
+      for (size_t j = 0; j < top[i].size(); ++j) {
+        EXPECT_NEAR(results[i].logprob->top_logprobs[j], logits[i][top[i][j]] - std::log(sum),
+                    1e-6);
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -24,6 +24,13 @@ constexpr size_t kStepsKept = 16;
 constexpr int64_t kLogitBytes = 64 << 20;
 constexpr int64_t kLogitRowsMin = 16;
 
+// Rows whose logits are there at once.
+int64_t num_logit_rows(const RunnerOptions& options, const Model& model) {
+  const int64_t row_bytes = static_cast<int64_t>(sizeof(float)) * model.vocabulary_size();
+  return std::min<int64_t>(std::max(kLogitBytes / row_bytes, kLogitRowsMin),
+                           options.max_batched_rows);
+}
+
 class Stopwatch {
  public:
   explicit Stopwatch(absl::Duration& total) : total_(total) {}
@@ -47,7 +54,11 @@ class ModelRunner::Impl {
         ops_(std::move(ops)),
         ranks_(std::move(ranks)),
         model_(std::move(model)),
-        sampler_(options_.max_num_seqs, model_->vocabulary_size(), *ops_) {
+        logit_rows_(num_logit_rows(options_, *model_)),
+        sampler_({.max_num_seqs = options_.max_num_seqs,
+                  .max_rows = static_cast<int32_t>(logit_rows_),
+                  .vocabulary = model_->vocabulary_size()},
+                 *ops_) {
     LCKV_CHECK(options_.max_batched_rows > 0);
     LCKV_CHECK(options_.max_batched_rows <= model_->max_rows());
   }
@@ -87,6 +98,7 @@ class ModelRunner::Impl {
   std::unique_ptr<Ops> ops_;
   std::unique_ptr<Collectives> ranks_;
   std::unique_ptr<Model> model_;
+  const int64_t logit_rows_;
   Sampler sampler_;
   std::unique_ptr<DeviceKv> kv_;
   std::unique_ptr<RangeInputs> inputs_;
@@ -94,10 +106,9 @@ class ModelRunner::Impl {
 
   std::function<void()> before_layer_ = [] {};
   uint64_t last_step_ = 0;
-  std::deque<Sampled> sampled_;   // of the last steps, ascending
-  std::vector<int32_t> staging_;  // the plan's, as numbers
-  std::vector<int32_t> ids_;      // rows that the next call is about
-  int64_t logit_rows_ = 0;
+  std::deque<Sampled> sampled_;                // of the last steps, ascending
+  std::vector<int32_t> staging_;               // the plan's, as numbers
+  std::vector<int32_t> ids_;                   // rows that the next call is about
   std::unique_ptr<DeviceBuffer> hidden_;       // [max_batched_rows, hidden]
   std::unique_ptr<DeviceBuffer> last_hidden_;  // [logit_rows, hidden]: rows whose logits are needed
   std::unique_ptr<DeviceBuffer> logits_;       // [logit_rows, vocabulary]
@@ -112,8 +123,6 @@ absl::Status ModelRunner::Impl::allocate() {
   ids_.reserve(options_.max_batched_rows);
   const size_t hidden_bytes = sizeof(float) * model_->hidden_size();
   const size_t logit_bytes = sizeof(float) * model_->vocabulary_size();
-  logit_rows_ = std::max<int64_t>(kLogitBytes / static_cast<int64_t>(logit_bytes), kLogitRowsMin);
-  logit_rows_ = std::min<int64_t>(logit_rows_, options_.max_batched_rows);
   hidden_ = ops_->allocate(hidden_bytes * options_.max_batched_rows);
   last_hidden_ = ops_->allocate(hidden_bytes * logit_rows_);
   logits_ = ops_->allocate(logit_bytes * logit_rows_);

@@ -17,10 +17,16 @@
 
 namespace lckv {
 
+struct SamplerOptions {
+  int32_t max_num_seqs = 0;
+  int32_t max_rows = 0;  // of a draw
+  int32_t vocabulary = 0;
+};
+
 class Sampler {
  public:
   // `ops` must outlive it.
-  Sampler(int32_t max_num_seqs, int32_t vocabulary, Ops& ops);
+  Sampler(const SamplerOptions& options, Ops& ops);
 
   void open(const SeatOpening& opening);
   void close(SeatId seat);
@@ -36,23 +42,27 @@ class Sampler {
     absl::flat_hash_set<int32_t> seen;                // in prompt or generated
   };
   Seat& seat_of(const SampleRow& row);
-  SampleResult draw_with_logprobs(const SampleRow& row, float* logits);
-  SampleArgs sample_args(const SampleRow& row, float* logits);
+  SampleArgs sample_args(const SampleRow& row, const float* logits);
   void count(int32_t token, Seat& seat) const;
-  void adjust(const SampleRow& row, const Seat& seat, float* logits);
-  // Makes the change of ids_ and values_, if any, and forgets them.
-  void change(LogitChange change, float* logits);
-  TokenLogprob logprob(const float* logits, int32_t token, int32_t num_top);
+  // Makes the request's changes. Returns where the logits are as the model gave them, if
+  // log-probabilities are asked for.
+  const float* adjust(const SampleRow& row, float* logits);
+  const float* keep(const float* logits);
+  // Of the rows that ask for them, of which logged_ has all but the ids.
+  void find_logprobs(std::span<const SampleRow> rows, std::vector<SampleResult>& results);
 
   const int32_t vocabulary_;
   Ops& ops_;
   std::vector<Seat> seats_;
-  std::unique_ptr<DeviceBuffer> raw_;  // [vocabulary]: a row's logits as the model gave them
-  std::vector<TopEntry> top_;          // [vocabulary]
-  std::vector<int32_t> ids_;           // of logits that change next
-  std::vector<float> values_;
-  std::vector<SampleArgs> draws_;  // of rows that draw together
+  const int32_t max_kept_;
+  std::unique_ptr<DeviceBuffer> kept_;  // [max_kept, vocabulary]: logits before they were changed
+  // Of the draw at hand.
+  int32_t num_kept_ = 0;
+  std::vector<SampleArgs> draws_;
   std::vector<int32_t> tokens_;
+  std::vector<LogprobArgs> logged_;
+  std::vector<int32_t> ids_;  // of logits that change next
+  std::vector<float> values_;
 };
 
 }  // namespace lckv

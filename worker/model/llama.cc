@@ -130,16 +130,16 @@ void LlamaModel::allocate() {
 absl::Status LlamaModel::embed(std::span<const int32_t> ids, float* hidden) {
   for (const int32_t id : ids) LCKV_CHECK(id >= 0 && id < vocabulary_size());
   if (shard_.size == 1) {
-    ops_.embed(weights_.embedding, ids, hidden);
+    ops_.embed(*weights_.embedding, ids, hidden);
     return absl::OkStatus();
   }
   const int32_t first = shard_.rank * vocabulary_share_;
   const auto is_own = [this, first](int32_t id) {
-    return id >= first && id < first + weights_.embedding.n;
+    return id >= first && id < first + weights_.embedding->n();
   };
   own_ids_.clear();
   for (const int32_t id : ids) own_ids_.push_back(is_own(id) ? id - first : kNoId);
-  ops_.embed(weights_.embedding, own_ids_, hidden);
+  ops_.embed(*weights_.embedding, own_ids_, hidden);
   const auto count = static_cast<int64_t>(ids.size()) * hidden_size();
   return within(ranks_->all_reduce(hidden, count), "all_reduce of embeddings");
 }

@@ -34,9 +34,9 @@ struct LlamaOptions {
 OffloadPlan plan_llama_offload(const ModelConfig& config, const PassPlan& passes, int32_t num_ranks,
                                DType dtype, uint64_t bytes);
 
-// Packs the weights for the device; mapped ones leave memory as they are packed, but for the
-// embedding table, which is read where it lies. `passes` are the rank's: of shard_layers(). `ops`
-// must outlive the model. Errors: ResourceExhausted where memory cannot be had.
+// Packs the weights for the device; mapped ones leave memory as they are packed, but for an
+// embedding table that the Ops read where it lies. `passes` are the rank's: of shard_layers().
+// `ops` must outlive the model. Errors: ResourceExhausted where memory cannot be had.
 absl::StatusOr<std::unique_ptr<Model>> load_llama(const LlamaOptions& options,
                                                   const ModelConfig& config, PassPlan passes,
                                                   std::unique_ptr<WeightStore> weights, Ops& ops);

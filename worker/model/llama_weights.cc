@@ -25,7 +25,9 @@ class LlamaPacker {
 
  private:
   void pack_layer(int32_t layer);
-  WeightSource source(const std::string& name, bool is_kept = false);
+  void pack_ends();
+  WeightSource source(const std::string& name);
+  WeightSource source(const TensorView& tensor);
   WeightSource contiguous(const TensorView& tensor);
   std::unique_ptr<PackedWeight> pack_head(const WeightSource& head);
   std::unique_ptr<PackedWeight> pack(std::initializer_list<WeightSource> sources);
@@ -42,18 +44,22 @@ class LlamaPacker {
   std::vector<std::vector<std::byte>> copies_;  // of slices of columns
 };
 
-WeightSource LlamaPacker::source(const std::string& name, bool is_kept) {
+WeightSource LlamaPacker::source(const std::string& name) {
   const TensorView* tensor = weights_.store->find(name);
   LCKV_CHECK(tensor != nullptr);
-  LCKV_CHECK(tensor->shape.size() == 1 || tensor->shape.size() == 2);
-  if (!is_kept) packed_.push_back(tensor);
-  done_bytes_ += tensor->slice_bytes();
-  const TensorSlice& slice = tensor->slice;
-  if (tensor->shape.size() == 2 && slice.columns < tensor->shape[1]) return contiguous(*tensor);
-  const bool is_matrix = tensor->shape.size() == 2;
+  packed_.push_back(tensor);
+  return source(*tensor);
+}
+
+WeightSource LlamaPacker::source(const TensorView& tensor) {
+  LCKV_CHECK(tensor.shape.size() == 1 || tensor.shape.size() == 2);
+  done_bytes_ += tensor.slice_bytes();
+  const TensorSlice& slice = tensor.slice;
+  if (tensor.shape.size() == 2 && slice.columns < tensor.shape[1]) return contiguous(tensor);
+  const bool is_matrix = tensor.shape.size() == 2;
   const int64_t first = slice.row * slice.columns;
-  return {.data = tensor->data + first * static_cast<int64_t>(dtype_bytes(tensor->dtype)),
-          .dtype = tensor->dtype,
+  return {.data = tensor.data + first * static_cast<int64_t>(dtype_bytes(tensor.dtype)),
+          .dtype = tensor.dtype,
           .n = is_matrix ? slice.rows : 1,
           .k = is_matrix ? slice.columns : slice.rows};
 }
@@ -147,12 +153,23 @@ void LlamaPacker::pack_layer(int32_t layer) {
   loaded.down = (this->*pack_matrix)({weight(mlp, "down_proj")});
 }
 
+// What takes ids in and gives logits out.
+void LlamaPacker::pack_ends() {
+  const bool is_tied = config_.tie_word_embeddings;
+  const TensorView* tensor = weights_.store->find("model.embed_tokens.weight");
+  LCKV_CHECK(tensor != nullptr);
+  const WeightSource embedding = source(*tensor);
+  weights_.head = pack_head(is_tied ? embedding : source("lm_head.weight"));
+  weights_.embedding = options_.ops.pack_table(embedding, is_tied ? weights_.head.get() : nullptr);
+  weights_.bytes += weights_.embedding->bytes();
+  if (!weights_.embedding->reads_source()) packed_.push_back(tensor);
+  forget_packed();
+}
+
 LlamaWeights LlamaPacker::pack_all() {
-  weights_.embedding = source("model.embed_tokens.weight", /*is_kept=*/true);
   for (int32_t layer = 0; layer < config_.num_layers; ++layer) pack_layer(layer);
   weights_.final_norm = upload({source("model.norm.weight")});
-  weights_.head =
-      pack_head(config_.tie_word_embeddings ? weights_.embedding : source("lm_head.weight"));
+  pack_ends();
   return std::move(weights_);
 }
 

@@ -31,13 +31,13 @@ struct LlamaLayer {
 };
 
 struct LlamaWeights {
-  std::unique_ptr<WeightStore> store;  // the embedding is read where it lies
-  WeightSource embedding;              // the rank's ids
+  std::unique_ptr<WeightStore> store;  // the embedding may be read where it lies
   std::vector<LlamaLayer> layers;
   std::unique_ptr<DeviceBuffer> final_norm;
   std::unique_ptr<PackedWeight> head;  // as many rows on every rank, those beyond the vocabulary 0
-  std::vector<OffloadedLayer> offloaded;  // what of `layers` is in host memory
-  size_t bytes = 0;                       // on the device, without slots
+  std::unique_ptr<EmbeddingTable> embedding;  // the rank's ids
+  std::vector<OffloadedLayer> offloaded;      // what of `layers` is in host memory
+  size_t bytes = 0;                           // on the device, without slots
 };
 
 struct PackOptions {

@@ -1,8 +1,8 @@
 // WeightStore: a checkpoint's tensors in host memory, mapped from its files or made up.
 //
-// Owner: whoever loads the model; the embedding table is read from here as long as the model lives,
-// so the store outlives it. Views stay valid until the store is dropped. find() may be called from
-// any thread.
+// Owner: whoever loads the model; the embedding table may be read from here as long as the model
+// lives, so the store outlives it. Views stay valid until the store is dropped. find() may be
+// called from any thread.
 #pragma once
 
 #include <cstddef>

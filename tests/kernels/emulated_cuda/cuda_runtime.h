@@ -3,8 +3,9 @@
 // one thread of the host runs in turn, each until it waits for others; every second launch begins
 // with the last one, so that a missing barrier shows in one of the two orders. Device memory is
 // closed to the host but while a kernel or a copy runs. What this cannot show is what two threads
-// do at the same moment, how much of a resource a kernel takes, and time. Threads of the host may
-// each be a rank with streams of its own; their work on the device is done one after the other.
+// of a device do at the same moment, how much of a resource a kernel takes, and time. Threads of
+// the host may each be a rank with a device and streams of its own; their work is done one after
+// the other, but for cooperative grids: these may wait for each other, and run at the same time.
 // What a stream is to do is done in its order; which of two streams goes ahead is streams.h's.
 #pragma once
 
@@ -19,13 +20,14 @@
 #define __global__
 #define __device__
 #define __host__
-#define __shared__ static
+#define __shared__ static thread_local
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(bytes) alignas(bytes)
 
 struct dim3 {
-  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
   unsigned x, y, z;
 };
 struct alignas(8) float2 {
@@ -44,25 +46,44 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 // Of the thread that is running.
-extern dim3 threadIdx;
-extern dim3 blockIdx;
-extern dim3 blockDim;
-extern dim3 gridDim;
+extern constinit thread_local dim3 threadIdx;
+extern constinit thread_local dim3 blockIdx;
+extern constinit thread_local dim3 blockDim;
+extern constinit thread_local dim3 gridDim;
 
 void __syncthreads();
+int __syncthreads_or(int predicate);
 void __syncwarp(unsigned mask = ~0U);
 
 using cudaStream_t = struct EmulatedStream*;
 using cudaEvent_t = struct EmulatedEvent*;
+struct cudaLaunchConfig_t;
 
 namespace emulated_cuda {
 
 // Runs `body` once per thread of every block.
 void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
+// The same in its stream's order. A cooperative grid is begun at once, when all that the stream was
+// to do before has been done; returns before it has ended.
+void run_grid(const cudaLaunchConfig_t& config, std::function<void()> kernel);
 // Asked for by cudaFuncSetAttribute.
 void allow_shared(const void* kernel, size_t bytes);
 size_t allowed_shared(const void* kernel);
 int lane();
+int any(int predicate);
+// Whether ranks can map each other's memory from now on.
+void map_peers(bool maps);
+// While one lives, they cannot.
+class NoPeerMemory {
+ public:
+  NoPeerMemory() { map_peers(false); }
+  ~NoPeerMemory() { map_peers(true); }
+};
+// After a look at what other ranks write: waits a little where nothing is new, and now and then
+// where something is, so that what they do too early shows. After a store, so that what they see
+// too early does.
+void hold_up();
+void has_stored();
 // While `body` runs, device memory is open.
 void use_device(const std::function<void()>& body);
 // What a stream is to do next. Its first kernel makes it one of those with kernels (streams.h).
@@ -71,7 +92,7 @@ void call(cudaStream_t stream, Work kind, std::function<void()> work);
 // Does all that streams of any thread are to do.
 void finish_all();
 // A stream is busy from an exchange with other ranks until these have come to it. Before, all that
-// it is to do has been done.
+// it is to do has been done; what is called on it afterwards waits for the exchange's end.
 void set_busy(cudaStream_t stream, bool busy);
 void finish(cudaStream_t stream);
 
@@ -154,13 +175,23 @@ enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaMemcpyKind { cudaMemcpyDefault, cudaMemcpyDeviceToDevice };
 inline constexpr unsigned cudaEventDisableTiming = 0;
 inline constexpr unsigned cudaHostAllocDefault = 0;
+inline constexpr unsigned cudaHostAllocMapped = 2;
 inline constexpr unsigned cudaStreamNonBlocking = 0;
 
+enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int cooperative;
+  } val;
+};
 struct cudaLaunchConfig_t {
   dim3 gridDim;
   dim3 blockDim;
   size_t dynamicSmemBytes = 0;
   cudaStream_t stream = nullptr;
+  cudaLaunchAttribute* attrs = nullptr;
+  unsigned numAttrs = 0;
 };
 
 template <class... Parameters, class... Arguments>
@@ -170,13 +201,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   if (config->dynamicSmemBytes > emulated_cuda::allowed_shared(address)) {
     return cudaErrorInvalidValue;
   }
-  emulated_cuda::call(config->stream, emulated_cuda::Work::kKernel,
-                      [shape = *config, kernel,
-                       given = std::tuple<Parameters...>(static_cast<Parameters>(arguments)...)] {
-                        emulated_cuda::run_grid(shape.gridDim, shape.blockDim,
-                                                shape.dynamicSmemBytes,
-                                                [&] { std::apply(kernel, given); });
-                      });
+  emulated_cuda::run_grid(
+      *config, [kernel, ... values = static_cast<Parameters>(arguments)] { kernel(values...); });
   return cudaSuccess;
 }
 template <class... Parameters>
@@ -185,16 +211,30 @@ cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribut
   return cudaSuccess;
 }
 
-inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-inline cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
-  return cudaSuccess;
-}
+struct cudaUUID_t {
+  char bytes[16];
+};
+struct cudaDeviceProp {
+  cudaUUID_t uuid;  // its last byte is the device's number
+};
+struct cudaIpcMemHandle_t {
+  char reserved[64];
+};
+inline constexpr unsigned cudaIpcMemLazyEnablePeerAccess = 1;
+
+// Of the calling thread.
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
 cudaError_t cudaMalloc(void** memory, size_t bytes);
 cudaError_t cudaFree(void* memory);
 cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned flags);
 cudaError_t cudaFreeHost(void* memory);
+cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned flags);
+cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t* handle, void* memory);
+cudaError_t cudaIpcOpenMemHandle(void** memory, cudaIpcMemHandle_t handle, unsigned flags);
+cudaError_t cudaIpcCloseMemHandle(void* memory);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream);
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_stride, const void* from, size_t from_stride,
@@ -215,4 +255,5 @@ struct cudaPointerAttributes {
   cudaMemoryType type;
 };
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer);
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t) { return "emulated"; }

@@ -16,7 +16,7 @@
 
 namespace {
 
-std::atomic<bool> devices_shared = false;
+std::atomic<bool> is_refusing = false;
 
 struct Post {
   const void* from = nullptr;
@@ -96,7 +96,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id,
   ++group->joined;
   someone_joined().notify_all();
   someone_joined().wait(lock, [&] { return group->joined == size; });
-  if (devices_shared) return ncclInvalidUsage;
+  if (is_refusing) return ncclInvalidUsage;
   *comm = new EmulatedComm{group, rank, size};
   return ncclSuccess;
 }
@@ -124,7 +124,7 @@ const char* ncclGetErrorString(ncclResult_t result) {
   return result == ncclRemoteError ? "remote process exited" : "invalid usage";
 }
 const char* ncclGetLastError(ncclComm_t) {
-  return devices_shared ? "Duplicate GPU detected\nsecond line" : "";
+  return is_refusing ? "Something of the devices\nsecond line" : "";
 }
 
 ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t type,
@@ -164,7 +164,7 @@ ncclResult_t ncclBroadcast(const void* from, void* to, size_t count, ncclDataTyp
 
 namespace emulated_nccl {
 
-void share_devices(bool shared) { devices_shared = shared; }
+void refuse(bool refuses) { is_refusing = refuses; }
 
 }  // namespace emulated_nccl
 

@@ -45,7 +45,7 @@ ncclResult_t ncclBroadcast(const void* from, void* to, size_t count, ncclDataTyp
 
 namespace emulated_nccl {
 
-// Whether ranks that connect from now on are taken for two of one device, as NCCL refuses them.
-void share_devices(bool shared);
+// Whether ranks that connect from now on are refused, as NCCL does with devices that it cannot use.
+void refuse(bool refuses);
 
 }  // namespace emulated_nccl

@@ -2,7 +2,9 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -10,6 +12,55 @@
 
 #include "kernels/check.h"
 #include "tests/kernels/emulated_cuda/cuda_runtime.h"
+#include "tests/kernels/emulated_cuda/device_memory.h"
+
+namespace {
+
+// Runs grids that may wait for other ranks' on a thread of its own, so that whoever starts one goes
+// on, as with a device.
+class GridRunner {
+ public:
+  GridRunner() = default;
+  ~GridRunner() {
+    if (!thread_.joinable()) return;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      is_ending_ = true;
+    }
+    changed_.notify_one();
+    thread_.join();
+  }
+  GridRunner(const GridRunner&) = delete;
+  GridRunner& operator=(const GridRunner&) = delete;
+
+  // After the last one has ended.
+  void start(std::function<void()> grid) {
+    if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      grid_ = std::move(grid);
+    }
+    changed_.notify_one();
+  }
+
+ private:
+  void run() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      changed_.wait(lock, [this] { return grid_ != nullptr || is_ending_; });
+      if (grid_ == nullptr) return;
+      std::exchange(grid_, nullptr)();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::function<void()> grid_;
+  bool is_ending_ = false;
+  std::thread thread_;
+};
+
+}  // namespace
 
 struct EmulatedStream {
   std::atomic<bool> busy = false;
@@ -18,6 +69,7 @@ struct EmulatedStream {
   std::deque<std::function<void()>> to_do;
   uint64_t num_called = 0;
   uint64_t num_done = 0;
+  GridRunner exchanges;
 };
 struct EmulatedEvent {
   cudaStream_t stream = nullptr;
@@ -29,8 +81,11 @@ namespace {
 
 // Beside other work, with sanitizers.
 constexpr std::chrono::seconds kLongestExchange(60);
+constexpr std::chrono::microseconds kLook(50);
 
-std::recursive_mutex mutex;  // of all streams and events
+// Of all streams and events. Whoever holds it waits for no other rank: exchanges never wait in
+// `to_do`, but run, and are waited for, without it.
+std::recursive_mutex mutex;
 Ahead ahead_now = Ahead::kKernels;
 
 std::set<cudaStream_t>& streams() {
@@ -42,7 +97,7 @@ void wait_until_idle(cudaStream_t stream) {
   const auto end = std::chrono::steady_clock::now() + kLongestExchange;
   while (stream != nullptr && stream->busy) {
     LCKV_CHECK(std::chrono::steady_clock::now() < end);
-    std::this_thread::yield();
+    std::this_thread::sleep_for(kLook);
   }
 }
 
@@ -82,6 +137,32 @@ void call(cudaStream_t stream, Work kind, std::function<void()> next) {
   if (stream->has_kernels == (ahead_now == Ahead::kKernels)) work(*stream, stream->num_called);
 }
 
+void run_grid(const cudaLaunchConfig_t& config, std::function<void()> kernel) {
+  const cudaStream_t stream = config.stream;
+  const bool is_cooperative = config.numAttrs > 0 && config.attrs->val.cooperative != 0;
+  const auto run = [grid = config.gridDim, threads = config.blockDim,
+                    bytes = config.dynamicSmemBytes,
+                    kernel = std::move(kernel)] { run_grid(grid, threads, bytes, kernel); };
+  if (!is_cooperative) {
+    call(stream, Work::kKernel, [run] {
+      const Access access;
+      run();
+    });
+    return;
+  }
+  // Its place among the stream's kernels, whose turn it is now.
+  call(stream, Work::kKernel, [] {});
+  finish(stream);
+  stream->busy = true;
+  stream->exchanges.start([stream, run] {
+    {
+      const SharedAccess access;
+      run();
+    }
+    stream->busy = false;
+  });
+}
+
 void finish(cudaStream_t stream) {
   wait_until_idle(stream);
   const std::lock_guard<std::recursive_mutex> lock(mutex);
@@ -106,9 +187,11 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  const std::lock_guard<std::recursive_mutex> lock(mutex);
-  emulated_cuda::work(*stream, stream->num_called);
-  emulated_cuda::streams().erase(stream);
+  emulated_cuda::finish(stream);
+  {
+    const std::lock_guard<std::recursive_mutex> lock(mutex);
+    emulated_cuda::streams().erase(stream);
+  }
   delete stream;
   return cudaSuccess;
 }
