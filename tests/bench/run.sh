@@ -20,7 +20,7 @@ export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 "$programs/lckv_serving_bench" $smoke
 [[ -z "$smoke" ]] || "$programs/lckv_device_bench" --smoke # in full: by tests/gpu.sh
 "$programs/lckv_collectives_bench" $smoke
-"$programs/lckv_routing_bench" ${smoke:+--requests 500}
+[[ -n "$smoke" ]] || "$programs/lckv_routing_bench" # small, it is a test of its own
 "$programs/lckv_fleet_bench" "$programs/lckv-router" $smoke
 "$programs/lckv_overload_bench" "$programs/lckv-router" $smoke
 LCKV_BIN="$(realpath "$programs")" /usr/bin/python3 tests/bench/idle_readers.py $smoke

@@ -226,7 +226,7 @@ TEST_F(RouterTest, SlowReaderIsPausedThenEndedAndOthersGoOn) {
       absl::SleepFor(absl::Milliseconds(2));  // a step takes time: a pause can arrive
     }
   });
-  options_.call.slow_reader_timeout = absl::Seconds(3);
+  options_.call.slow_reader_timeout = absl::Seconds(5);
   start_ready({leader.address()});
   v1::GenerateRequest heavy = request(500);
   heavy.mutable_output()->set_num_logprobs(20);
@@ -234,7 +234,7 @@ TEST_F(RouterTest, SlowReaderIsPausedThenEndedAndOthersGoOn) {
   auto reader = stub_->Generate(&context, heavy);
   EXPECT_TRUE(eventually([&] { return was_paused.load(); }));
   EXPECT_TRUE(run(request(20)).status.ok());
-  absl::SleepFor(absl::Seconds(4));
+  EXPECT_TRUE(eventually([&] { return metric("lckv_router_rejected_total", "slow_reader") == 1; }));
   v1::GenerateEvent event;
   uint32_t num_tokens = 0;
   while (reader->Read(&event)) num_tokens += static_cast<uint32_t>(event.tokens().ids_size());
