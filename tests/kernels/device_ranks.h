@@ -3,8 +3,9 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <atomic>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -66,6 +67,41 @@ inline std::vector<DeviceRank> connect_devices(int size, const CudaCollectivesOp
   for (const absl::Status& status : try_to_connect(all, ranks)) EXPECT_TRUE(status.ok()) << status;
   LCKV_CHECK(!testing::Test::HasFailure());
   return ranks;
+}
+
+// The engine sums a few numbers of its own.
+inline void expect_host_data_works(const std::vector<DeviceRank>& ranks) {
+  const int size = static_cast<int>(ranks.size());
+  run_ranks(size, [&](int rank) {
+    Collectives& collectives = *ranks[rank].collectives;
+    const auto own = static_cast<float>(rank + 1);
+    std::vector<float> sum = {own, 10 * own, 100 * own};
+    ASSERT_TRUE(collectives.all_reduce(sum.data(), 3).ok());
+    const auto total = static_cast<float>(size * (size + 1) / 2);
+    EXPECT_EQ(sum, (std::vector<float>{total, 10 * total, 100 * total}));
+    std::vector<float> all(size);
+    ASSERT_TRUE(collectives.all_gather(&own, 1, all.data()).ok());
+    for (int peer = 0; peer < size; ++peer) EXPECT_EQ(all[peer], static_cast<float>(peer + 1));
+    for (int root = 0; root < size; ++root) {
+      std::string text = rank == root ? "seven b" : "       ";
+      ASSERT_TRUE(collectives.broadcast(text.data(), 7, root).ok());
+      EXPECT_EQ(text, "seven b");
+    }
+  });
+}
+
+// Nobody passes one before all have come.
+inline void expect_barriers_hold(const std::vector<DeviceRank>& ranks) {
+  const int size = static_cast<int>(ranks.size());
+  std::atomic<int> come = 0;
+  run_ranks(size, [&](int rank) {
+    for (int round = 1; round <= 20; ++round) {
+      ++come;
+      ASSERT_TRUE(ranks[rank].collectives->barrier().ok());
+      EXPECT_EQ(come, round * size);
+      ASSERT_TRUE(ranks[rank].collectives->barrier().ok());
+    }
+  });
 }
 
 }  // namespace lckv

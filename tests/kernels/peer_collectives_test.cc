@@ -197,38 +197,9 @@ TEST_P(PeerTest, OperationsMayFollowEachOtherAtFullSpeed) {
   });
 }
 
-TEST_P(PeerTest, DataMayLieInHostMemory) {
-  const std::vector<DeviceRank> ranks = sharing(size());
-  run_ranks(size(), [&](int rank) {
-    Collectives& collectives = *ranks[rank].collectives;
-    const auto own = static_cast<float>(rank + 1);
-    std::vector<float> sum = {own, 10 * own, 100 * own};
-    ASSERT_TRUE(collectives.all_reduce(sum.data(), 3).ok());
-    const auto total = static_cast<float>(size() * (size() + 1) / 2);
-    EXPECT_EQ(sum, (std::vector<float>{total, 10 * total, 100 * total}));
-    std::vector<float> all(size());
-    ASSERT_TRUE(collectives.all_gather(&own, 1, all.data()).ok());
-    for (int peer = 0; peer < size(); ++peer) EXPECT_EQ(all[peer], static_cast<float>(peer + 1));
-    for (int root = 0; root < size(); ++root) {
-      std::string text = rank == root ? "seven b" : "       ";
-      ASSERT_TRUE(collectives.broadcast(text.data(), 7, root).ok());
-      EXPECT_EQ(text, "seven b");
-    }
-  });
-}
+TEST_P(PeerTest, DataMayLieInHostMemory) { expect_host_data_works(sharing(size())); }
 
-TEST_P(PeerTest, NobodyPassesABarrierBeforeAllHaveCome) {
-  const std::vector<DeviceRank> ranks = sharing(size());
-  std::atomic<int> come = 0;
-  run_ranks(size(), [&](int rank) {
-    for (int round = 1; round <= 20; ++round) {
-      ++come;
-      ASSERT_TRUE(ranks[rank].collectives->barrier().ok());
-      EXPECT_EQ(come, round * size());
-      ASSERT_TRUE(ranks[rank].collectives->barrier().ok());
-    }
-  });
-}
+TEST_P(PeerTest, NobodyPassesABarrierBeforeAllHaveCome) { expect_barriers_hold(sharing(size())); }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, PeerTest, testing::Values(1, 2, 4, 8),
                          testing::PrintToStringParamName());
