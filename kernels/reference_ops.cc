@@ -264,7 +264,7 @@ class ReferenceOps final : public Ops {
   }
 
   void copy(const std::byte* from, std::byte* to, size_t bytes) override {
-    std::memcpy(to, from, bytes);
+    if (bytes > 0) std::memcpy(to, from, bytes);  // empty arrays may have no address
   }
   void copy_columns(const float* from, int64_t from_stride, int64_t rows, int64_t width, float* to,
                     int64_t to_stride) override {

@@ -59,7 +59,7 @@ WaitingCall::Assignment SimulatedCall::assign(const ReplicaView& replica,
   }
   for (size_t i = 0; i < choices.size(); ++i) {
     Seat& seat = seats_[choices[i]];
-    seat = {.link = link, .handle = handles[i], .attempt = seat.attempt + 1};
+    seat = {.link = link.get(), .handle = handles[i], .attempt = seat.attempt + 1};
   }
   relay_.on_placed(choices, replica.model->hello.fingerprint(), world_.now);
   pump();

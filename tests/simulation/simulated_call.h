@@ -48,7 +48,7 @@ class SimulatedCall final : public SequenceSink,
 
  private:
   struct Seat {
-    std::shared_ptr<SimulatedLink> link;
+    SimulatedLink* link = nullptr;  // there to the end of the simulation
     uint64_t handle = 0;
     uint32_t attempt = 0;
   };
