@@ -68,8 +68,7 @@ __device__ inline uint4 ldmatrix_transposed(SharedAddress row) {
   return out;
 }
 
-// sums += A * B: A [16, 16], B [16, 8] of the format, sums [16, 8]. With g = lane / 4, t = lane %
-// 4:
+// sums += A * B: A [16, 16], B [16, 8] of Value, sums [16, 8]. With g = lane / 4, t = lane % 4:
 //   A  a.x: row g, columns 2t and 2t + 1; a.y: row g + 8; a.z: row g, columns 2t + 8 and 2t + 9;
 //      a.w: row g + 8, the same columns
 //   B  b0: rows 2t and 2t + 1, column g; b1: rows 2t + 8 and 2t + 9
