@@ -19,7 +19,7 @@
 namespace lckv {
 namespace {
 
-enum class KvDType : uint8_t { kAuto, kFloat32, kBFloat16 };
+enum class KvDType : uint8_t { kAuto, kFloat32, kBFloat16, kFloat16 };
 
 struct PlanOptions {
   std::string config;
@@ -45,7 +45,8 @@ absl::StatusOr<ModelConfig> read_config(const std::string& path) {
 DType kv_dtype(KvDType asked, const ModelConfig& config) {
   if (asked == KvDType::kFloat32) return DType::kFloat32;
   if (asked == KvDType::kBFloat16) return DType::kBFloat16;
-  return config.torch_dtype == DType::kFloat32 ? DType::kFloat32 : DType::kBFloat16;
+  if (asked == KvDType::kFloat16) return DType::kFloat16;
+  return config.torch_dtype.value_or(DType::kFloat32);  // as lckv-worker
 }
 
 nlohmann::json plan_json(const KvPlan& plan) {
@@ -116,10 +117,12 @@ Command add_plan(CLI::App& program) {
   app->add_option("--length", options->length, "Tokens of each sequence; 0: the model's longest")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  add_enum<KvDType>(
-      *app, "--kv-cache-dtype", options->kv_dtype,
-      {{"auto", KvDType::kAuto}, {"float32", KvDType::kFloat32}, {"bfloat16", KvDType::kBFloat16}},
-      "Number format of keys and values; auto: the checkpoint's");
+  add_enum<KvDType>(*app, "--kv-cache-dtype", options->kv_dtype,
+                    {{"auto", KvDType::kAuto},
+                     {"float32", KvDType::kFloat32},
+                     {"bfloat16", KvDType::kBFloat16},
+                     {"float16", KvDType::kFloat16}},
+                    "Number format of keys and values; auto: the checkpoint's");
   app->add_flag("--json", options->json, "Print one JSON object");
   return {app, [options] { return run_plan(*options); }};
 }

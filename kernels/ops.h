@@ -116,9 +116,10 @@ struct AttentionSegment {
 // tiles of 64 positions from position 0 upward, so that a row's result does not depend on how its
 // history is cut into blocks, staged rows or chunks.
 //
-// With keys and values in bfloat16 a backend may round to bfloat16, for tensor cores, q and the
+// With keys and values of 16 bits a backend may round to their format, for tensor cores, q and the
 // weights relative to the largest score so far, each once. A row's result changes by no more than
-// its own q's rounding and 2^-8 of its weighted mean of |v|; log_sum_exp by the former alone.
+// its own q's rounding and 2^-8 of its weighted mean of |v|, in float16 2^-11 of it and, as small
+// weights are subnormal, 2^-25 of the sum of |v|; log_sum_exp by q's rounding alone.
 struct AttentionArgs {
   const float* q = nullptr;            // [rows, num_heads * head_dim]
   float* out = nullptr;                // [rows, num_heads * head_dim]

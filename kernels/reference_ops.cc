@@ -7,7 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/bfloat16.h"
 #include "kernels/check.h"
 #include "kernels/mapped_table.h"
 #include "kernels/rope_frequencies.h"
@@ -39,22 +38,21 @@ class FloatWeight final : public PackedWeight {
 };
 
 float load(const void* data, DType dtype, int64_t index) {
-  if (dtype == DType::kFloat32) return static_cast<const float*>(data)[index];
-  LCKV_CHECK(dtype == DType::kBFloat16);
-  return bfloat16_to_float(static_cast<const uint16_t*>(data)[index]);
+  return weight_value({.data = data, .dtype = dtype}, index);
 }
 
 void store(void* data, DType dtype, int64_t index, float value) {
   if (dtype == DType::kFloat32) {
     static_cast<float*>(data)[index] = value;
   } else {
-    static_cast<uint16_t*>(data)[index] = float_to_bfloat16(value);
+    static_cast<uint16_t*>(data)[index] =
+        dtype == DType::kBFloat16 ? float_to_bfloat16(value) : float_to_float16(value);
   }
 }
 
 class ReferenceOps final : public Ops {
  public:
-  explicit ReferenceOps(DType dtype) : dtype_(dtype) { LCKV_CHECK(dtype != DType::kFloat16); }
+  explicit ReferenceOps(DType dtype) : dtype_(dtype) {}
 
   DType dtype() const override { return dtype_; }
   const char* numerics() const override { return "reference"; }
@@ -71,7 +69,7 @@ class ReferenceOps final : public Ops {
       weight->rows += source.n;
       weight->columns = source.k;
       for (int64_t i = 0; i < source.n * source.k; ++i) {
-        weight->values.push_back(rounded(load(source.data, source.dtype, i)));
+        weight->values.push_back(rounded(weight_value(source, i), dtype_));
       }
     }
     return weight;
@@ -98,7 +96,7 @@ class ReferenceOps final : public Ops {
     const WeightSource& source = dynamic_cast<const MappedTable&>(table).source();
     for (const int32_t id : ids) {
       for (int64_t i = 0; i < source.k; ++i) {
-        *out++ = id < 0 ? 0.0F : rounded(weight_value(source, id * source.k + i));
+        *out++ = id < 0 ? 0.0F : rounded(weight_value(source, id * source.k + i), dtype_);
       }
     }
   }
@@ -120,7 +118,8 @@ class ReferenceOps final : public Ops {
       for (int64_t n = 0; n < matrix.rows; ++n) {
         float sum = 0.0F;
         for (int64_t k = 0; k < matrix.columns; ++k) {
-          sum += rounded(x[row * matrix.columns + k]) * matrix.values[n * matrix.columns + k];
+          sum +=
+              rounded(x[row * matrix.columns + k], dtype_) * matrix.values[n * matrix.columns + k];
         }
         if (bias != nullptr) sum += bias[n];
         float& target = y[row * matrix.rows + n];
@@ -294,9 +293,6 @@ class ReferenceOps final : public Ops {
   }
 
  private:
-  float rounded(float value) const {
-    return dtype_ == DType::kFloat32 ? value : bfloat16_to_float(float_to_bfloat16(value));
-  }
   static int64_t row_width(const KvLayout& layout) {
     return static_cast<int64_t>(layout.kv_heads) * layout.head_dim;
   }

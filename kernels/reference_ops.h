@@ -1,5 +1,5 @@
 // The slow, plain Ops that every backend is compared with: single-threaded float loops, weights and
-// KV kept in float32 or rounded to bfloat16.
+// KV rounded to any format.
 #pragma once
 
 #include <memory>

@@ -1,26 +1,14 @@
-// Reads one number of a checkpoint's matrix, whichever format it was saved in.
+// Reads one number of a checkpoint's matrix, whichever format it was saved in, and rounds to those
+// that backends compute with.
 #pragma once
 
-#include <bit>
 #include <cstdint>
 
 #include "kernels/bfloat16.h"
+#include "kernels/float16.h"
 #include "kernels/ops.h"
 
 namespace lckv {
-
-// IEEE 754 binary16, exactly.
-constexpr float float16_to_float(uint16_t value) {
-  const uint32_t sign = static_cast<uint32_t>(value & 0x8000U) << 16;
-  const uint32_t exponent = (value >> 10) & 0x1FU;
-  const uint32_t mantissa = value & 0x3FFU;
-  if (exponent == 0) {
-    const float magnitude = static_cast<float>(mantissa) * 0x1.0p-24F;
-    return sign != 0 ? -magnitude : magnitude;
-  }
-  const uint32_t wide = exponent == 0x1FU ? 0xFFU : exponent + 112U;
-  return std::bit_cast<float>(sign | wide << 23 | mantissa << 13);
-}
 
 constexpr float weight_value(const WeightSource& source, int64_t index) {
   switch (source.dtype) {
@@ -32,6 +20,18 @@ constexpr float weight_value(const WeightSource& source, int64_t index) {
       return float16_to_float(static_cast<const uint16_t*>(source.data)[index]);
   }
   return 0.0F;
+}
+
+constexpr float rounded(float value, DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return value;
+    case DType::kBFloat16:
+      return bfloat16_to_float(float_to_bfloat16(value));
+    case DType::kFloat16:
+      return float16_to_float(float_to_float16(value));
+  }
+  return value;
 }
 
 }  // namespace lckv

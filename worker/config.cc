@@ -30,7 +30,8 @@ const std::vector<std::pair<std::string, NumberFormat>>& number_formats() {
   static const auto& formats =
       *new std::vector<std::pair<std::string, NumberFormat>>{{"auto", NumberFormat::kAuto},
                                                              {"float32", NumberFormat::kFloat32},
-                                                             {"bfloat16", NumberFormat::kBFloat16}};
+                                                             {"bfloat16", NumberFormat::kBFloat16},
+                                                             {"float16", NumberFormat::kFloat16}};
   return formats;
 }
 
@@ -67,7 +68,7 @@ void add_model_flags(CLI::App& app, WorkerConfig& config) {
       ->default_str("cpu")
       ->group(group);
   add_enum(app, "--dtype", config.dtype, number_formats(),
-           "Of weights and of what products take in; auto: the checkpoint's")
+           "Of weights and of what products take in; auto: the checkpoint's; float16: not on cpu")
       ->group(group);
   add_number(app, "--threads", config.threads, 0, 1024,
              "Threads of a rank's kernels; 0: one per core, which the ranks of a host share")
@@ -159,7 +160,7 @@ void add_prefill_flags(CLI::App& app, WorkerConfig& config) {
            if (absl::SimpleAtof(given, &value)) config.prefill_tolerance = value;
          },
          "How far a row may be from what was read and count as settled: auto: 2^-9 for bfloat16 "
-         "KV, 0 for float32; 0: bitwise")
+         "KV, 2^-12 for float16, 0 for float32; 0: bitwise")
       ->check(CLI::Validator(check, "auto|NUMBER"))
       ->type_name("")
       ->default_str("auto")

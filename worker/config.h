@@ -18,7 +18,7 @@ namespace lckv {
 
 enum class LoadFormat : uint8_t { kAuto, kDummy };
 enum class Device : uint8_t { kCpu, kCuda, kSim };
-enum class NumberFormat : uint8_t { kAuto, kFloat32, kBFloat16 };
+enum class NumberFormat : uint8_t { kAuto, kFloat32, kBFloat16, kFloat16 };
 enum class Choice : uint8_t { kAuto, kOn, kOff };
 enum class Compatibility : uint8_t { kNone, kOfficialDecode };
 

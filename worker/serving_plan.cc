@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
@@ -10,34 +11,51 @@
 namespace lckv {
 namespace {
 
-// Half a unit in the last place of bfloat16: what rounding the KV loses anyway.
-constexpr float kBFloat16Tolerance = 1.0F / 512;
 // Bitwise settling in float32 is nearly serial: a wide window would only repeat work.
 constexpr int32_t kReproducibleLookahead = 512;
 constexpr int32_t kReproducibleFloat32Lookahead = 16;
 
-absl::StatusOr<DType> choose_dtype(const WorkerConfig& config, const ModelConfig& model) {
-  switch (config.dtype) {
+// Half a unit in the last place of the KV's format: what rounding it loses anyway.
+float default_tolerance(DType kv) {
+  switch (kv) {
+    case DType::kFloat32:
+      break;
+    case DType::kBFloat16:
+      return 0x1p-9F;
+    case DType::kFloat16:
+      return 0x1p-12F;
+  }
+  return 0.0F;
+}
+
+// Nothing for auto.
+std::optional<DType> asked_dtype(NumberFormat format) {
+  switch (format) {
+    case NumberFormat::kAuto:
+      break;
     case NumberFormat::kFloat32:
       return DType::kFloat32;
     case NumberFormat::kBFloat16:
       return DType::kBFloat16;
-    case NumberFormat::kAuto:
-      break;
+    case NumberFormat::kFloat16:
+      return DType::kFloat16;
   }
-  const DType dtype = model.torch_dtype.value_or(DType::kFloat32);
-  if (dtype == DType::kFloat16) {
+  return std::nullopt;
+}
+
+absl::StatusOr<DType> choose_dtype(const WorkerConfig& config, const ModelConfig& model) {
+  const std::optional<DType> asked = asked_dtype(config.dtype);
+  const DType dtype = asked.value_or(model.torch_dtype.value_or(DType::kFloat32));
+  if (dtype == DType::kFloat16 && config.device == Device::kCpu) {
     return absl::InvalidArgumentError(
-        "config.json: torch_dtype: float16 is not computed with; give --dtype float32 or bfloat16");
+        absl::StrCat(asked ? "--dtype float16" : "config.json: torch_dtype: float16",
+                     " is not computed with on --device cpu; give --dtype float32 or bfloat16"));
   }
   return dtype;
 }
 
 absl::Status check_kv_dtype(const WorkerConfig& config, DType dtype) {
-  const bool differs =
-      (config.kv_cache_dtype == NumberFormat::kFloat32 && dtype != DType::kFloat32) ||
-      (config.kv_cache_dtype == NumberFormat::kBFloat16 && dtype != DType::kBFloat16);
-  if (!differs) return absl::OkStatus();
+  if (asked_dtype(config.kv_cache_dtype).value_or(dtype) == dtype) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "--kv-cache-dtype must be what the model computes in, which is ", dtype_name(dtype)));
 }
@@ -119,8 +137,7 @@ void fill_scheduler(const WorkerConfig& config, const ModelConfig& model, Servin
   scheduler.slots_per_block = plan.geometry.slots_per_block;
   scheduler.staging_rows = plan.geometry.staging_rows;
   scheduler.reproducible = plan.reproducible;
-  scheduler.prefill_tolerance =
-      config.prefill_tolerance.value_or(plan.dtype == DType::kBFloat16 ? kBFloat16Tolerance : 0.0F);
+  scheduler.prefill_tolerance = config.prefill_tolerance.value_or(default_tolerance(plan.dtype));
   scheduler.prefix_caching = config.enable_prefix_caching;
   scheduler.official_decode = config.compatibility == Compatibility::kOfficialDecode;
 }

@@ -58,6 +58,18 @@ AttentionLaunch scalar_attention(int32_t head_dim, bool has_window) {
   });
 }
 
+AttentionLaunch attention_over(DType dtype, int32_t head_dim, bool has_window) {
+  switch (dtype) {
+    case DType::kBFloat16:
+      return tensor_attention<BFloat16>(head_dim, has_window);
+    case DType::kFloat16:
+      return tensor_attention<Float16>(head_dim, has_window);
+    case DType::kFloat32:
+      break;
+  }
+  return scalar_attention(head_dim, has_window);
+}
+
 // Copies arrays one after the other.
 class Packer {
  public:
@@ -165,11 +177,8 @@ CudaAttention::SentPlan CudaAttention::send(const AttentionArgs& args, const Att
 
 void CudaAttention::launch_plan(const AttentionArgs& args, const SentPlan& plan) {
   const KvLayout& layout = args.layout;
-  LCKV_CHECK(layout.dtype != DType::kFloat16);
   LCKV_CHECK(layout.kv_heads > 0 && args.num_heads % layout.kv_heads == 0);
-  const AttentionLaunch attention = layout.dtype == DType::kFloat32
-                                        ? scalar_attention(layout.head_dim, args.window > 0)
-                                        : tensor_attention(layout.head_dim, args.window > 0);
+  const AttentionLaunch attention = attention_over(layout.dtype, layout.head_dim, args.window > 0);
   LCKV_CHECK(attention.kernel != nullptr);
   const size_t bytes = static_cast<size_t>(plan.num_partials) * share_bytes(args);
   grow(shares_, bytes, stream_);  // only where one row's are more than there is

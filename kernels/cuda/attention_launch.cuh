@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/attention_device.cuh"
+#include "kernels/cuda/kv_value.cuh"
 
 namespace lckv {
 
@@ -27,7 +28,8 @@ AttentionLaunch with_head_dim(int32_t head_dim, const Choose& choose) {
   }
 }
 
-// For keys and values in bfloat16.
+// For keys and values of 16 bits. Compiled in attention_tensor.cu and attention_tensor_float16.cu.
+template <class Value>
 AttentionLaunch tensor_attention(int32_t head_dim, bool has_window);
 
 }  // namespace lckv

@@ -1,8 +1,8 @@
-// Attention over bfloat16 keys and values on tensor cores (FlashAttention-2: Dao, 2023): four warps
-// of 16 queries each share a KV head's keys and values, which come into shared memory a step ahead
-// of their use. Scores, weights and sums stay in registers.
+// Attention over keys and values of 16 bits on tensor cores (FlashAttention-2: Dao, 2023): four
+// warps of 16 queries each share a KV head's keys and values, which come into shared memory a step
+// ahead of their use. Scores, weights and sums stay in registers.
 //
-// Rounded to bfloat16 are queries, before the scores, and weights exp(score - largest so far),
+// Rounded to their format are queries, before the scores, and weights exp(score - largest so far),
 // before they meet the values; products are exact, everything else is float32, and the sum of the
 // weights is of those not rounded. Steps are fixed pieces of tiles of 64 positions, and a row of a
 // product depends on its own operands alone, so that which queries share a block changes no bit.
@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention_device.cuh"
+#include "kernels/cuda/attention_launch.cuh"
 #include "kernels/cuda/block_sums.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 
@@ -48,7 +49,7 @@ struct TensorShared {
   Places places[3];
 };
 
-template <int kHeadDim, class Mask>
+template <class Value, int kHeadDim, class Mask>
 class TensorAttention {
  public:
   using Shared = TensorShared<kHeadDim>;
@@ -136,7 +137,7 @@ class TensorAttention {
                                     : nullptr;
   }
   __device__ static uint32_t pair_of(const float* row, int column) {
-    return row == nullptr ? 0 : pack_bfloat16(row[column], row[column + 1]);
+    return row == nullptr ? 0 : pack<Value>(row[column], row[column + 1]);
   }
 
   // Where the step's keys and values lie. Left to the last warps, which may have no queries.
@@ -207,8 +208,8 @@ class TensorAttention {
 #pragma unroll
       for (int n = 0; n < kStep / 16; ++n) {
         const uint4 fragment = ldmatrix(keys + n * kRowsBytes);
-        mma(scores[2 * n], q_[k], fragment.x, fragment.y);
-        mma(scores[2 * n + 1], q_[k], fragment.z, fragment.w);
+        mma<Value>(scores[2 * n], q_[k], fragment.x, fragment.y);
+        mma<Value>(scores[2 * n + 1], q_[k], fragment.z, fragment.w);
       }
     }
   }
@@ -246,8 +247,8 @@ class TensorAttention {
   }
 
   // Of the four lanes that share a row.
-  template <class Value, class Combine>
-  __device__ static Value row_combined(Value value, const Combine& combine) {
+  template <class Combine>
+  __device__ static float row_combined(float value, const Combine& combine) {
     value = combine(value, __shfl_xor_sync(~0U, value, 1));
     return combine(value, __shfl_xor_sync(~0U, value, 2));
   }
@@ -286,8 +287,8 @@ class TensorAttention {
     for (int k = 0; k < kStep / 16; ++k) {
       const float(&low)[4] = scores[2 * k];
       const float(&high)[4] = scores[2 * k + 1];
-      weights[k] = {pack_bfloat16(low[0], low[1]), pack_bfloat16(low[2], low[3]),
-                    pack_bfloat16(high[0], high[1]), pack_bfloat16(high[2], high[3])};
+      weights[k] = {pack<Value>(low[0], low[1]), pack<Value>(low[2], low[3]),
+                    pack<Value>(high[0], high[1]), pack<Value>(high[2], high[3])};
     }
   }
 
@@ -304,8 +305,8 @@ class TensorAttention {
 #pragma unroll
       for (int n = 0; n < kColumns / 16; ++n) {
         const uint4 values = load_values(stage, k, n);
-        mma(sums_[2 * n], weights[k], values.x, values.y);
-        mma(sums_[2 * n + 1], weights[k], values.z, values.w);
+        mma<Value>(sums_[2 * n], weights[k], values.x, values.y);
+        mma<Value>(sums_[2 * n + 1], weights[k], values.z, values.w);
       }
     }
   }
@@ -323,7 +324,7 @@ class TensorAttention {
   // Infinite values and NaN: what zero times is not zero. Only looked for where asked, by a loop
   // that ends at once otherwise: of a branch compilers make two copies of what follows.
   __device__ bool has_infinite(const Stage& stage, bool is_asked) const {
-    constexpr uint32_t kExponent = 0x7F80;
+    constexpr uint32_t kExponent = Value::kExponent;
     const auto is_infinite = [](uint32_t pair) {
       return (pair & kExponent) == kExponent || (pair >> 16 & kExponent) == kExponent;
     };
@@ -369,8 +370,10 @@ class TensorAttention {
 #pragma unroll
         for (int k = 0; k < kStep / 16; ++k) {
           const uint4 values = load_values(stage, k, n);
-          mma(low, weights[k], values.x & seen_pairs[2 * k], values.y & seen_pairs[2 * k + 1]);
-          mma(high, weights[k], values.z & seen_pairs[2 * k], values.w & seen_pairs[2 * k + 1]);
+          mma<Value>(low, weights[k], values.x & seen_pairs[2 * k],
+                     values.y & seen_pairs[2 * k + 1]);
+          mma<Value>(high, weights[k], values.z & seen_pairs[2 * k],
+                     values.w & seen_pairs[2 * k + 1]);
         }
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
@@ -437,12 +440,22 @@ class TensorAttention {
 
 // Grid: items by (KV heads and chunks). Compilers are told that a multiprocessor need not hold more
 // than 256 threads: they would spill registers to make room for more.
-template <int kHeadDim, class Mask>
+template <class Value, int kHeadDim, class Mask>
 __global__ void __launch_bounds__(TensorShape<kHeadDim>::kThreads,
                                   256 / TensorShape<kHeadDim>::kThreads)
     tensor_attention_kernel(const DeviceAttention args) {
   using Shared = TensorShared<kHeadDim>;
-  TensorAttention<kHeadDim, Mask>(args, *reinterpret_cast<Shared*>(dynamic_shared())).run();
+  TensorAttention<Value, kHeadDim, Mask>(args, *reinterpret_cast<Shared*>(dynamic_shared())).run();
+}
+
+template <class Value>
+AttentionLaunch tensor_attention(int32_t head_dim, bool has_window) {
+  return with_head_dim(head_dim, [=](auto size) -> AttentionLaunch {
+    return {.kernel = has_window ? tensor_attention_kernel<Value, size, WindowMask>
+                                 : tensor_attention_kernel<Value, size, CausalMask>,
+            .threads = TensorShape<size>::kThreads,
+            .shared_bytes = sizeof(TensorShared<size>)};
+  });
 }
 
 }  // namespace lckv

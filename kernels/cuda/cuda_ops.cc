@@ -26,7 +26,7 @@ namespace {
 // In the free mode histories are cut, and algorithms chosen, by what fills the device.
 std::string numerics_of(const CudaOpsOptions& options, const CudaDeviceTraits& traits) {
   std::string device = "cuda " + std::to_string(traits.capability);
-  if (options.dtype == DType::kBFloat16) device += " tensor attention";
+  if (options.dtype != DType::kFloat32) device += " tensor attention";
   if (options.reproducible) return device + " rows";
   return device + " cublaslt and rows, " + std::to_string(traits.num_multiprocessors) +
          " multiprocessors";
@@ -383,7 +383,6 @@ class CudaOps final : public Ops, public StreamOwner {
 }  // namespace
 
 std::unique_ptr<Ops> make_cuda_ops(const CudaOpsOptions& options, const CudaDeviceTraits& traits) {
-  LCKV_CHECK(options.dtype != DType::kFloat16);
   return std::make_unique<CudaOps>(options, traits);
 }
 

@@ -10,8 +10,8 @@
 namespace lckv {
 
 struct CudaOpsOptions {
-  int32_t device = 0;             // as the driver counts them, CUDA_VISIBLE_DEVICES applied
-  DType dtype = DType::kFloat32;  // float32 or bfloat16
+  int32_t device = 0;  // as the driver counts them, CUDA_VISIBLE_DEVICES applied
+  DType dtype = DType::kFloat32;
   bool reproducible = false;
   uint64_t required_bytes = 0;  // of device memory, for everything that will be allocated
   // For parts of long histories that are added up; attention that needs more is cut into parts.

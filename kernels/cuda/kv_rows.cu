@@ -1,4 +1,6 @@
-#include "kernels/check.h"
+#include <bit>
+#include <type_traits>
+
 #include "kernels/cuda/block_sums.cuh"
 #include "kernels/cuda/kv_index.h"
 #include "kernels/cuda/kv_rows.h"
@@ -62,11 +64,8 @@ __global__ void compare_kernel(KvLayout layout, const int32_t* ids, KvRows fresh
     difference_squared += difference * difference;
     norm_squared += widened(now) * widened(now);
     // By bits: zeros of two signs differ, and a NaN may equal another.
-    if constexpr (sizeof(Value) == 4) {
-      num_different += std::bit_cast<uint32_t>(now) != std::bit_cast<uint32_t>(before) ? 1 : 0;
-    } else {
-      num_different += now != before ? 1 : 0;
-    }
+    using Bits = std::conditional_t<sizeof(Value) == 4, uint32_t, uint16_t>;
+    num_different += std::bit_cast<Bits>(now) != std::bit_cast<Bits>(before) ? 1 : 0;
   }
   const float difference = block_sum<kThreads>(difference_squared);
   const float norm = block_sum<kThreads>(norm_squared);
@@ -100,22 +99,11 @@ __global__ void commit_kernel(KvRows staged, const int32_t* ids, KvLayout layout
   }
 }
 
-// Calls `run` with a value of the type that holds the layout's numbers.
-template <class Run>
-void with_values(const KvLayout& layout, const Run& run) {
-  LCKV_CHECK(layout.dtype != DType::kFloat16);
-  if (layout.dtype == DType::kFloat32) {
-    run(float{});
-  } else {
-    run(uint16_t{});
-  }
-}
-
 }  // namespace
 
 void stage_kv_rows(const FloatKv& from, const KvLayout& layout, const StagedIds& ids,
                    const KvRows& staged, cudaStream_t stream) {
-  with_values(layout, [&](auto value) {
+  with_values(layout.dtype, [&](auto value) {
     launch("stage_kv", stream, by_row(ids.count), stage_kernel<decltype(value)>, from, layout,
            ids.ids, staged);
   });
@@ -134,7 +122,7 @@ void copy_kv_rows(const KvLayout& layout, const StagedIds& ids, const KvRows& fr
 
 void compare_kv_rows(const KvLayout& layout, const StagedIds& ids, const KvRows& fresh,
                      const KvRows& read, KvDistance* out, cudaStream_t stream) {
-  with_values(layout, [&](auto value) {
+  with_values(layout.dtype, [&](auto value) {
     launch("compare_kv", stream, by_row(ids.count), compare_kernel<decltype(value)>, layout,
            ids.ids, fresh, read, out);
   });
@@ -142,7 +130,7 @@ void compare_kv_rows(const KvLayout& layout, const StagedIds& ids, const KvRows&
 
 void append_kv_rows(const FloatKv& from, const KvLayout& layout, const SlotIds& slots,
                     cudaStream_t stream) {
-  with_values(layout, [&](auto value) {
+  with_values(layout.dtype, [&](auto value) {
     launch("append_kv", stream, by_row(slots.count), append_kernel<decltype(value)>, from, layout,
            slots);
   });
@@ -150,7 +138,7 @@ void append_kv_rows(const FloatKv& from, const KvLayout& layout, const SlotIds& 
 
 void commit_kv_rows(const KvRows& staged, const StagedIds& ids, const KvLayout& layout,
                     const SlotIds& slots, cudaStream_t stream) {
-  with_values(layout, [&](auto value) {
+  with_values(layout.dtype, [&](auto value) {
     launch("commit_kv", stream, by_row(ids.count), commit_kernel<decltype(value)>, staged, ids.ids,
            layout, slots);
   });

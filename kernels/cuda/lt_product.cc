@@ -58,12 +58,24 @@ uint32_t alignment_of(const void* pointer) {
   return address == 0 ? 256U : 1U << std::min(8, std::countr_zero(address));
 }
 
+cudaDataType type_of(DType dtype) {
+  switch (dtype) {
+    case DType::kBFloat16:
+      return CUDA_R_16BF;
+    case DType::kFloat16:
+      return CUDA_R_16F;
+    case DType::kFloat32:
+      break;
+  }
+  return CUDA_R_32F;
+}
+
 // cuBLASLt's matrices lie column by column: y^T [n, rows] = W [n, k] * x^T [k, rows], where what it
 // sees of W's memory is W^T.
 class Descriptions {
  public:
   Descriptions(const CheckedLt& lt, const ProductArgs& args) : lt_(lt) {
-    const cudaDataType type = args.dtype == DType::kFloat32 ? CUDA_R_32F : CUDA_R_16BF;
+    const cudaDataType type = type_of(args.dtype);
     lt_.check(lt_->create_product(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F),
               "describing a product");
     lt_.set(product, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);

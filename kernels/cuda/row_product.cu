@@ -96,24 +96,17 @@ __global__ void lay_out_kernel(RowLayout layout, int64_t padded_k) {
 
 void multiply_rows(const ProductArgs& args, cudaStream_t stream) {
   LCKV_CHECK(args.k == chunked_k(args.dtype, args.k));
-  if (args.dtype == DType::kFloat32) {
-    launch_by_rows<float>(args, stream);
-  } else {
-    launch_by_rows<uint16_t>(args, stream);
-  }
+  with_values(args.dtype, [&](auto value) { launch_by_rows<decltype(value)>(args, stream); });
 }
 
 void lay_out_rows(const RowLayout& layout, cudaStream_t stream) {
-  LCKV_CHECK(layout.to != DType::kFloat16);
   const int64_t padded_k = chunked_k(layout.to, layout.k);
   const LaunchShape shape{.grid = dim3(static_cast<unsigned>(layout.rows),
                                        static_cast<unsigned>((padded_k + kThreads - 1) / kThreads)),
                           .threads = kThreads};
-  if (layout.to == DType::kFloat32) {
-    launch("laying out rows", stream, shape, lay_out_kernel<float>, layout, padded_k);
-  } else {
-    launch("laying out rows", stream, shape, lay_out_kernel<uint16_t>, layout, padded_k);
-  }
+  with_values(layout.to, [&](auto value) {
+    launch("laying out rows", stream, shape, lay_out_kernel<decltype(value)>, layout, padded_k);
+  });
 }
 
 }  // namespace lckv

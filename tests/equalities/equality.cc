@@ -10,15 +10,6 @@ namespace {
 
 constexpr uint64_t kSeed = 20241114;
 
-std::vector<EqualityCase> in_both_formats(const std::vector<std::string>& models) {
-  std::vector<EqualityCase> cases;
-  for (const std::string& model : models) {
-    cases.push_back({model, DType::kFloat32});
-    cases.push_back({model, DType::kBFloat16});
-  }
-  return cases;
-}
-
 const ModelConfig& config_of(const std::string& model) {
   static std::map<std::string, ModelConfig> configs;
   const auto found = configs.find(model);
@@ -28,22 +19,27 @@ const ModelConfig& config_of(const std::string& model) {
       .first->second;
 }
 
-// The program's reproducible backend of this format.
+// The program's, one of each format.
+const std::vector<Backend>& backends() {
+  static const std::vector<Backend> all = reproducible_backends();
+  return all;
+}
 const Backend& backend_of(DType dtype) {
-  static const std::vector<Backend> backends = reproducible_backends();
-  return *std::find_if(backends.begin(), backends.end(),
+  return *std::find_if(backends().begin(), backends().end(),
                        [dtype](const Backend& backend) { return backend.dtype == dtype; });
 }
 
 }  // namespace
 
 std::vector<EqualityCase> layer_maps() {
-  std::vector<std::string> models;
+  std::vector<EqualityCase> cases;
   for (const char* name : {"llama", "lckv-w2-diag", "lckv-w0-nodiag", "two-groups",
                            "sandwich-middle", "sliding", "cla"}) {
-    models.push_back(std::string("tests/golden/cases/") + name);
+    for (const Backend& backend : backends()) {
+      cases.push_back({std::string("tests/golden/cases/") + name, backend.dtype});
+    }
   }
-  return in_both_formats(models);
+  return cases;
 }
 
 std::vector<EqualityCase> demo_model() { return {{"deploy/models/demo", DType::kBFloat16}}; }
@@ -67,7 +63,9 @@ LocalOptions Equality::options() const {
 }
 
 float Equality::default_tolerance() const {
-  return GetParam().dtype == DType::kBFloat16 ? 1.0F / 512 : 0.0F;
+  return GetParam().dtype == DType::kFloat32    ? 0.0F
+         : GetParam().dtype == DType::kBFloat16 ? 0x1p-9F
+                                                : 0x1p-12F;
 }
 
 bool Equality::has_cycles() const { return config_of(GetParam().model).layers.has_cycles(); }

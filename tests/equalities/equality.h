@@ -23,8 +23,8 @@ struct EqualityCase {
   }
 };
 
-// Layer maps: ordinary, w2, w0, two groups, sandwich-middle, sliding, CLA; each in float32 and
-// bfloat16.
+// Layer maps: ordinary, w2, w0, two groups, sandwich-middle, sliding, CLA; each in every format
+// that the program's reproducible backends have.
 std::vector<EqualityCase> layer_maps();
 // The trained model of 8 layers, in the format it is served in.
 std::vector<EqualityCase> demo_model();
@@ -35,7 +35,7 @@ class Equality : public testing::TestWithParam<EqualityCase> {
   void SetUp() override;
   // Reproducible, enough memory for everything. Tolerance 0.
   LocalOptions options() const;
-  // What a server uses by default: 2^-9 for bfloat16, 0 for float32.
+  // What a server uses by default: 2^-9 for bfloat16, 2^-12 for float16, 0 for float32.
   float default_tolerance() const;
   bool has_cycles() const;
 

@@ -12,8 +12,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/bfloat16.h"
 #include "kernels/ops.h"
+#include "kernels/weight_values.h"
 
 namespace lckv {
 
@@ -33,8 +33,12 @@ struct Backend {
 
   std::unique_ptr<Ops> open(int threads = 0) const { return open_with(threads); }
   // Of one rounding to the compute dtype.
-  double epsilon() const { return dtype == DType::kFloat32 ? 0x1p-23 : 0x1p-8; }
+  double epsilon() const {
+    return dtype == DType::kFloat32 ? 0x1p-23 : dtype == DType::kBFloat16 ? 0x1p-8 : 0x1p-11;
+  }
 };
+
+inline constexpr DType kDTypes[] = {DType::kFloat32, DType::kBFloat16, DType::kFloat16};
 
 // Those of this program: host_backends.cc, emulated_backends.cc or cuda_backends.cc.
 std::vector<Backend> all_backends();
@@ -92,10 +96,6 @@ class Random {
  private:
   std::mt19937_64 engine_;
 };
-
-inline float rounded(float value, DType dtype) {
-  return dtype == DType::kFloat32 ? value : bfloat16_to_float(float_to_bfloat16(value));
-}
 
 inline bool same_bytes(const float* left, const float* right, size_t count) {
   return std::memcmp(left, right, count * sizeof(float)) == 0;

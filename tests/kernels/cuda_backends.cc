@@ -9,12 +9,12 @@ std::vector<Backend> all_backends() {
   for (const bool reproducible : {false, true}) {
     // Each for itself: cuBLASLt is only the free products'.
     const auto device = open_cuda_ops({.reproducible = reproducible});
-    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    for (const DType dtype : kDTypes) {
       out.push_back({.name = std::string(reproducible ? "cuda_reproducible_" : "cuda_free_") +
                              dtype_name(dtype),
                      .dtype = dtype,
                      .reproducible = reproducible,
-                     .rounds_attention = dtype == DType::kBFloat16,
+                     .rounds_attention = dtype != DType::kFloat32,
                      .missing = device.ok() ? "" : std::string(device.status().message()),
                      .open_with =
                          [dtype, reproducible](int) {

@@ -142,7 +142,7 @@ TEST_P(RowOps, EmbedsRowsOfEveryFormat) {
   const auto ops = GetParam().open();
   Random random(4);
   const std::vector<int32_t> ids = {9, 0, -1, 3, 3};
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+  for (const DType dtype : kDTypes) {
     for (const int64_t hidden : {24, 5, 301}) {  // whole chunks of 16 bytes, and others
       Checkpoint checkpoint(random, dtype, 10, hidden);
       const auto table = ops->pack_table(checkpoint.source, nullptr);
@@ -279,10 +279,8 @@ TEST_P(RowOps, CommitsWhatWasStaged) {
   const std::byte* const key = bytes.data() + layout.block_bytes + (4 + 3) * 16 * value_bytes;
   const std::vector<float> rows = from_device(*ops, *k);
   for (int32_t i = 0; i < 16; ++i) {
-    const float value = layout.dtype == DType::kFloat32
-                            ? reinterpret_cast<const float*>(key)[i]
-                            : bfloat16_to_float(reinterpret_cast<const uint16_t*>(key)[i]);
-    EXPECT_EQ(value, rounded(rows[16 + i], layout.dtype));
+    EXPECT_EQ(weight_value({.data = key, .dtype = layout.dtype}, i),
+              rounded(rows[16 + i], layout.dtype));
   }
 }
 
@@ -292,6 +290,29 @@ TEST(BFloat16, RoundsToNearestEven) {
   EXPECT_EQ(float_to_bfloat16(1.01171875F), 0x3F82);  // halfway, even above
   EXPECT_EQ(float_to_bfloat16(std::numeric_limits<float>::infinity()), 0x7F80);
   EXPECT_TRUE(std::isnan(bfloat16_to_float(float_to_bfloat16(std::nanf("")))));
+}
+
+// Every number comes back; between two neighbours the middle goes to the even one, and what lies
+// beside it to the nearer one. Behind the largest number lies the infinite one.
+TEST(Float16, RoundsToNearestEven) {
+  for (uint16_t bits = 0; bits < 0x7C00; ++bits) {
+    const float low = float16_to_float(bits);
+    const float high = bits == 0x7BFF ? 65536.0F : float16_to_float(bits + 1);
+    const float middle = low + (high - low) / 2;
+    ASSERT_EQ(float_to_float16(low), bits);
+    ASSERT_EQ(float_to_float16(-low), bits | 0x8000);
+    ASSERT_EQ(float_to_float16(middle), bits + bits % 2);
+    ASSERT_EQ(float_to_float16(std::nextafter(middle, low)), bits);
+    ASSERT_EQ(float_to_float16(std::nextafter(middle, high)), bits + 1);
+  }
+  EXPECT_EQ(float16_to_float(0x0001), 0x1p-24F);
+  EXPECT_EQ(float16_to_float(0x3C00), 1.0F);
+  EXPECT_EQ(float16_to_float(0x7BFF), 65504.0F);
+  for (const float beyond : {65520.0F, 1e30F, std::numeric_limits<float>::infinity()}) {
+    EXPECT_EQ(float_to_float16(-beyond), 0xFC00);
+  }
+  EXPECT_EQ(float16_to_float(0xFC00), -std::numeric_limits<float>::infinity());
+  EXPECT_TRUE(std::isnan(float16_to_float(float_to_float16(std::nanf("")))));
 }
 
 }  // namespace

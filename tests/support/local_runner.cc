@@ -7,6 +7,7 @@
 #include "kernels/check.h"
 #include "kernels/collectives.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/weight_values.h"
 #include "worker/model/checkpoint_files.h"
 #include "worker/model/llama.h"
 
@@ -17,18 +18,6 @@ std::unique_ptr<Ops> open_ops(const LocalOptions& options) {
   if (options.open_ops) return options.open_ops(options);
   return open_cpu_ops(
       {.dtype = options.dtype, .threads = options.threads, .reproducible = options.reproducible});
-}
-
-float to_float(const std::byte* number, DType dtype) {
-  if (dtype == DType::kFloat32) {
-    float value = 0.0F;
-    std::memcpy(&value, number, sizeof(value));
-    return value;
-  }
-  LCKV_CHECK(dtype == DType::kBFloat16);
-  uint16_t bits = 0;
-  std::memcpy(&bits, number, sizeof(bits));
-  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
 }
 
 }  // namespace
@@ -101,7 +90,7 @@ std::vector<float> read_slot(const LocalRunner& local, UnitId unit, int32_t bloc
     local.ops->copy(base + at * static_cast<int64_t>(numbers.size()), numbers.data(),
                     numbers.size());
     for (int32_t i = 0; i < spec.head_dim; ++i) {
-      row.push_back(to_float(&numbers[i * dtype_bytes(dtype)], dtype));
+      row.push_back(weight_value({.data = numbers.data(), .dtype = dtype}, i));
     }
   }
   return row;

@@ -104,7 +104,7 @@ TEST(DummyWeights, SameValuesWhateverTheThreads) {
   config["vocab_size"] = 40001;  // several pieces and an odd tail
   config["attention_bias"] = true;
   const ModelConfig parsed = parse_model_config(config.dump(), "").value();
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
     const auto one = WeightStore::dummy(parsed, {.dtype = dtype, .seed = 3, .num_threads = 1});
     const auto two = WeightStore::dummy(parsed, {.dtype = dtype, .seed = 3, .num_threads = 2});
     const auto other = WeightStore::dummy(parsed, {.dtype = dtype, .seed = 4, .num_threads = 2});

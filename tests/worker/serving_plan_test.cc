@@ -113,10 +113,30 @@ TEST(ServingPlanTest, FlagsInEachOthersWayAreNamed) {
   EXPECT_THAT(message({.block_size = 12}), HasSubstr("--block-size"));
 }
 
-TEST(ServingPlanTest, HalfPrecisionIsRefusedUnlessAFormatIsGiven) {
+TEST(ServingPlanTest, Float16IsRefusedOnTheCpuAlone) {
   const ModelConfig model = read_config(kLckv, "bfloat16", "float16");
-  EXPECT_THAT(std::string(plan({}, model).status().message()), HasSubstr("--dtype"));
+  const auto message = [](const WorkerConfig& config, const ModelConfig& of) {
+    return std::string(plan(config, of).status().message());
+  };
+  EXPECT_EQ(message({}, model),
+            "config.json: torch_dtype: float16 is not computed with on --device cpu; give --dtype "
+            "float32 or bfloat16");
+  EXPECT_EQ(message({.dtype = NumberFormat::kFloat16}, read_config(kLckv)),
+            "--dtype float16 is not computed with on --device cpu; give --dtype float32 or "
+            "bfloat16");
   EXPECT_EQ(plan({.dtype = NumberFormat::kBFloat16}, model)->dtype, DType::kBFloat16);
+  for (const Device device : {Device::kCuda, Device::kSim}) {
+    const ServingPlan own = *plan({.device = device}, model);
+    EXPECT_EQ(own.dtype, DType::kFloat16);
+    EXPECT_FALSE(own.reproducible);
+    EXPECT_EQ(own.scheduler.prefill_tolerance, 0x1p-12F);
+    EXPECT_EQ(own.geometry.bytes_per_token, 3072);
+    EXPECT_EQ(plan({.device = device, .dtype = NumberFormat::kFloat16}, read_config(kLckv))->dtype,
+              DType::kFloat16);
+  }
+  EXPECT_THAT(message({.device = Device::kCuda, .kv_cache_dtype = NumberFormat::kFloat16},
+                      read_config(kLckv)),
+              HasSubstr("--kv-cache-dtype must be what the model computes in, which is bfloat16"));
 }
 
 TEST(ServingPlanTest, LogprobsAreBoundedByTheVocabulary) {

@@ -1,6 +1,7 @@
 #include "worker/sim/step_cost.h"
 
 #include <string>
+#include <utility>
 
 #include "gtest/gtest.h"
 #include "worker/model/bounded_file.h"
@@ -89,6 +90,11 @@ TEST(StepCostTest, APromptIsBoundByArithmetic) {
   const double flops = 2 * matrices * 2000 +
                        pairs * 4 * one.model.num_heads * one.model.head_dim * one.model.num_layers;
   EXPECT_NEAR(seconds(one.cost, plan_of(one.passes, 0, 2000)) / (flops / 1e14), 1, 0.01);
+  // Tensor cores do float16 too, and nothing wider.
+  for (const auto& [dtype, peak] : {std::pair(DType::kFloat16, 1e14), {DType::kFloat32, 1e13}}) {
+    const StepCost cost(plain_device(), one.model, one.passes, {.dtype = dtype});
+    EXPECT_NEAR(seconds(cost, plan_of(one.passes, 0, 2000)) / (flops / peak), 1, 0.01);
+  }
 }
 
 TEST(StepCostTest, SharedKeysAndValuesSpareTheirProjections) {

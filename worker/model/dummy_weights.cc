@@ -8,6 +8,7 @@
 
 #include "absl/strings/match.h"
 #include "kernels/check.h"
+#include "kernels/float16.h"
 #include "worker/model/checkpoint_files.h"
 #include "worker/model/weight_store.h"
 
@@ -69,8 +70,9 @@ void fill_piece(const DummyPiece& piece, DType dtype, uint64_t seed) {
     return;
   }
   const float scale = kDummyHalfWidth / 32768.0F;
-  fill_random<uint16_t>(piece, seed, [ones, scale](uint64_t bits) {
-    return truncated_bfloat16(ones ? 1.0F : static_cast<float>(static_cast<int16_t>(bits)) * scale);
+  fill_random<uint16_t>(piece, seed, [ones, scale, dtype](uint64_t bits) {
+    const float value = ones ? 1.0F : static_cast<float>(static_cast<int16_t>(bits)) * scale;
+    return dtype == DType::kFloat16 ? float_to_float16(value) : truncated_bfloat16(value);
   });
 }
 
@@ -140,7 +142,7 @@ void append_pieces(const TensorView& tensor, std::byte* data, uint64_t first_wor
 absl::StatusOr<std::unique_ptr<WeightStore>> WeightStore::dummy(const ModelConfig& config,
                                                                 const DummyWeights& options) {
   constexpr uint64_t kAlignment = 64;
-  LCKV_CHECK(options.dtype != DType::kFloat16 && options.num_threads >= 1);
+  LCKV_CHECK(options.num_threads >= 1);
   const std::vector<TensorSpec> specs = expected_tensors(config);
   const auto bytes_of = [&options](const TensorSpec& spec) {
     return static_cast<uint64_t>(spec.num_elements()) * dtype_bytes(options.dtype);

@@ -35,7 +35,7 @@ struct TensorView {
 };
 
 struct DummyWeights {
-  DType dtype = DType::kBFloat16;  // or float32
+  DType dtype = DType::kBFloat16;
   uint64_t seed = 0;
   int32_t num_threads = 1;  // does not change the values
   TensorShard shard;        // neither does this

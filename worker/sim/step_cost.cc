@@ -63,8 +63,9 @@ std::vector<StepCost::Layers> StepCost::layers_of(const ModelConfig& model, cons
 }
 
 double StepCost::seconds(double bytes, double flops) const {
-  const double peak = options_.dtype == DType::kBFloat16 ? device_.bfloat16_flops_per_second
-                                                         : device_.float32_flops_per_second;
+  // Tensor cores are as fast in float16 as in bfloat16.
+  const double peak = options_.dtype == DType::kFloat32 ? device_.float32_flops_per_second
+                                                        : device_.bfloat16_flops_per_second;
   return std::max(bytes / (device_.memory_bytes_per_second * device_.memory_share),
                   flops / (peak * device_.flops_share));
 }

@@ -3,7 +3,6 @@
 // floating point type".
 #include "kernels/cuda/tensor_core.cuh"
 
-#include "kernels/bfloat16.h"
 #include "kernels/check.h"
 
 namespace lckv {
@@ -45,23 +44,26 @@ struct Operands {
   uint32_t b[2];
 };
 
+template <class Value>
 float half_of(uint32_t pair, int i) {
-  return bfloat16_to_float(static_cast<uint16_t>(i == 0 ? pair : pair >> 16));
+  return widened(Value{static_cast<uint16_t>(i == 0 ? pair : pair >> 16)});
 }
 
 // Which lane and register hold an element, the inverse of the tables: of elements a0 to a7 the row
 // is the group where i is 0, 1, 4 or 5, else the group + 8; the column is twice the lane's number
 // in its group, + i % 2, and + 8 from a4 on. Of b0 to b3 it is the row that is found so, + 8 from
 // b2 on, and the column is the group.
+template <class Value>
 float element_of_a(const Gathered<Operands>& operands, int row, int column) {
   const int lane = row % 8 * 4 + column % 8 / 2;
   const int i = column / 8 * 4 + row / 8 * 2 + column % 2;
-  return half_of(operands[lane].a[i / 2], i % 2);
+  return half_of<Value>(operands[lane].a[i / 2], i % 2);
 }
+template <class Value>
 float element_of_b(const Gathered<Operands>& operands, int row, int column) {
   const int lane = column * 4 + row % 8 / 2;
   const int i = row / 8 * 2 + row % 2;
-  return half_of(operands[lane].b[i / 2], i % 2);
+  return half_of<Value>(operands[lane].b[i / 2], i % 2);
 }
 
 }  // namespace
@@ -89,13 +91,17 @@ void cp_async_wait() {
   emulated_cuda::pending_copies().clear();
 }
 
-uint32_t pack_bfloat16(float low, float high) {
-  return float_to_bfloat16(low) | static_cast<uint32_t>(float_to_bfloat16(high)) << 16;
+template <class Value>
+uint32_t pack(float low, float high) {
+  return narrowed<Value>(low).bits | static_cast<uint32_t>(narrowed<Value>(high).bits) << 16;
 }
+template uint32_t pack<BFloat16>(float low, float high);
+template uint32_t pack<Float16>(float low, float high);
 
 uint4 ldmatrix(SharedAddress row) { return load_matrices(row, false); }
 uint4 ldmatrix_transposed(SharedAddress row) { return load_matrices(row, true); }
 
+template <class Value>
 void mma(float (&sums)[4], const uint4& a, uint32_t b0, uint32_t b1) {
   const Gathered<Operands> operands({{a.x, a.y, a.z, a.w}, {b0, b1}});
   const int group = emulated_cuda::lane() / 4;
@@ -104,9 +110,11 @@ void mma(float (&sums)[4], const uint4& a, uint32_t b0, uint32_t b1) {
     const int row = i < 2 ? group : group + 8;
     const int column = in_group * 2 + i % 2;
     for (int k = 0; k < 16; ++k) {
-      sums[i] += element_of_a(operands, row, k) * element_of_b(operands, k, column);
+      sums[i] += element_of_a<Value>(operands, row, k) * element_of_b<Value>(operands, k, column);
     }
   }
 }
+template void mma<BFloat16>(float (&sums)[4], const uint4& a, uint32_t b0, uint32_t b1);
+template void mma<Float16>(float (&sums)[4], const uint4& a, uint32_t b0, uint32_t b1);
 
 }  // namespace lckv
