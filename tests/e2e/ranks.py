@@ -1,12 +1,10 @@
 """A replica of several ranks: its launcher, its processes, its ports."""
 
-import itertools
 import pathlib
-import random
 import re
-import socket
 
 import serving
+import tcp_ports
 
 FLAGS = ["--dtype", "float32", "--tensor-parallel-size", "2"]
 # However slow the build, below the 4 s after which silent connections are given up: another reason to end.
@@ -36,26 +34,6 @@ def ranks_of(launcher):
         arguments = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         found[int(arguments[arguments.index(b"--rank") + 1])] = pid
     return found
-
-
-def is_free(port):
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-# Below the range that connections take theirs from, which would take one again before its server has it. Every other
-# one, because who starts two programs of a kind gives the second the port behind the first's.
-_PORTS = itertools.cycle(random.sample(range(20000, 32000, 2), 6000))
-
-
-def free_port():
-    """One that nobody listens at, nor at the next one; others each time."""
-    return next(port for port in _PORTS if is_free(port) and is_free(port + 1))
 
 
 def errors(text):
@@ -99,7 +77,7 @@ class Replica:
             lambda: all(gone(pid) for pid in self.ranks.values()), "all ranks gone", END_SECONDS
         )
         for port in (self.launcher.port, self.leader_port):
-            serving.wait_until(lambda port=port: is_free(port), f"port {port} free", END_SECONDS)
+            serving.wait_until(lambda port=port: tcp_ports.is_free(port), f"port {port} free", END_SECONDS)
 
     def last_line(self):
         lines = errors(self.launcher.log())

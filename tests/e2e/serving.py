@@ -10,6 +10,7 @@ import time
 import urllib.request
 
 import api
+import tcp_ports
 
 ROOT = api.ROOT
 BIN = pathlib.Path(os.environ.get("LCKV_BIN", ROOT / "build/release/bin"))
@@ -93,7 +94,9 @@ class Process:
 class Worker(Process):
     DEFAULTS = {"--kv-cache-memory": "64MiB", "--swap-space": "16MiB", "--threads": 1}
 
-    def __init__(self, model, *flags, port=0):
+    def __init__(self, model, *flags, port=None):
+        # One that nobody gets between it and a successor.
+        port = port or tcp_ports.free_port()
         arguments = ["--model", model, "--port", port, "--metrics-port", 0, "--health-port", 0, *flags]
         for flag, value in self.DEFAULTS.items():
             if flag not in flags:

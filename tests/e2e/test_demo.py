@@ -6,8 +6,8 @@ import socket
 import subprocess
 import time
 
-import ranks
 import serving
+import tcp_ports
 
 DEMO = serving.ROOT / "deploy/demo.sh"
 # Each worker's is the first of two.
@@ -16,7 +16,7 @@ PROMPT = "The history of the city"
 
 
 def start(*arguments):
-    ports = {name: str(ranks.free_port()) for name in PORTS}
+    ports = {name: str(tcp_ports.free_port()) for name in PORTS}
     environment = os.environ | ports | {"LCKV_BIN": str(serving.BIN)}
     demo = subprocess.Popen(
         [str(DEMO), *arguments],

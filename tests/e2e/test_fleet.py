@@ -8,8 +8,8 @@ import grpc
 import pytest
 
 import api
-import ranks
 import serving
+import tcp_ports
 
 SHORT = {"stopping": {"max_new_tokens": 4, "ignore_eos": True}, "sampling": {"temperature": 0}}
 
@@ -81,7 +81,7 @@ def test_models_by_file(tmp_path):
 
 def test_calls_wait_for_the_first_replica_of_their_model(tmp_path):
     path = tmp_path / "models.json"
-    write(path, late=[f"127.0.0.1:{ranks.free_port()}"])
+    write(path, late=[f"127.0.0.1:{tcp_ports.free_port()}"])
     router = serving.Router([], "--models", path, "--max-ready-wait", "120s", "--max-queue", 2, "--shutdown-grace", "100ms")
     worker = None
 

@@ -6,6 +6,7 @@ import ssl
 import api
 import ranks
 import serving
+import tcp_ports
 from certificates import make_certificates
 
 
@@ -45,7 +46,7 @@ def test_ranks_speak_tls(tmp_path):
 
 def test_a_rank_of_another_authority_never_joins(tmp_path):
     ours, others = make_certificates(tmp_path / "ours"), make_certificates(tmp_path / "others")
-    port = ranks.free_port()
+    port = tcp_ports.free_port()
     processes = []
     try:
         for rank, folder in ((0, ours), (1, others)):

@@ -7,7 +7,8 @@ import socket
 import pytest
 
 import serving
-from ranks import FLAGS, errors, free_port, is_free
+from ranks import FLAGS, errors
+from tcp_ports import free_port, is_free
 
 
 class TestRanksStartedByHand:

@@ -6,8 +6,8 @@ import json
 import pytest
 
 import api
-import ranks
 import serving
+import tcp_ports
 
 NUM_REPLICAS = 5
 FLAGS = ["--device", "sim", "--sim-device", "l4"]
@@ -104,7 +104,7 @@ def test_wrong_flags(flags, code, text):
 
 def test_bench_goes_on_when_its_router_is_killed(fleet, tmp_path):
     worker, _ = fleet
-    port = ranks.free_port()
+    port = tcp_ports.free_port()
 
     def start():
         router = serving.Process(

@@ -2,9 +2,9 @@
 
 import json
 
-import ranks
 import restarts
 import serving
+import tcp_ports
 
 NUM_STREAMS = 10_000
 # 100 tokens per second and stream, whatever the batch; fewer where routers and clients are slower too.
@@ -43,7 +43,7 @@ def test_a_rolling_restart_under_load_fails_no_stream(tmp_path):
     folder.mkdir()
     workers = {}
     for _ in range(3):
-        worker = SimulatedWorker(device, ranks.free_port())
+        worker = SimulatedWorker(device, tcp_ports.free_port())
         workers[worker.address] = worker
     router = serving.Router(list(workers.values()))
     output = tmp_path / "run.json"

@@ -8,7 +8,8 @@ import pytest
 
 import api
 import serving
-from ranks import END_SECONDS, FLAGS, RANK_SECONDS, Replica, errors, free_port
+from ranks import END_SECONDS, FLAGS, RANK_SECONDS, Replica, errors
+from tcp_ports import free_port
 
 PROMPTS = ["The history of the city", "Once upon a time", "The people of the village", "In the year"]
 # Between the logprobs of replicas of different sizes, float32.

@@ -12,8 +12,8 @@ import yaml
 
 import chart
 import programs
-import ranks
 import serving
+import tcp_ports
 
 # What the chart decides by itself, from values of other names.
 OWN_WORKER_FLAGS = {
@@ -146,7 +146,7 @@ def test_the_laptop_chart_serves(rendered, tmp_path):
     """The programs with the arguments of the chart's pods: health services, a generation, an orderly end."""
     documents = rendered["ci-laptop"]
     pods = {labels["app.kubernetes.io/component"]: spec for _, labels, spec in chart.pods(documents)}
-    ports = {(program, flag): ranks.free_port() for program in ("worker", "router")
+    ports = {(program, flag): tcp_ports.free_port() for program in ("worker", "router")
              for flag in ("--port", "--metrics-port", "--health-port")}  # fmt: skip
 
     def start(program, **replaced):

@@ -6,8 +6,8 @@ import threading
 import grpc
 
 import api
-import ranks
 import serving
+import tcp_ports
 
 PAUSE = 0.2  # seconds between the calls of one caller
 
@@ -24,7 +24,7 @@ class Replica:
 
     def __init__(self, model, *flags, device=None):
         self.model = model
-        self.ports = [ranks.free_port() for _ in range(3)]
+        self.ports = [tcp_ports.free_port() for _ in range(3)]
         self.address, self.metrics_address = (f"127.0.0.1:{port}" for port in self.ports[:2])
         self.flags = [*flags, "--device", "sim", "--sim-device", device] if device else flags
         self.process = None

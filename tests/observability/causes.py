@@ -7,6 +7,7 @@ import subprocess
 
 import ranks
 import serving
+import tcp_ports
 from cause import Cause, Replica, write
 from devices import device
 
@@ -57,7 +58,7 @@ class Starting(Cause):
     silent = ("LckvModelWithoutReplica", "LckvReplicaLost")
 
     def make_replicas(self):
-        self.size = [*ranks.FLAGS, "--leader", f"127.0.0.1:{ranks.free_port()}", "--kv-cache-memory", "16MiB"]
+        self.size = [*ranks.FLAGS, "--leader", f"127.0.0.1:{tcp_ports.free_port()}", "--kv-cache-memory", "16MiB"]
         self.other = None
         return [Replica(self.model, *self.size, "--rank", 0)]
 

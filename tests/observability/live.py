@@ -17,6 +17,7 @@ import devices
 import monitoring
 import ranks
 import serving
+import tcp_ports
 
 CALLERS, CALLS = 14, 84
 EARLIER_CALLS = CALLS // 2
@@ -70,7 +71,7 @@ class Served:
 
     def start(self, folder):
         self.prometheus = self.keep(monitoring.Prometheus())
-        rank_port = ranks.free_port()
+        rank_port = tcp_ports.free_port()
         # Little memory, so that blocks are seen to fill: of a rank, and of the replica without ranks, as many tokens.
         pair = self.keep(
             serving.Worker(

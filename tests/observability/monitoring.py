@@ -14,8 +14,8 @@ import urllib.request
 import yaml
 
 import expressions
-import ranks
 import serving
+import tcp_ports
 
 FACTOR = 60
 RATE_INTERVAL = "5s"
@@ -49,7 +49,7 @@ class Prometheus(serving.Process):
             [self.target_files[job["job_name"]]] = job["file_sd_configs"][0]["files"]
             self.watch(job["job_name"], [])
         (self.folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        self.address = f"127.0.0.1:{ranks.free_port()}"
+        self.address = f"127.0.0.1:{tcp_ports.free_port()}"
         super().__init__(
             PROGRAM,
             [f"--web.listen-address={self.address}", f"--config.file={self.folder}/prometheus.yml"]
