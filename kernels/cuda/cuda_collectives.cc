@@ -104,6 +104,8 @@ absl::Status CudaCollectives::wait() {
   const absl::Time deadline = absl::Now() + (have_met_ ? call_timeout_ : timeout_);
   check_cuda(cudaEventRecord(reached_, stream_), "marking the end of an exchange");
   for (;;) {
+    // Asked for first: a peer that goes once all have what they need is no loss.
+    absl::Status nccl_state = nccl_ == nullptr ? absl::OkStatus() : nccl_->state();
     const cudaError_t reached = cudaEventQuery(reached_);
     if (reached != cudaSuccess && reached != cudaErrorNotReady) {
       check_cuda(reached, "exchanging with other ranks");
@@ -114,9 +116,7 @@ absl::Status CudaCollectives::wait() {
     }
     have_met_ = have_met_ || reached == cudaSuccess;
     if (reached == cudaSuccess) return absl::OkStatus();
-    if (nccl_ != nullptr) {
-      if (absl::Status status = checked(nccl_->state()); !status.ok()) return status;
-    }
+    if (!nccl_state.ok()) return fail(std::move(nccl_state));
     if (absl::Now() >= deadline) return fail(peer_that_did_not_come());
     absl::SleepFor(kLook);
   }
