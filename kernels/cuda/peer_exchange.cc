@@ -119,14 +119,14 @@ bool PeerExchange::is_small(int64_t bytes) const { return bytes * ranks_.size <=
 void PeerExchange::all_reduce(float* data, int64_t count) {
   constexpr int64_t kMost = kHalfBytes / static_cast<int64_t>(sizeof(float));
   for (int64_t at = 0; at < count; at += kMost) {
-    exchange_sums(ranks_, ++num_exchanges_, data + at, std::min(kMost, count - at), stream_);
+    exchange_sums(ranks_, data + at, std::min(kMost, count - at), stream_);
   }
 }
 
 void PeerExchange::all_gather(const float* data, int64_t count, float* out) {
   const int64_t bytes = count * static_cast<int64_t>(sizeof(float));
   for (int64_t at = 0; at < bytes; at += kHalfBytes) {
-    exchange_parts(ranks_, ++num_exchanges_,
+    exchange_parts(ranks_,
                    {.from = reinterpret_cast<const std::byte*>(data) + at,
                     .bytes = std::min(kHalfBytes, bytes - at),
                     .out = reinterpret_cast<std::byte*>(out) + at,
@@ -137,8 +137,7 @@ void PeerExchange::all_gather(const float* data, int64_t count, float* out) {
 
 void PeerExchange::broadcast(std::byte* data, int64_t bytes, int root) {
   for (int64_t at = 0; at < bytes; at += kHalfBytes) {
-    exchange_from(ranks_, ++num_exchanges_, data + at, std::min(kHalfBytes, bytes - at), root,
-                  stream_);
+    exchange_from(ranks_, data + at, std::min(kHalfBytes, bytes - at), root, stream_);
   }
 }
 

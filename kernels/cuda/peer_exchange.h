@@ -54,7 +54,6 @@ class PeerExchange {
   const cudaStream_t stream_;
   PeerRanks ranks_;
   ExchangeState* state_ = nullptr;  // in page-locked memory
-  uint64_t num_exchanges_ = 0;
   bool is_exported_ = false;
   bool is_connected_ = false;
   std::vector<void*> opened_;  // of the peers

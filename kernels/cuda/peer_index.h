@@ -36,6 +36,10 @@ struct ExchangeMemory {
   uint64_t arrived[kMaxExchangeBlocks][kMaxPeers];
   uint64_t gone[kMaxPeers];  // 1: rank p will arrive in no exchange any more; rank p writes it
   uint64_t cut_off_in;       // the exchange in which a peer was lost, or 0; its own rank writes it
+  // The rank's own count: kernels know an exchange's number from here, so that recorded ones may be
+  // started again and again.
+  uint64_t num_exchanges;  // until now
+  uint32_t num_met;        // blocks of the exchange at hand that wait for nobody any more
   alignas(256) std::byte halves[2][kHalfBytes];
 };
 

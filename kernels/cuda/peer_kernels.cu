@@ -41,6 +41,17 @@ __device__ void copy_stripe(const std::byte* from, std::byte* to, Stripe stripe)
   }
 }
 
+// Counted by the last block to meet: the same for all, whenever they ask.
+__device__ uint64_t this_exchange(const PeerRanks& ranks) {
+  return *static_cast<const volatile uint64_t*>(&own(ranks).num_exchanges) + 1;
+}
+
+__device__ void count_block(const PeerRanks& ranks, uint64_t exchange) {
+  if (threadIdx.x != 0 || atomicAdd(&own(ranks).num_met, 1U) + 1 < gridDim.x) return;
+  own(ranks).num_met = 0;
+  own(ranks).num_exchanges = exchange;
+}
+
 // The same for all threads of the exchange in which a peer is lost, whenever
 // they ask.
 __device__ bool is_cut_off(const PeerRanks& ranks, uint64_t exchange) {
@@ -79,7 +90,9 @@ __device__ bool meet(const PeerRanks& ranks, uint64_t exchange) {
   // Nobody waits before all of its peers can go on.
   __syncwarp();
   const int is_lost = is_for_peer && !wait_for(ranks, exchange, peer) ? 1 : 0;
-  return __syncthreads_or(is_lost) == 0;
+  const bool is_any_lost = __syncthreads_or(is_lost) != 0;
+  count_block(ranks, exchange);
+  return !is_any_lost;
 }
 
 // Four sums from rank 0 on. All loads are under way before the first addition.
@@ -103,8 +116,8 @@ __device__ float4 sum_of_ranks(const PeerRanks& ranks, uint64_t exchange, int64_
 
 template <int kRanks>
 __global__ void __launch_bounds__(kExchangeThreads, 1)
-    exchange_sums_kernel(const __grid_constant__ PeerRanks ranks, uint64_t exchange, float* data,
-                         int64_t count) {
+    exchange_sums_kernel(const __grid_constant__ PeerRanks ranks, float* data, int64_t count) {
+  const uint64_t exchange = this_exchange(ranks);
   if (is_cut_off(ranks, exchange)) return;
   const Stripe stripe = own_stripe(count * static_cast<int64_t>(sizeof(float)));
   copy_stripe(reinterpret_cast<const std::byte*>(data), half_of(ranks, ranks.rank, exchange),
@@ -128,8 +141,8 @@ __global__ void __launch_bounds__(kExchangeThreads, 1)
 }
 
 __global__ void __launch_bounds__(kExchangeThreads, 1)
-    exchange_parts_kernel(const __grid_constant__ PeerRanks ranks, uint64_t exchange,
-                          GatheredBytes args) {
+    exchange_parts_kernel(const __grid_constant__ PeerRanks ranks, GatheredBytes args) {
+  const uint64_t exchange = this_exchange(ranks);
   if (is_cut_off(ranks, exchange)) return;
   const Stripe stripe = own_stripe(args.bytes);
   copy_stripe(args.from, half_of(ranks, ranks.rank, exchange), stripe);
@@ -141,8 +154,9 @@ __global__ void __launch_bounds__(kExchangeThreads, 1)
 
 // Ranks that give nothing arrive too: the root may not run ahead of them.
 __global__ void __launch_bounds__(kExchangeThreads, 1)
-    exchange_from_kernel(const __grid_constant__ PeerRanks ranks, uint64_t exchange,
-                         std::byte* data, int64_t bytes, int32_t root) {
+    exchange_from_kernel(const __grid_constant__ PeerRanks ranks, std::byte* data, int64_t bytes,
+                         int32_t root) {
+  const uint64_t exchange = this_exchange(ranks);
   if (is_cut_off(ranks, exchange)) return;
   const Stripe stripe = own_stripe(bytes);
   if (ranks.rank == root) copy_stripe(data, half_of(ranks, root, exchange), stripe);
@@ -162,25 +176,22 @@ LaunchShape shape_of(int64_t bytes) {
 
 }  // namespace
 
-void exchange_sums(const PeerRanks& ranks, uint64_t exchange, float* data, int64_t count,
-                   cudaStream_t stream) {
+void exchange_sums(const PeerRanks& ranks, float* data, int64_t count, cudaStream_t stream) {
   constexpr decltype(&exchange_sums_kernel<1>) kKernels[kMaxPeers] = {
       exchange_sums_kernel<1>, exchange_sums_kernel<2>, exchange_sums_kernel<3>,
       exchange_sums_kernel<4>, exchange_sums_kernel<5>, exchange_sums_kernel<6>,
       exchange_sums_kernel<7>, exchange_sums_kernel<8>};
   launch("all_reduce", stream, shape_of(count * static_cast<int64_t>(sizeof(float))),
-         kKernels[ranks.size - 1], ranks, exchange, data, count);
+         kKernels[ranks.size - 1], ranks, data, count);
 }
 
-void exchange_parts(const PeerRanks& ranks, uint64_t exchange, const GatheredBytes& args,
-                    cudaStream_t stream) {
-  launch("all_gather", stream, shape_of(args.bytes), exchange_parts_kernel, ranks, exchange, args);
+void exchange_parts(const PeerRanks& ranks, const GatheredBytes& args, cudaStream_t stream) {
+  launch("all_gather", stream, shape_of(args.bytes), exchange_parts_kernel, ranks, args);
 }
 
-void exchange_from(const PeerRanks& ranks, uint64_t exchange, std::byte* data, int64_t bytes,
-                   int32_t root, cudaStream_t stream) {
-  launch("broadcast", stream, shape_of(bytes), exchange_from_kernel, ranks, exchange, data, bytes,
-         root);
+void exchange_from(const PeerRanks& ranks, std::byte* data, int64_t bytes, int32_t root,
+                   cudaStream_t stream) {
+  launch("broadcast", stream, shape_of(bytes), exchange_from_kernel, ranks, data, bytes, root);
 }
 
 void say_gone(const PeerRanks& ranks, cudaStream_t stream) {

@@ -18,8 +18,7 @@ struct PeerRanks {
 };
 
 // data[i] becomes the sum of all ranks' data[i], from rank 0 on. count floats, kHalfBytes at most.
-void exchange_sums(const PeerRanks& ranks, uint64_t exchange, float* data, int64_t count,
-                   cudaStream_t stream);
+void exchange_sums(const PeerRanks& ranks, float* data, int64_t count, cudaStream_t stream);
 
 // out[p * stride ...] becomes the `bytes` that rank p gives, kHalfBytes at most. stride in bytes.
 struct GatheredBytes {
@@ -28,12 +27,11 @@ struct GatheredBytes {
   std::byte* out = nullptr;
   int64_t stride = 0;
 };
-void exchange_parts(const PeerRanks& ranks, uint64_t exchange, const GatheredBytes& args,
-                    cudaStream_t stream);
+void exchange_parts(const PeerRanks& ranks, const GatheredBytes& args, cudaStream_t stream);
 
 // data becomes the root's; kHalfBytes at most.
-void exchange_from(const PeerRanks& ranks, uint64_t exchange, std::byte* data, int64_t bytes,
-                   int32_t root, cudaStream_t stream);
+void exchange_from(const PeerRanks& ranks, std::byte* data, int64_t bytes, int32_t root,
+                   cudaStream_t stream);
 
 // Tells every rank that this one takes part in nothing any more.
 void say_gone(const PeerRanks& ranks, cudaStream_t stream);

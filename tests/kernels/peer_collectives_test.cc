@@ -289,9 +289,7 @@ TEST(PeerKernels, ARankThatHasLostAPeerTakesPartInNothingAnyMore) {
   const float given = 3.0F;
   ops->copy(reinterpret_cast<const std::byte*>(&given), data->data(), sizeof(given));
   emulated_cuda::use_device([&] { ranks.memory[0]->gone[1] = 1; });
-  for (const uint64_t exchange : {1, 2, 3}) {
-    exchange_sums(ranks, exchange, data->floats(), 1, stream);
-  }
+  for (int i = 0; i < 3; ++i) exchange_sums(ranks, data->floats(), 1, stream);
   check_cuda(cudaStreamSynchronize(stream), "waiting");
   EXPECT_EQ(state.lost[1], uint64_t{kIsGone});
   EXPECT_EQ(state.lost[0], uint64_t{kNotLost});
