@@ -12,6 +12,7 @@
 // fails.
 #pragma once
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -196,6 +197,15 @@ struct DeviceMemory {
   uint64_t total = 0;
 };
 
+// Batches of one key make the same calls in the same order, with the same addresses, sizes and
+// numbers, those of host arrays included: only what lies in host arrays may differ, and in the
+// arrays that these point to.
+struct BatchKey {
+  int32_t range = 0;  // as the caller tells its batches of equal rows apart
+  int32_t rows = 0;
+  auto operator<=>(const BatchKey&) const = default;
+};
+
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -214,7 +224,18 @@ class Ops {
   // freed, but those of copy(): what a backend made of one, it may use for the next call that names
   // the same. Batches do not nest.
   virtual void begin_batch() {}
+  // The same. True where the backend has made the calls of an earlier batch of the key once more,
+  // for what host arrays hold now: the caller makes none.
+  virtual bool repeat_batch(const BatchKey&) {
+    begin_batch();
+    return false;
+  }
   virtual void end_batch() {}
+  // Batches of a key may be others from here on.
+  virtual void forget_batches() {}
+  // How many rows a batch of `rows` is to be given, some of no meaning, so that there are few keys;
+  // nullopt: it is never repeated.
+  virtual std::optional<int32_t> repeated_rows(int32_t) const { return std::nullopt; }
 
   virtual std::unique_ptr<DeviceBuffer> allocate(size_t bytes) = 0;
   // Several matrices of equal k become one, stacked over n in the order given.
@@ -265,7 +286,7 @@ class Ops {
                             float* out) = 0;
 
   // Rows [ids.size(), k_stride]: the first kv_heads * head_dim floats of k and v, rounded to
-  // layout.dtype, into rows ids[i] of `staged`. ids: host.
+  // layout.dtype, into rows ids[i] of `staged`; nowhere if that is negative. ids: host.
   virtual void stage_kv(const float* k, const float* v, int64_t row_stride, const KvLayout& layout,
                         std::span<const int32_t> ids, const KvRows& staged) = 0;
   // Fills rows ids[i] of `staged` with zeros.
@@ -277,7 +298,8 @@ class Ops {
   // Distance of staged rows ids[i], one result each. The results are in host memory on return.
   virtual void compare_kv(const KvLayout& layout, std::span<const int32_t> ids, const KvRows& fresh,
                           const KvRows& read, KvDistance* out) = 0;
-  // Into slot slots[i] of block blocks[i]: from float rows, or from staged rows ids[i]. All host.
+  // Into slot slots[i] of block blocks[i]: from float rows, nowhere if the block is negative, or
+  // from staged rows ids[i]. All host.
   virtual void append_kv(const float* k, const float* v, int64_t row_stride, const KvLayout& layout,
                          std::span<const int32_t> blocks, std::span<const int32_t> slots) = 0;
   virtual void commit_kv(const KvRows& staged, std::span<const int32_t> ids, const KvLayout& layout,
@@ -310,13 +332,15 @@ class Ops {
 // A batch of `ops`, for as long as this lives.
 class OpsBatch {
  public:
-  explicit OpsBatch(Ops& ops) : ops_(ops) { ops_.begin_batch(); }
+  OpsBatch(Ops& ops, const BatchKey& key) : ops_(ops), is_repeated_(ops.repeat_batch(key)) {}
   ~OpsBatch() { ops_.end_batch(); }
   OpsBatch(const OpsBatch&) = delete;
   OpsBatch& operator=(const OpsBatch&) = delete;
+  bool is_repeated() const { return is_repeated_; }
 
  private:
   Ops& ops_;
+  const bool is_repeated_;
 };
 
 }  // namespace lckv

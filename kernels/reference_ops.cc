@@ -185,6 +185,7 @@ class ReferenceOps final : public Ops {
                 std::span<const int32_t> ids, const KvRows& staged) override {
     const int64_t width = row_width(layout);
     for (size_t i = 0; i < ids.size(); ++i) {
+      if (ids[i] < 0) continue;
       for (int64_t j = 0; j < width; ++j) {
         const int64_t from = static_cast<int64_t>(i) * row_stride + j;
         store(staged.k, layout.dtype, ids[i] * width + j, k[from]);
@@ -235,6 +236,7 @@ class ReferenceOps final : public Ops {
                  std::span<const int32_t> blocks, std::span<const int32_t> slots) override {
     const int64_t width = row_width(layout);
     for (size_t i = 0; i < blocks.size(); ++i) {
+      if (blocks[i] < 0) continue;
       for (int64_t j = 0; j < width; ++j) {
         const int64_t from = static_cast<int64_t>(i) * row_stride + j;
         store_slot(layout, blocks[i], slots[i], j, k[from], v[from]);

@@ -88,6 +88,9 @@ void add_model_flags(CLI::App& app, WorkerConfig& config) {
            {{"none", Compatibility::kNone}, {"official-decode", Compatibility::kOfficialDecode}},
            "Reproduces the official code's decode, for comparison only")
       ->group(group);
+  app.add_flag("--enforce-eager", config.enforce_eager,
+               "Of --device cuda: every kernel is started by itself, none by a recorded CUDA graph")
+      ->group(group);
 }
 
 void add_simulation_flags(CLI::App& app, WorkerConfig& config) {

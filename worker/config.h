@@ -36,6 +36,7 @@ struct WorkerConfig {
   int32_t max_model_len = 0;  // tokens; 0: the checkpoint's
   int32_t max_logprobs = 20;  // -1: the vocabulary
   Choice reproducible = Choice::kAuto;
+  bool enforce_eager = false;  // no recorded CUDA graphs
   Compatibility compatibility = Compatibility::kNone;
 
   uint64_t kv_cache_bytes = uint64_t{4} << 30;

@@ -160,6 +160,7 @@ absl::Status open_device(const WorkerConfig& config, LoadedModel& loaded) {
     auto ops = kCudaBackend.open({.device = device_of_rank(config),
                                   .dtype = plan.dtype,
                                   .reproducible = plan.reproducible,
+                                  .records_batches = !config.enforce_eager,
                                   .required_bytes = known_device_bytes(config, loaded),
                                   .head_dim = loaded.config.head_dim});
     if (!ops.ok()) return ops.status();

@@ -58,6 +58,7 @@ void add_distance(const std::byte* fresh, const std::byte* read, int64_t size,
 void stage_rows(const float* k, const float* v, int64_t row_stride, const KvLayout& layout,
                 std::span<const int32_t> ids, const KvRows& staged) {
   for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0) continue;
     const int64_t from = static_cast<int64_t>(i) * row_stride;
     const int64_t to = ids[i] * row_bytes(layout);
     convert_row(k + from, row_width(layout), layout.dtype, staged.k + to);
@@ -106,6 +107,7 @@ void append_rows(const float* k, const float* v, int64_t row_stride, const KvLay
   LCKV_CHECK(blocks.size() == slots.size());
   const int64_t values = row_bytes(layout) * layout.slots_per_block;
   for (size_t i = 0; i < blocks.size(); ++i) {
+    if (blocks[i] < 0) continue;
     for (int32_t head = 0; head < layout.kv_heads; ++head) {
       std::byte* const key = slot_key(layout, blocks[i], slots[i], head);
       const int64_t from =

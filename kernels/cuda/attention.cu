@@ -70,24 +70,24 @@ AttentionLaunch attention_over(DType dtype, int32_t head_dim, bool has_window) {
   return scalar_attention(head_dim, has_window);
 }
 
-// Copies arrays one after the other.
-class Packer {
+// Where arrays lie that follow each other, each in its room.
+class Offsets {
  public:
-  explicit Packer(std::byte* to) : to_(to) {}
   template <class Value>
-  size_t add(const std::vector<Value>& values) {
-    const size_t offset = offset_;
-    if (!values.empty()) {
-      std::memcpy(to_ + offset, values.data(), values.size() * sizeof(Value));
-    }
-    offset_ += array_bytes<Value>(values.size());
-    return offset;
+  size_t next(size_t count) {
+    return std::exchange(offset_, offset_ + array_bytes<Value>(count));
   }
 
  private:
-  std::byte* const to_;
   size_t offset_ = 0;
 };
+
+template <class Value>
+void write_array(const std::vector<Value>& values, size_t room, std::byte* to) {
+  LCKV_CHECK(values.size() <= room);
+  auto* const array = reinterpret_cast<Value*>(to);
+  std::fill(std::copy(values.begin(), values.end(), array), array + room, Value{});
+}
 
 // Whether a plan for one is a plan for the other, while no array changes.
 bool share_plan(const AttentionArgs& left, const AttentionArgs& right) {
@@ -101,6 +101,18 @@ bool share_plan(const AttentionArgs& left, const AttentionArgs& right) {
 }
 
 }  // namespace
+
+void write_plan(const AttentionPlan& plan, const PlanRoom& room, std::byte* to) {
+  const PlanSize& size = room.size;
+  Offsets at;
+  write_array(plan.blocks, size.blocks, to + at.next<int32_t>(size.blocks));
+  write_array(plan.staged_rows, size.staged_rows, to + at.next<int32_t>(size.staged_rows));
+  write_array(plan.runs, size.runs, to + at.next<HistoryRun>(size.runs));
+  write_array(plan.segments, size.segments, to + at.next<SegmentPlan>(size.segments));
+  write_array(plan.seen, size.seen, to + at.next<SeenRange>(size.seen));
+  write_array(plan.items, size.items, to + at.next<AttentionItem>(size.items));
+  write_array(plan.merges, size.merges, to + at.next<MergeItem>(size.merges));
+}
 
 // A plan on the device.
 struct CudaAttention::SentPlan {
@@ -125,14 +137,44 @@ CudaAttention::CudaAttention(const AttentionPlanOptions& options, UploadRing& up
 
 CudaAttention::~CudaAttention() = default;
 
+void CudaAttention::begin_batch(std::span<const PlacedPlan> placed) {
+  in_batch_ = true;
+  is_placed_ = !placed.empty();
+  for (const PlacedPlan& plan : placed) {
+    sent_.push_back({.args = plan.args, .plans = {place(plan.args, plan.room, plan.at, 0)}});
+  }
+}
+
 void CudaAttention::end_batch() {
   in_batch_ = false;
+  is_placed_ = false;
   sent_.clear();
+}
+
+std::vector<AttentionArgs> CudaAttention::planned() const {
+  std::vector<AttentionArgs> all;
+  for (const SentPlans& sent : sent_) {
+    const bool is_new = std::none_of(all.begin(), all.end(), [&](const AttentionArgs& other) {
+      return share_plan(other, sent.args);
+    });
+    if (is_new) all.push_back(sent.args);
+  }
+  return all;
+}
+
+std::optional<AttentionPlan> CudaAttention::plan_alone(const AttentionArgs& args) const {
+  std::vector<AttentionPlan> plans = plan_attention(args, options_);
+  if (plans.size() != 1 || plans.front().first_row != 0) return std::nullopt;
+  return std::move(plans.front());
+}
+
+bool CudaAttention::has_shares(const AttentionArgs& args, const PlanRoom& room) const {
+  return static_cast<size_t>(room.num_partials) * share_bytes(args) <= shares_->bytes();
 }
 
 const CudaAttention::SentPlans* CudaAttention::find_sent(const AttentionArgs& args) const {
   const auto found = std::find_if(sent_.begin(), sent_.end(), [&](const SentPlans& sent) {
-    return share_plan(sent.args, args) && uploads_.has_since(sent.when);
+    return share_plan(sent.args, args) && (is_placed_ || uploads_.has_since(sent.when));
   });
   return found == sent_.end() ? nullptr : &*found;
 }
@@ -142,36 +184,36 @@ void CudaAttention::run(const AttentionArgs& args) {
     for (const SentPlan& plan : sent->plans) launch_plan(args, plan);
     return;
   }
+  LCKV_CHECK(!is_placed_);
   SentPlans sent{.args = args, .when = uploads_.now()};
   for (const AttentionPlan& plan : plan_attention(args, options_)) {
-    sent.plans.push_back(send(args, plan));
+    const PlanRoom room{plan.size(), plan.num_partials};
+    write_plan(plan, room, uploads_.take(room.size.bytes()));
+    sent.plans.push_back(place(args, room, uploads_.send(), plan.first_row));
     launch_plan(args, sent.plans.back());
   }
   if (in_batch_) sent_.push_back(std::move(sent));
 }
 
-CudaAttention::SentPlan CudaAttention::send(const AttentionArgs& args, const AttentionPlan& plan) {
-  Packer packer(uploads_.take(plan.upload_bytes()));
-  const size_t blocks = packer.add(plan.blocks);
-  const size_t staged_rows = packer.add(plan.staged_rows);
-  const size_t runs = packer.add(plan.runs);
-  const size_t segments = packer.add(plan.segments);
-  const size_t seen = packer.add(plan.seen);
-  const size_t items = packer.add(plan.items);
-  const size_t merges = packer.add(plan.merges);
-  const std::byte* const base = uploads_.send();
+CudaAttention::SentPlan CudaAttention::place(const AttentionArgs& args, const PlanRoom& room,
+                                             const std::byte* at, int32_t first_row) {
+  const PlanSize& size = room.size;
   SentPlan sent{.device = {.num_heads = args.num_heads, .shape = query_shape(args)},
-                .num_items = static_cast<unsigned>(plan.items.size()),
-                .num_merges = static_cast<unsigned>(plan.merges.size()),
-                .num_partials = plan.num_partials};
-  sent.device.blocks = reinterpret_cast<const int32_t*>(base + blocks);
-  sent.device.staged_rows = reinterpret_cast<const int32_t*>(base + staged_rows);
-  sent.device.runs = reinterpret_cast<const HistoryRun*>(base + runs);
-  sent.device.segments = reinterpret_cast<const SegmentPlan*>(base + segments);
-  // Rows are counted over the whole call.
-  sent.device.seen = reinterpret_cast<const SeenRange*>(base + seen) - plan.first_row;
-  sent.device.items = reinterpret_cast<const AttentionItem*>(base + items);
-  sent.device.merges = reinterpret_cast<const MergeItem*>(base + merges);
+                .num_items = static_cast<unsigned>(size.items),
+                .num_merges = static_cast<unsigned>(size.merges),
+                .num_partials = room.num_partials};
+  Offsets offsets;
+  const auto next = [&]<class Value>(const Value*& array, size_t count) {
+    array = reinterpret_cast<const Value*>(at + offsets.next<Value>(count));
+  };
+  next(sent.device.blocks, size.blocks);
+  next(sent.device.staged_rows, size.staged_rows);
+  next(sent.device.runs, size.runs);
+  next(sent.device.segments, size.segments);
+  next(sent.device.seen, size.seen);
+  sent.device.seen -= first_row;  // rows are counted over the whole call
+  next(sent.device.items, size.items);
+  next(sent.device.merges, size.merges);
   return sent;
 }
 

@@ -135,29 +135,6 @@ void add_pieces(const AttentionItem& whole, int32_t length, AttentionPlan& plan)
   plan.merges.push_back(merge);
 }
 
-// How much of everything that is uploaded a plan has.
-struct PlanSize {
-  size_t blocks = 0;
-  size_t staged_rows = 0;
-  size_t runs = 0;
-  size_t segments = 0;
-  size_t seen = 0;
-  size_t items = 0;
-  size_t merges = 0;
-
-  size_t bytes() const {
-    return array_bytes<int32_t>(blocks) + array_bytes<int32_t>(staged_rows) +
-           array_bytes<HistoryRun>(runs) + array_bytes<SegmentPlan>(segments) +
-           array_bytes<SeenRange>(seen) + array_bytes<AttentionItem>(items) +
-           array_bytes<MergeItem>(merges);
-  }
-};
-
-PlanSize size_of(const AttentionPlan& plan) {
-  return {plan.blocks.size(), plan.staged_rows.size(), plan.runs.size(),  plan.segments.size(),
-          plan.seen.size(),   plan.items.size(),       plan.merges.size()};
-}
-
 // Fills plans with groups of rows, group by group.
 class PlanSeries {
  public:
@@ -211,7 +188,7 @@ void PlanSeries::add_segment_rows(const AttentionSegment& segment, int32_t rows_
 bool PlanSeries::fits(const AttentionItem& group, int32_t length) const {
   if (group.row_begin < end_row_) return false;
   const int32_t pieces = num_pieces(group, length);
-  PlanSize size = size_of(plan_);
+  PlanSize size = plan_.size();
   if (group.segment != last_segment_) {
     const PlanSize& segment = sizes_[group.segment];
     size.blocks += segment.blocks;
@@ -285,8 +262,6 @@ size_t share_bytes(const AttentionArgs& args) {
   const auto heads = static_cast<size_t>(args.layout.kv_heads) * shape.chunks * shape.heads;
   return heads * (args.layout.head_dim + 2) * sizeof(float);
 }
-
-size_t AttentionPlan::upload_bytes() const { return size_of(*this).bytes(); }
 
 std::vector<AttentionPlan> plan_attention(const AttentionArgs& args,
                                           const AttentionPlanOptions& options) {

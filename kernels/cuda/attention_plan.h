@@ -28,6 +28,25 @@ constexpr size_t array_bytes(size_t count) {
   return (count * sizeof(Value) + kArrayAlignment - 1) / kArrayAlignment * kArrayAlignment;
 }
 
+// How much of everything that is uploaded a plan has.
+struct PlanSize {
+  size_t blocks = 0;
+  size_t staged_rows = 0;
+  size_t runs = 0;
+  size_t segments = 0;
+  size_t seen = 0;
+  size_t items = 0;
+  size_t merges = 0;
+
+  // Of all arrays, one after the other.
+  size_t bytes() const {
+    return array_bytes<int32_t>(blocks) + array_bytes<int32_t>(staged_rows) +
+           array_bytes<HistoryRun>(runs) + array_bytes<SegmentPlan>(segments) +
+           array_bytes<SeenRange>(seen) + array_bytes<AttentionItem>(items) +
+           array_bytes<MergeItem>(merges);
+  }
+};
+
 // The work of neighbouring rows, one launch.
 struct AttentionPlan {
   std::vector<int32_t> blocks;
@@ -40,8 +59,11 @@ struct AttentionPlan {
   std::vector<MergeItem> merges;
   int32_t num_partials = 0;  // shares of rows
 
-  // Of all arrays, one after the other.
-  size_t upload_bytes() const;
+  PlanSize size() const {
+    return {blocks.size(), staged_rows.size(), runs.size(),  segments.size(),
+            seen.size(),   items.size(),       merges.size()};
+  }
+  size_t upload_bytes() const { return size().bytes(); }
 };
 
 // Tiles of a piece of a split history, in reproducible mode.

@@ -42,6 +42,10 @@ class CudaCollectives final : public Collectives {
         nccl_(std::move(nccl)),
         peers_(std::move(peers)) {
     check_cuda(cudaEventCreateWithFlags(&reached_, cudaEventDisableTiming), "creating an event");
+    // As much as any sum takes: recorded batches have its address.
+    if (reproducible_ && nccl_ != nullptr) {
+      grow(gathered_, static_cast<size_t>(size_ * kGathered) * sizeof(float), stream_);
+    }
   }
   ~CudaCollectives() override {
     close();
@@ -162,8 +166,6 @@ absl::Status CudaCollectives::sum(float* data, int64_t count) {
 
 // NCCL chooses how it sums by how much there is, that is, by how many rows a step has.
 absl::Status CudaCollectives::sum_in_order(float* data, int64_t count) {
-  const int64_t most = std::min(count, kGathered);
-  grow(gathered_, static_cast<size_t>(size_ * most) * sizeof(float), stream_);
   for (int64_t at = 0; at < count; at += kGathered) {
     const int64_t some = std::min(kGathered, count - at);
     absl::Status status = gather(data + at, some, gathered_->floats());

@@ -9,11 +9,13 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/batch_graphs.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/kv_rows.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/products.h"
+#include "kernels/cuda/recorded_rooms.h"
 #include "kernels/cuda/row_chunks.h"
 #include "kernels/cuda/sampling.h"
 #include "kernels/cuda/stream.h"
@@ -70,6 +72,7 @@ class CudaOps final : public Ops, public StreamOwner {
                     .max_upload_bytes = uploads_.max_bytes(),
                     .max_share_bytes = options.attention_share_bytes},
                    uploads_, stream_),
+        graphs_(options.records_batches, uploads_, attention_, stream_),
         numerics_(numerics_of(options, traits)) {}
 
   cudaStream_t stream() const override { return stream_; }
@@ -77,13 +80,15 @@ class CudaOps final : public Ops, public StreamOwner {
   void enter_thread() override { check_cuda(cudaSetDevice(device_), "choosing the device"); }
   const char* numerics() const override { return numerics_.c_str(); }
   int32_t free_rows() const override { return kFreeRows; }
-  void begin_batch() override {
-    uploads_.begin_batch();
-    attention_.begin_batch();
+  void begin_batch() override { (void)graphs_.begin({.rows = INT32_MAX}, {}); }
+  bool repeat_batch(const BatchKey& key) override {
+    return graphs_.begin(key, {products_.scratch(), attention_.shares()});
   }
-  void end_batch() override {
-    attention_.end_batch();
-    uploads_.end_batch();
+  void end_batch() override { graphs_.end(); }
+  void forget_batches() override { graphs_.forget(); }
+  std::optional<int32_t> repeated_rows(int32_t rows) const override {
+    if (rows > kRecordedRowsMax) return std::nullopt;
+    return recorded_rows(rows);
   }
   std::optional<DeviceMemory> memory() const override {
     size_t free = 0;
@@ -106,6 +111,8 @@ class CudaOps final : public Ops, public StreamOwner {
     return products_.pack_on_host(sources);
   }
   std::unique_ptr<WeightSlot> allocate_weight_slot(size_t bytes) override {
+    // What is to be fetched next time is not what was fetched when a batch was recorded.
+    graphs_.stop_recording();
     return products_.allocate_slot(bytes);
   }
   void fetch(std::span<PackedWeight* const> weights, WeightSlot& slot) override {
@@ -376,6 +383,7 @@ class CudaOps final : public Ops, public StreamOwner {
   UploadRing uploads_;
   CudaProducts products_;
   CudaAttention attention_;
+  BatchGraphs graphs_;
   std::unique_ptr<CudaBuffer> results_;
   const std::string numerics_;
 };

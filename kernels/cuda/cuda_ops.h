@@ -13,6 +13,7 @@ struct CudaOpsOptions {
   int32_t device = 0;  // as the driver counts them, CUDA_VISIBLE_DEVICES applied
   DType dtype = DType::kFloat32;
   bool reproducible = false;
+  bool records_batches = true;  // Ops::repeat_batch repeats them
   uint64_t required_bytes = 0;  // of device memory, for everything that will be allocated
   // For parts of long histories that are added up; attention that needs more is cut into parts.
   uint64_t attention_share_bytes = uint64_t{64} << 20;

@@ -23,6 +23,7 @@ __device__ Value* values_of(std::byte* bytes) {
 
 template <class Value>
 __global__ void stage_kernel(FloatKv from, KvLayout layout, const int32_t* ids, KvRows staged) {
+  if (ids[blockIdx.x] < 0) return;
   const int64_t width = kv_row_width(layout);
   const int64_t to = ids[blockIdx.x] * width;
   const int64_t row = blockIdx.x * from.row_stride;
@@ -75,6 +76,7 @@ __global__ void compare_kernel(KvLayout layout, const int32_t* ids, KvRows fresh
 
 template <class Value>
 __global__ void append_kernel(FloatKv from, KvLayout layout, SlotIds slots) {
+  if (slots.blocks[blockIdx.x] < 0) return;
   const int64_t row = blockIdx.x * from.row_stride;
   Value* const block =
       values_of<Value>(layout.base + slots.blocks[blockIdx.x] * layout.block_bytes);

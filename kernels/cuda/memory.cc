@@ -65,32 +65,51 @@ std::byte* UploadRing::take(size_t bytes) {
   return host_ + piece_.offset;
 }
 
-void UploadRing::begin_batch() {
+void UploadRing::begin_batch(std::span<const UploadedArray> placed) {
   LCKV_CHECK(!in_batch_);
   in_batch_ = true;
+  is_placed_ = !placed.empty();
+  for (const UploadedArray& array : placed) sent_.push_back({.array = array});
 }
 
 void UploadRing::end_batch() {
   in_batch_ = false;
+  is_placed_ = false;
   sent_.clear();
 }
 
-const std::byte* UploadRing::upload(const void* values, size_t bytes) {
-  for (const Sent& sent : sent_) {
-    if (sent.values == values && sent.bytes == bytes && has_since(sent.when)) return sent.device;
+std::vector<UploadedArray> UploadRing::arrays() const {
+  std::vector<UploadedArray> all;
+  for (const auto& [array, when] : sent_) {
+    const auto found = std::find_if(all.begin(), all.end(), [&](const UploadedArray& other) {
+      return other.values == array.values && other.bytes == array.bytes;
+    });
+    if (found == all.end()) all.push_back(array);
   }
+  return all;
+}
+
+const std::byte* UploadRing::upload(const void* values, size_t bytes) {
+  for (const auto& [array, when] : sent_) {
+    if (array.values != values || array.bytes != bytes) continue;
+    if (is_placed_ || has_since(when)) return array.device;
+  }
+  LCKV_CHECK(!is_placed_);
   std::byte* const to = take(bytes);
   if (bytes > 0) std::memcpy(to, values, bytes);
   const std::byte* const device = send();
-  if (in_batch_) sent_.push_back({values, bytes, device, now()});
+  if (in_batch_) sent_.push_back({{values, bytes, device}, now()});
   return device;
 }
 
 const std::byte* UploadRing::send() {
-  check_cuda(cudaMemcpyAsync(device_ + piece_.offset, host_ + piece_.offset, bytes_,
-                             cudaMemcpyDefault, stream_),
-             "an upload");
+  send_to(device_ + piece_.offset);
   return device_ + piece_.offset;
+}
+
+void UploadRing::send_to(std::byte* device) {
+  check_cuda(cudaMemcpyAsync(device, host_ + piece_.offset, bytes_, cudaMemcpyDefault, stream_),
+             "an upload");
 }
 
 }  // namespace lckv

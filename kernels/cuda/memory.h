@@ -40,6 +40,13 @@ bool is_on_device(const void* at);
 // was may still be in use.
 void grow(std::unique_ptr<CudaBuffer>& buffer, size_t bytes, cudaStream_t stream);
 
+// A host array, and where the device has it.
+struct UploadedArray {
+  const void* values = nullptr;
+  size_t bytes = 0;
+  const std::byte* device = nullptr;
+};
+
 // UploadRing: host arrays that a kernel needs are copied into page-locked memory at once, so that
 // the caller may reuse them, and from there to the device in the stream's order. Waits for the
 // device only where a whole ring is under way.
@@ -59,14 +66,19 @@ class UploadRing {
   // The device's copy of what was taken last. Kernels started on the stream before two more whole
   // segments are taken may read it.
   const std::byte* send();
+  // The same to a place of the caller's.
+  void send_to(std::byte* device);
 
   // In a batch (Ops::begin_batch) an array that the device still has is not sent again.
   template <class Value>
   const Value* upload(std::span<const Value> values) {
     return reinterpret_cast<const Value*>(upload(values.data(), values.size_bytes()));
   }
-  void begin_batch();
+  // `placed`: all arrays that the batch will name, which somebody else brings to their places.
+  void begin_batch(std::span<const UploadedArray> placed = {});
   void end_batch();
+  // What the batch has named so far, each once.
+  std::vector<UploadedArray> arrays() const;
 
   // How much has been taken, to ask later whether the device still has what was sent last and what
   // is sent from here on.
@@ -75,9 +87,7 @@ class UploadRing {
 
  private:
   struct Sent {
-    const void* values = nullptr;
-    size_t bytes = 0;
-    const std::byte* device = nullptr;
+    UploadedArray array;
     uint64_t when = 0;
   };
   const std::byte* upload(const void* values, size_t bytes);
@@ -92,6 +102,7 @@ class UploadRing {
   std::array<cudaEvent_t, kSegments> left_ = {};  // recorded when a segment's last piece was sent
   uint64_t num_entered_ = 0;                      // segments
   bool in_batch_ = false;
+  bool is_placed_ = false;
   std::vector<Sent> sent_;  // in this batch
   RingPiece piece_;
   size_t bytes_ = 0;

@@ -1,9 +1,9 @@
 #include "kernels/cuda/products.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/check.h"
+#include "kernels/cuda/parallel_copy.h"
 
 namespace lckv {
 namespace {
@@ -99,8 +99,8 @@ void CudaProducts::lay_out(std::span<const WeightSource> sources, std::byte* to)
     for (int64_t row = 0; row < source.n; row += rows_at_once) {
       const int64_t rows = std::min(rows_at_once, source.n - row);
       const size_t bytes = static_cast<size_t>(rows) * row_bytes;
-      std::memcpy(uploads_.take(bytes),
-                  static_cast<const std::byte*>(source.data) + row * row_bytes, bytes);
+      copy_in_parallel(static_cast<const std::byte*>(source.data) + row * row_bytes,
+                       uploads_.take(bytes), bytes);
       lay_out_rows({.x = uploads_.send(),
                     .from = source.dtype,
                     .to = dtype_,

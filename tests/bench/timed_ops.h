@@ -21,7 +21,18 @@ class TimedOps final : public Ops {
   const char* numerics() const override { return ops_->numerics(); }
   int32_t free_rows() const override { return ops_->free_rows(); }
   void begin_batch() override { ops_->begin_batch(); }
-  void end_batch() override { ops_->end_batch(); }
+  bool repeat_batch(const BatchKey& key) override {
+    const Timer timer(total_);
+    return ops_->repeat_batch(key);
+  }
+  void end_batch() override {
+    const Timer timer(total_);
+    ops_->end_batch();
+  }
+  void forget_batches() override { ops_->forget_batches(); }
+  std::optional<int32_t> repeated_rows(int32_t rows) const override {
+    return ops_->repeated_rows(rows);
+  }
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override { return ops_->allocate(bytes); }
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
     return ops_->pack(sources);

@@ -391,7 +391,7 @@ TEST_P(Attention, ABatchOfCallsGivesWhatEachGivesAlone) {
   }
   for (size_t i = 0; i < kShifts.size(); ++i) {
     change_inputs(kShifts[i]);
-    const OpsBatch batch(*ops);
+    const OpsBatch batch(*ops, {.rows = 1 << 20});
     EXPECT_EQ(run_layers(), alone[i]);
   }
 }

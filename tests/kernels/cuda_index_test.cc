@@ -9,6 +9,7 @@
 #include "kernels/cuda/attention_index.h"
 #include "kernels/cuda/kv_index.h"
 #include "kernels/cuda/peer_index.h"
+#include "kernels/cuda/recorded_rooms.h"
 #include "kernels/cuda/ring_cursor.h"
 #include "kernels/cuda/row_chunks.h"
 #include "kernels/cuda/sampling_index.h"
@@ -131,6 +132,28 @@ TEST(Stripes, CoverWhatIsExchangedOnceFromUnitToUnit) {
     }
     EXPECT_EQ(end, bytes);
   }
+}
+
+TEST(RecordedRows, FewNumbersHoldAllAndWasteLittle) {
+  std::set<int32_t> numbers;
+  for (int32_t rows = 1; rows <= kRecordedRowsMax; ++rows) {
+    const int32_t padded = recorded_rows(rows);
+    EXPECT_GE(padded, rows);
+    EXPECT_LE(padded, std::max(rows + 15, 2));
+    EXPECT_LT(padded, 2 * rows + 1);
+    EXPECT_EQ(recorded_rows(padded), padded);
+    numbers.insert(padded);
+  }
+  EXPECT_EQ(numbers, (std::set<int32_t>{1, 2, 4, 8, 16, 24, 32, 48, 64}));
+  EXPECT_EQ(recorded_rows(kRecordedRowsMax + 1), kRecordedRowsMax + 1);
+}
+
+TEST(RoomFor, IsOutgrownSeldom) {
+  EXPECT_EQ(room_for(0), 0U);
+  EXPECT_EQ(room_for(1), 16U);
+  EXPECT_EQ(room_for(16), 16U);
+  EXPECT_EQ(room_for(17), 32U);
+  EXPECT_EQ(room_for(1000), 1024U);
 }
 
 TEST(ChunkedK, IsWholeChunksOf16Bytes) {

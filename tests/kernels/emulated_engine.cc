@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -23,6 +26,20 @@ WorkerConfig small_config() {
   config.max_model_len = 64;
   config.max_num_batched_tokens = 16;
   config.max_num_seqs = 4;
+  return config;
+}
+
+WorkerConfig changed_config(const std::string& name, const ConfigChanges& changes) {
+  const std::filesystem::path from = "deploy/models/demo";
+  const std::filesystem::path to = std::filesystem::path(testing::TempDir()) / name;
+  std::filesystem::create_directories(to);
+  std::ifstream file(from / "config.json");
+  std::string text{std::istreambuf_iterator<char>(file), {}};
+  for (const auto& [was, is] : changes) text.replace(text.find(was), was.size(), is);
+  std::ofstream(to / "config.json") << text;
+  WorkerConfig config = small_config();
+  config.model = to;
+  config.load_format = LoadFormat::kDummy;
   return config;
 }
 
@@ -50,12 +67,14 @@ void load(Rank& rank, TensorShard shard, const RendezvousStore& store, const Wor
   ASSERT_TRUE(load_weights(config, std::move(ranks), rank.loaded).ok());
 }
 
-std::vector<std::unique_ptr<Ops>> devices(int count, bool are_one) {
+std::vector<std::unique_ptr<Ops>> devices(int count, const DeviceChoice& choice) {
   std::vector<std::unique_ptr<Ops>> ops;
   for (int i = 0; i < count; ++i) {
-    ops.push_back(
-        make_cuda_ops({.device = are_one ? 0 : i, .dtype = DType::kFloat32, .reproducible = true},
-                      {.num_multiprocessors = 2}));
+    ops.push_back(make_cuda_ops({.device = choice.are_one ? 0 : i,
+                                 .dtype = DType::kFloat32,
+                                 .reproducible = choice.reproducible,
+                                 .records_batches = choice.records_batches},
+                                {.num_multiprocessors = 2}));
   }
   return ops;
 }

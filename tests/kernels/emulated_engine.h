@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "kernels/ops.h"
@@ -19,6 +20,11 @@ namespace lckv {
 // The demo model in float32, with little memory.
 WorkerConfig small_config();
 
+// Texts in config.json, and what they become.
+using ConfigChanges = std::map<std::string, std::string>;
+// The demo model's shape and made-up weights, with parts of its config changed.
+WorkerConfig changed_config(const std::string& name, const ConfigChanges& changes);
+
 struct Rank {
   std::unique_ptr<Ops> ops;
   LoadedModel loaded;
@@ -29,7 +35,12 @@ struct Rank {
 void load(Rank& rank, TensorShard shard, const RendezvousStore& store, const WorkerConfig& config);
 
 // The CUDA backend, once for each rank, which has a device of its own unless all have one.
-std::vector<std::unique_ptr<Ops>> devices(int count, bool are_one = false);
+struct DeviceChoice {
+  bool are_one = false;
+  bool reproducible = true;
+  bool records_batches = true;
+};
+std::vector<std::unique_ptr<Ops>> devices(int count, const DeviceChoice& choice = {});
 
 struct Generated {
   std::vector<int32_t> tokens;

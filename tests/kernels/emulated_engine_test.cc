@@ -3,9 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <memory>
 #include <string>
@@ -44,31 +41,15 @@ std::vector<SequenceSpec> workload() {
   return {plain, drawn};
 }
 
-// The demo model's shape and made-up weights, with parts of its config as they are given here.
-WorkerConfig changed_config(const std::string& name,
-                            const std::map<std::string, std::string>& changes) {
-  const std::filesystem::path from = "deploy/models/demo";
-  const std::filesystem::path to = std::filesystem::path(testing::TempDir()) / name;
-  std::filesystem::create_directories(to);
-  std::ifstream file(from / "config.json");
-  std::string text{std::istreambuf_iterator<char>(file), {}};
-  for (const auto& [was, is] : changes) text.replace(text.find(was), was.size(), is);
-  std::ofstream(to / "config.json") << text;
-  WorkerConfig config = small_config();
-  config.model = to;
-  config.load_format = LoadFormat::kDummy;
-  return config;
-}
-
-const std::map<std::string, std::string> kSmallGroup = {
-    {"0_6_6_6_6_6_6_7", "1_1"}, {"\"num_hidden_layers\": 8", "\"num_hidden_layers\": 2"}};
+const ConfigChanges kSmallGroup = {{"0_6_6_6_6_6_6_7", "1_1"},
+                                   {"\"num_hidden_layers\": 8", "\"num_hidden_layers\": 2"}};
 
 // A cyclic group of two layers and nothing besides: what products take in depends on walks alone.
 WorkerConfig small_group_config() { return changed_config("small_group", kSmallGroup); }
 
 // With an output matrix of its own; of two ranks' shares of the vocabulary one ends in padding.
 WorkerConfig untied_config() {
-  auto changes = kSmallGroup;
+  ConfigChanges changes = kSmallGroup;
   changes["\"tie_word_embeddings\": true"] = "\"tie_word_embeddings\": false";
   changes["\"vocab_size\": 4096"] = "\"vocab_size\": 4095";
   return changed_config("untied", changes);
@@ -99,7 +80,7 @@ TEST(EmulatedEngine, GivesTheTokensOfTheReference) {
   EXPECT_EQ(tokens_of(devices(2)), expected) << "two ranks";
   WorkerConfig sharing = small_config();
   sharing.allow_shared_device = true;
-  EXPECT_EQ(tokens_of(devices(2, /*are_one=*/true), sharing), expected) << "of one device";
+  EXPECT_EQ(tokens_of(devices(2, {.are_one = true}), sharing), expected) << "of one device";
   const emulated_cuda::NoPeerMemory none;
   EXPECT_EQ(tokens_of(devices(2)), expected) << "over NCCL";
 }

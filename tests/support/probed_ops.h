@@ -29,7 +29,12 @@ class ProbedOps : public Ops {
   const char* numerics() const override { return inner_->numerics(); }
   int32_t free_rows() const override { return inner_->free_rows(); }
   void begin_batch() override { inner_->begin_batch(); }
+  bool repeat_batch(const BatchKey& key) override { return inner_->repeat_batch(key); }
   void end_batch() override { inner_->end_batch(); }
+  void forget_batches() override { inner_->forget_batches(); }
+  std::optional<int32_t> repeated_rows(int32_t rows) const override {
+    return inner_->repeated_rows(rows);
+  }
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override;
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
     return inner_->pack(sources);
@@ -123,6 +128,9 @@ class ProbedOps : public Ops {
   void sample(std::span<const SampleArgs> rows, int32_t* ids) override {
     inner_->sample(rows, ids);
   }
+
+ protected:
+  const Ops& inner() const { return *inner_; }
 
  private:
   const std::unique_ptr<Ops> inner_;

@@ -63,9 +63,19 @@ class ModelRunner::Impl {
     LCKV_CHECK(options_.max_batched_rows <= model_->max_rows());
   }
 
+  // Recorded batches name memory, and ways to other ranks, that go now.
+  ~Impl() {
+    if (ops_ != nullptr) ops_->forget_batches();
+  }
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+
   absl::Status allocate();
   // Nothing but the destructor comes after this.
-  Parts take_parts() { return {std::move(model_), std::move(ops_), std::move(ranks_)}; }
+  Parts take_parts() {
+    ops_->forget_batches();
+    return {std::move(model_), std::move(ops_), std::move(ranks_)};
+  }
   void set_before_layer(std::function<void()> hook) { before_layer_ = std::move(hook); }
   absl::StatusOr<StepResult> run(const StepPlan& plan, StepTimes& times);
 
@@ -118,7 +128,7 @@ absl::Status ModelRunner::Impl::allocate() {
   auto kv = DeviceKv::create(options_, passes_, model_->hidden_size(), *ops_);
   if (!kv.ok()) return kv.status();
   kv_ = *std::move(kv);
-  inputs_ = std::make_unique<RangeInputs>(options_, passes_, *kv_);
+  inputs_ = std::make_unique<RangeInputs>(options_, passes_, *kv_, *ops_);
   walk_rows_ = std::make_unique<WalkRows>(options_, passes_, *ops_, *kv_, *ranks_);
   ids_.reserve(options_.max_batched_rows);
   const size_t hidden_bytes = sizeof(float) * model_->hidden_size();
@@ -235,9 +245,10 @@ absl::StatusOr<std::vector<int32_t>> ModelRunner::Impl::run_walk(const StepPlan&
   }
   RangeBatch batch = inputs_->walk(group, rows, staging_, hidden_->floats());
   batch.before_layer = &before_layer_;
-  ops_->gather_rows(kv_->input(group), batch.staged_rows, hidden_size, batch.hidden);
+  const auto staged_rows = batch.staged_rows.first(rows.num_rows);
+  ops_->gather_rows(kv_->input(group), staged_rows, hidden_size, batch.hidden);
   if (absl::Status status = model_->run(batch); !status.ok()) return status;
-  ops_->scatter_rows(batch.hidden, batch.staged_rows, hidden_size, kv_->output(group));
+  ops_->scatter_rows(batch.hidden, staged_rows, hidden_size, kv_->output(group));
   return walk_rows_->end(group, rows, staging_);
 }
 

@@ -7,8 +7,13 @@
 
 namespace lckv {
 
-RangeInputs::RangeInputs(const RunnerOptions& options, const PassPlan& passes, const DeviceKv& kv)
-    : passes_(passes), kv_(kv), ranges_(2 * passes.num_groups() + 1) {
+RangeInputs::RangeInputs(const RunnerOptions& options, const PassPlan& passes, const DeviceKv& kv,
+                         const Ops& ops)
+    : passes_(passes),
+      kv_(kv),
+      ops_(ops),
+      max_rows_(options.max_batched_rows),
+      ranges_(2 * passes.num_groups() + 1) {
   for (int32_t u = 0; u < passes.num_units(); ++u) {
     ranges_[passes.units[u].range].owned.push_back(u);
     for (const UnitReader& reader : passes.units[u].readers) {
@@ -22,7 +27,7 @@ RangeInputs::RangeInputs(const RunnerOptions& options, const PassPlan& passes, c
   official_decode_.reserve(options.max_batched_rows);
   units_.resize(passes.num_units());
   for (Unit& unit : units_) {
-    unit.segments.reserve(options.max_num_seqs);
+    unit.segments.reserve(options.max_batched_rows);
     unit.slots.blocks.reserve(options.max_batched_rows);
     unit.slots.slots.reserve(options.max_batched_rows);
   }
@@ -53,6 +58,23 @@ AttentionSegment RangeInputs::slots_below(int32_t end, SeatId seat, UnitId unit)
   return {.blocks = blocks.data(),
           .slot_positions = &ascending_[std::min<size_t>(first, ascending_.size() - 1)],
           .num_slots = num_slots};
+}
+
+void RangeInputs::pad(int32_t range) {
+  const auto count = static_cast<int32_t>(positions_.size());
+  LCKV_CHECK(count <= max_rows_);
+  const auto wanted = ops_.repeated_rows(count);
+  if (!wanted) return;
+  const int32_t rows = std::min(*wanted, max_rows_);
+  positions_.resize(rows, 0);
+  if (!staged_rows_.empty()) staged_rows_.resize(rows, -1);
+  if (!official_decode_.empty()) official_decode_.resize(rows, 0);
+  for (const int32_t u : ranges_[range].owned) {
+    if (units_[u].slots.blocks.empty()) continue;
+    units_[u].slots.blocks.resize(rows, -1);
+    units_[u].slots.slots.resize(rows, 0);
+  }
+  for (const int32_t u : ranges_[range].read) units_[u].segments.resize(rows);
 }
 
 RangeBatch RangeInputs::finish(int32_t range, float* hidden) {
@@ -87,6 +109,7 @@ RangeBatch RangeInputs::ordinary(int32_t index, const RangeRows& rows, float* hi
     }
   }
   LCKV_CHECK(static_cast<int32_t>(positions_.size()) == rows.num_rows);
+  pad(range);
   return finish(range, hidden);
 }
 
@@ -123,6 +146,7 @@ RangeBatch RangeInputs::walk(int32_t group, const GroupRows& rows, std::span<con
     }
   }
   LCKV_CHECK(static_cast<int32_t>(positions_.size()) == rows.num_rows);
+  pad(range);
   RangeBatch batch = finish(range, hidden);
   batch.official_decode = any_official ? official_decode_.data() : nullptr;
   return batch;

@@ -1,6 +1,8 @@
 // RangeInputs: turns a range's rows in a plan into what the model takes.
 //
-// Owner: ModelRunner. Thread: the engine's only. A batch stays valid until the next one is made.
+// Batches of as many rows of one range name the same arrays (Ops::repeat_batch); rows and segments
+// beyond the plan's make few different numbers of them. Owner: ModelRunner. Thread: the engine's
+// only. A batch stays valid until the next one is made.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +18,9 @@ namespace lckv {
 
 class RangeInputs {
  public:
-  // `passes` and `kv` must outlive it.
-  RangeInputs(const RunnerOptions& options, const PassPlan& passes, const DeviceKv& kv);
+  // The references must outlive it.
+  RangeInputs(const RunnerOptions& options, const PassPlan& passes, const DeviceKv& kv,
+              const Ops& ops);
 
   RangeBatch ordinary(int32_t index, const RangeRows& rows, float* hidden);
   // `staging`: StepPlan::staging as numbers.
@@ -37,6 +40,8 @@ class RangeInputs {
     std::vector<int32_t> read;  // by some layer of the range
   };
   void clear(int32_t range);
+  // Adds rows that do nothing.
+  void pad(int32_t range);
   RangeBatch finish(int32_t range, float* hidden);
   // A segment over slots of positions below `end`.
   AttentionSegment slots_below(int32_t end, SeatId seat, UnitId unit) const;
@@ -46,6 +51,8 @@ class RangeInputs {
 
   const PassPlan& passes_;
   const DeviceKv& kv_;
+  const Ops& ops_;
+  const int32_t max_rows_;
   std::vector<Range> ranges_;
   std::vector<int32_t> ascending_;  // 0, 1, 2, ... beyond every position
 

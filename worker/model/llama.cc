@@ -147,7 +147,10 @@ absl::Status LlamaModel::embed(std::span<const int32_t> ids, float* hidden) {
 absl::Status LlamaModel::run(const RangeBatch& batch) {
   LCKV_CHECK(batch.num_rows() > 0 && batch.num_rows() <= max_rows_);
   LCKV_CHECK(batch.range % 2 == 0 || batch.staged_rows.size() == batch.positions.size());
-  const OpsBatch same_inputs(ops_);
+  const OpsBatch same_inputs(ops_,
+                             {.range = 2 * batch.range + (batch.official_decode == nullptr ? 0 : 1),
+                              .rows = static_cast<int32_t>(batch.num_rows())});
+  if (same_inputs.is_repeated()) return absl::OkStatus();
   const LayerRange range = layers_of(batch.range);
   for (int32_t layer = range.begin; layer < range.end; ++layer) {
     if (batch.before_layer != nullptr) (*batch.before_layer)();

@@ -29,7 +29,8 @@ struct UnitRows {
   KvRows read;
 };
 
-// Rows of any number of sequences, one after the other, in one range.
+// Rows of any number of sequences, one after the other, in one range. Behind the last segment's may
+// be some of no meaning, whose KV goes nowhere: staged rows and blocks of -1.
 struct RangeBatch {
   int32_t range = 0;                     // ordinary[k] is 2k, groups[g] is 2g + 1
   std::span<const int32_t> positions;    // of each row
@@ -38,7 +39,8 @@ struct RangeBatch {
   std::span<const int32_t> staged_rows;  // cyclic groups: each row's staging row
   // Rows whose layers that read upward follow the official code's decode; null for none.
   const uint8_t* official_decode = nullptr;
-  const std::function<void()>* before_layer = nullptr;  // called before each layer; may be null
+  // Called before each layer, unless the Ops repeat the whole range; may be null.
+  const std::function<void()>* before_layer = nullptr;
 
   int64_t num_rows() const { return static_cast<int64_t>(positions.size()); }
 };

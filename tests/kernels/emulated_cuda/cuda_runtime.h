@@ -2,11 +2,12 @@
 // header first run without a device, under sanitizers too. The threads of a block are contexts that
 // one thread of the host runs in turn, each until it waits for others; every second launch begins
 // with the last one, so that a missing barrier shows in one of the two orders. Device memory is
-// closed to the host but while a kernel or a copy runs. What this cannot show is what two threads
-// of a device do at the same moment, how much of a resource a kernel takes, and time. Threads of
-// the host may each be a rank with a device and streams of its own; their work is done one after
-// the other, but for cooperative grids: these may wait for each other, and run at the same time.
-// What a stream is to do is done in its order; which of two streams goes ahead is streams.h's.
+// closed to the host but while a kernel or a copy runs, and its addresses are not used twice. What
+// this cannot show is what two threads of a device do at the same moment, how much of a resource a
+// kernel takes, and time. Threads of the host may each be a rank with a device and streams of its
+// own; their work is done one after the other, but for cooperative grids: these may wait for each
+// other, and run at the same time. What a stream is to do is done in its order; which of two
+// streams goes ahead is streams.h's.
 #pragma once
 
 #include <cmath>
@@ -57,6 +58,8 @@ void __syncwarp(unsigned mask = ~0U);
 
 using cudaStream_t = struct EmulatedStream*;
 using cudaEvent_t = struct EmulatedEvent*;
+using cudaGraph_t = struct EmulatedGraph*;
+using cudaGraphExec_t = struct EmulatedGraph*;
 struct cudaLaunchConfig_t;
 
 namespace emulated_cuda {
@@ -89,6 +92,13 @@ void use_device(const std::function<void()>& body);
 // What a stream is to do next. Its first kernel makes it one of those with kernels (streams.h).
 enum class Work : uint8_t { kCopy, kKernel };
 void call(cudaStream_t stream, Work kind, std::function<void()> work);
+// Whether the stream is being recorded: then `again` is called whenever the recording is launched,
+// and nothing else is to be done.
+bool record(cudaStream_t stream, std::function<void()> again);
+// Whether this thread records a stream.
+bool is_recording();
+// Recordings that were launched.
+int num_graph_launches();
 // Does all that streams of any thread are to do.
 void finish_all();
 // A stream is busy from an exchange with other ranks until these have come to it. Before, all that
@@ -170,6 +180,7 @@ enum cudaError_t {
   cudaErrorInvalidValue,
   cudaErrorMemoryAllocation,
   cudaErrorNotReady,
+  cudaErrorStreamCaptureUnsupported,
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaMemcpyKind { cudaMemcpyDefault, cudaMemcpyDeviceToDevice };
@@ -249,6 +260,18 @@ cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
+
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
+// Until the end, what waits for the stream or tells others of it, and what allocates or frees
+// memory, is refused, as are copies from and to the host: they would be made again whenever the
+// graph is launched.
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* launchable, cudaGraph_t graph,
+                                 unsigned long long flags);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t launchable);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t launchable, cudaStream_t stream);
 
 enum cudaMemoryType { cudaMemoryTypeUnregistered, cudaMemoryTypeDevice };
 struct cudaPointerAttributes {

@@ -26,7 +26,10 @@ void Memory::free(void* begin) {
   const auto piece = pieces_.find(begin);
   LCKV_CHECK(piece != pieces_.end());
   used_ -= piece->second.length;
-  LCKV_CHECK(munmap(piece->second.base, piece->second.length + kPage) == 0);
+  // No other piece gets its addresses: who still uses one is found out.
+  const auto [base, length] = piece->second;
+  LCKV_CHECK(mmap(base, length + kPage, PROT_NONE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == base);
   pieces_.erase(piece);
 }
 

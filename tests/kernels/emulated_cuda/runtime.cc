@@ -83,6 +83,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  if (emulated_cuda::is_recording()) return cudaErrorStreamCaptureUnsupported;
   *memory = emulated_cuda::memory().allocate(bytes);
   if (*memory == nullptr) return cudaErrorMemoryAllocation;
   // What was never written shows as no number. Of large pieces not: pages in use make every access
@@ -93,6 +94,7 @@ cudaError_t cudaMalloc(void** memory, size_t bytes) {
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* memory) {
+  if (emulated_cuda::is_recording()) return cudaErrorStreamCaptureUnsupported;
   emulated_cuda::finish_all();
   emulated_cuda::memory().free(memory);
   return cudaSuccess;
@@ -122,6 +124,8 @@ cudaError_t cudaIpcOpenMemHandle(void** memory, cudaIpcMemHandle_t handle, unsig
 cudaError_t cudaIpcCloseMemHandle(void*) { return cudaSuccess; }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
                             cudaStream_t stream) {
+  const bool is_inside = emulated_cuda::memory().holds(to) && emulated_cuda::memory().holds(from);
+  if (emulated_cuda::is_recording() && !is_inside) return cudaErrorStreamCaptureUnsupported;
   emulated_cuda::call(stream, emulated_cuda::Work::kCopy, [=] {
     const emulated_cuda::Access access;
     if (bytes > 0) std::memcpy(to, from, bytes);

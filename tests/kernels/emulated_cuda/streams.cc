@@ -5,10 +5,12 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "kernels/check.h"
 #include "tests/kernels/emulated_cuda/cuda_runtime.h"
@@ -62,8 +64,12 @@ class GridRunner {
 
 }  // namespace
 
+struct EmulatedGraph {
+  std::vector<std::function<void()>> calls;
+};
 struct EmulatedStream {
   std::atomic<bool> busy = false;
+  std::unique_ptr<EmulatedGraph> recording;  // null: none
   bool has_kernels = false;
   bool is_at_work = false;
   std::deque<std::function<void()>> to_do;
@@ -87,6 +93,9 @@ constexpr std::chrono::microseconds kLook(50);
 // `to_do`, but run, and are waited for, without it.
 std::recursive_mutex mutex;
 Ahead ahead_now = Ahead::kKernels;
+
+constinit thread_local bool records = false;
+std::atomic<int> num_launches = 0;
 
 std::set<cudaStream_t>& streams() {
   static auto& streams = *new std::set<cudaStream_t>();
@@ -128,7 +137,17 @@ void let_ahead(Ahead ahead) {
   ahead_now = ahead;
 }
 
+bool is_recording() { return records; }
+int num_graph_launches() { return num_launches; }
+
+bool record(cudaStream_t stream, std::function<void()> again) {
+  if (stream->recording == nullptr) return false;
+  stream->recording->calls.push_back(std::move(again));
+  return true;
+}
+
 void call(cudaStream_t stream, Work kind, std::function<void()> next) {
+  if (record(stream, [=] { call(stream, kind, next); })) return;
   wait_until_idle(stream);
   const std::lock_guard<std::recursive_mutex> lock(mutex);
   stream->has_kernels = stream->has_kernels || kind == Work::kKernel;
@@ -137,19 +156,10 @@ void call(cudaStream_t stream, Work kind, std::function<void()> next) {
   if (stream->has_kernels == (ahead_now == Ahead::kKernels)) work(*stream, stream->num_called);
 }
 
-void run_grid(const cudaLaunchConfig_t& config, std::function<void()> kernel) {
-  const cudaStream_t stream = config.stream;
-  const bool is_cooperative = config.numAttrs > 0 && config.attrs->val.cooperative != 0;
-  const auto run = [grid = config.gridDim, threads = config.blockDim,
-                    bytes = config.dynamicSmemBytes,
-                    kernel = std::move(kernel)] { run_grid(grid, threads, bytes, kernel); };
-  if (!is_cooperative) {
-    call(stream, Work::kKernel, [run] {
-      const Access access;
-      run();
-    });
-    return;
-  }
+namespace {
+
+void run_cooperative_grid(cudaStream_t stream, const std::function<void()>& run) {
+  if (record(stream, [=] { run_cooperative_grid(stream, run); })) return;
   // Its place among the stream's kernels, whose turn it is now.
   call(stream, Work::kKernel, [] {});
   finish(stream);
@@ -160,6 +170,22 @@ void run_grid(const cudaLaunchConfig_t& config, std::function<void()> kernel) {
       run();
     }
     stream->busy = false;
+  });
+}
+
+}  // namespace
+
+void run_grid(const cudaLaunchConfig_t& config, std::function<void()> kernel) {
+  const auto run = [grid = config.gridDim, threads = config.blockDim,
+                    bytes = config.dynamicSmemBytes,
+                    kernel = std::move(kernel)] { run_grid(grid, threads, bytes, kernel); };
+  if (config.numAttrs > 0 && config.attrs->val.cooperative != 0) {
+    run_cooperative_grid(config.stream, run);
+    return;
+  }
+  call(config.stream, Work::kKernel, [run] {
+    const Access access;
+    run();
   });
 }
 
@@ -196,10 +222,12 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (stream->recording != nullptr) return cudaErrorStreamCaptureUnsupported;
   emulated_cuda::finish(stream);
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  if (stream->recording != nullptr) return cudaErrorStreamCaptureUnsupported;
   if (event->stream == nullptr) return cudaSuccess;
   // An exchange that is under way is waited for here: later nobody would let others come to it.
   emulated_cuda::wait_until_idle(event->stream);
@@ -217,17 +245,53 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (stream->recording != nullptr) return cudaErrorStreamCaptureUnsupported;
   const std::lock_guard<std::recursive_mutex> lock(mutex);
   *event = {stream, stream->num_called};
   return cudaSuccess;
 }
 // Of a stream that only gets busier than it was when the event was recorded.
 cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (emulated_cuda::is_recording()) return cudaErrorStreamCaptureUnsupported;
   if (event->stream != nullptr && event->stream->busy) return cudaErrorNotReady;
   emulated_cuda::wait_for(*event);
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (emulated_cuda::is_recording()) return cudaErrorStreamCaptureUnsupported;
   emulated_cuda::wait_for(*event);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (emulated_cuda::is_recording()) return cudaErrorStreamCaptureUnsupported;
+  emulated_cuda::records = true;
+  stream->recording = std::make_unique<EmulatedGraph>();
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  if (stream->recording == nullptr) return cudaErrorInvalidValue;
+  emulated_cuda::records = false;
+  *graph = stream->recording.release();
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* launchable, cudaGraph_t graph,
+                                 unsigned long long) {
+  *launchable = new EmulatedGraph(*graph);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t launchable) {
+  delete launchable;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t launchable, cudaStream_t stream) {
+  if (emulated_cuda::is_recording() || stream->recording != nullptr) {
+    return cudaErrorStreamCaptureUnsupported;
+  }
+  ++emulated_cuda::num_launches;
+  for (const auto& again : launchable->calls) again();
   return cudaSuccess;
 }
