@@ -6,7 +6,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/attention_device.cuh"
-#include "kernels/cuda/kv_value.cuh"
+#include "kernels/cuda/number_types.cuh"
 
 namespace lckv {
 

@@ -4,8 +4,8 @@
 #include "kernels/cuda/block_sums.cuh"
 #include "kernels/cuda/kv_index.h"
 #include "kernels/cuda/kv_rows.h"
-#include "kernels/cuda/kv_value.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/number_types.cuh"
 
 namespace lckv {
 namespace {

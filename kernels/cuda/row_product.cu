@@ -2,8 +2,8 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/block_sums.cuh"
-#include "kernels/cuda/kv_value.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/number_types.cuh"
 #include "kernels/weight_values.h"
 
 namespace lckv {

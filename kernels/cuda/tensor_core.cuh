@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "kernels/cuda/kv_value.cuh"
+#include "kernels/cuda/number_types.cuh"
 
 namespace lckv {
 

@@ -93,6 +93,19 @@ TEST_P(NcclTest, NobodyPassesABarrierBeforeAllHaveCome) {
   expect_barriers_hold(connect(size(), /*reproducible=*/false));
 }
 
+// Whoever still looks whether the last exchange has ended finds that it has.
+TEST_P(NcclTest, APeerThatLeavesAfterTheLastExchangeIsNoLoss) {
+  if (size() == 1) GTEST_SKIP() << "no peer";
+  for (int round = 0; round < 50; ++round) {
+    std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false);
+    run_ranks(size(), [&](int rank) {
+      const absl::Status status = ranks[rank].collectives->barrier();
+      EXPECT_TRUE(status.ok()) << status;
+      ranks[rank].collectives.reset();
+    });
+  }
+}
+
 TEST_P(NcclTest, APeerThatDoesNotComeIsADeadline) {
   const std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false, kShort);
   run_ranks(size(), [&](int rank) { ASSERT_TRUE(ranks[rank].collectives->barrier().ok()); });

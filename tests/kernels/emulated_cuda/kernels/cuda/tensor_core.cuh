@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/cuda/kv_value.cuh"
+#include "kernels/cuda/number_types.cuh"
 #include "tests/kernels/emulated_cuda/cuda_runtime.h"
 
 namespace lckv {
