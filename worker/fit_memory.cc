@@ -13,8 +13,6 @@
 namespace lckv {
 namespace {
 
-// In a cyclic map the rows of the first step are walked in the second.
-constexpr int kSteps = 2;
 // For what one step does not show: results of longer lists of ids, and the driver's own.
 constexpr uint64_t kReserve = uint64_t{64} << 20;
 constexpr uint64_t kUnit = uint64_t{1} << 20;  // what ranks tell each other is exact in these
@@ -56,25 +54,61 @@ FullestLoad fullest_load(const ServingPlan& plan, uint64_t free) {
   return load_of(num_prompts, plan);
 }
 
-absl::Status run_fullest_steps(const ServingPlan& plan, const PassPlan& passes,
-                               const FullestLoad& load, ModelRunner& runner) {
-  SchedulerOptions options = plan.scheduler;
-  options.max_waiting = std::max(options.max_waiting, load.num_prompts);
-  options.prefix_caching = false;  // all prompts are the same, and all are to be run
-  Scheduler scheduler(options, passes);
-  const auto spec = std::make_shared<const SequenceSpec>(
-      SequenceSpec{.prompt = std::vector<int32_t>(load.length, 0), .max_new_tokens = 1});
-  for (int32_t i = 0; i < load.num_prompts; ++i) {
-    const SequenceId id{static_cast<uint64_t>(i) + 1};
-    if (absl::Status status = scheduler.submit(id, spec, absl::Now()); !status.ok()) return status;
+// Steps of prompts alone, on a runner that has run none.
+class Trial {
+ public:
+  Trial(const FullestLoad& fullest, const ServingPlan& plan, const PassPlan& passes,
+        ModelRunner& runner)
+      : fullest_(fullest), runner_(runner), scheduler_(options_of(fullest, plan), passes) {}
+
+  absl::Status run_fullest_steps() {
+    return run(static_cast<int64_t>(fullest_.num_prompts) * fullest_.length);
   }
-  for (int i = 0; i < kSteps; ++i) {
-    const auto step = scheduler.plan(absl::Now());
-    if (!step.has_value()) break;
+
+  // Steps of each number of rows that the device repeats, until it has recorded them: what it keeps
+  // of them is its memory too.
+  absl::Status run_repeated_rows(const Ops& ops) {
+    constexpr int kUntilRecorded = 2;
+    for (int32_t rows = 1; rows <= fullest_.num_prompts * fullest_.length; ++rows) {
+      if (ops.repeated_rows(rows) != rows) continue;
+      for (int i = 0; i < kUntilRecorded; ++i) {
+        if (absl::Status status = run(rows); !status.ok()) return status;
+      }
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  static SchedulerOptions options_of(const FullestLoad& fullest, const ServingPlan& plan) {
+    SchedulerOptions options = plan.scheduler;
+    options.max_waiting = std::max(options.max_waiting, fullest.num_prompts);
+    options.prefix_caching = false;  // all prompts are the same, and all are to be run
+    return options;
+  }
+  absl::Status run(int64_t rows);
+
+  const FullestLoad fullest_;
+  ModelRunner& runner_;
+  Scheduler scheduler_;
+  uint64_t last_id_ = 0;
+};
+
+// As many prompts as can be, with so many tokens in all. In a cyclic map the rows of one step are
+// walked in the next.
+absl::Status Trial::run(int64_t rows) {
+  for (int64_t left = std::min<int64_t>(rows, fullest_.num_prompts); left > 0; --left) {
+    const auto length = std::min<int64_t>(fullest_.length, (rows + left - 1) / left);
+    rows -= length;
+    const auto spec = std::make_shared<const SequenceSpec>(
+        SequenceSpec{.prompt = std::vector<int32_t>(length, 0), .max_new_tokens = 1});
+    const SequenceId id{++last_id_};
+    if (absl::Status status = scheduler_.submit(id, spec, absl::Now()); !status.ok()) return status;
+  }
+  while (const auto step = scheduler_.plan(absl::Now())) {
     StepTimes times;
-    const auto result = runner.run(*step, times);
+    const auto result = runner_.run(*step, times);
     if (!result.ok()) return result.status();
-    scheduler.commit(*result, absl::Now());
+    scheduler_.commit(*result, absl::Now());
   }
   return absl::OkStatus();
 }
@@ -99,7 +133,9 @@ absl::StatusOr<DeviceMemory> memory_in_steps(const FullestLoad& load, LoadedMode
   const Ops& ops = *loaded.ops;
   auto runner = make_runner(loaded);
   if (!runner.ok()) return runner.status();
-  absl::Status status = run_fullest_steps(loaded.plan, loaded.passes, load, **runner);
+  Trial trial(load, loaded.plan, loaded.passes, **runner);
+  absl::Status status = trial.run_fullest_steps();
+  if (status.ok()) status = trial.run_repeated_rows(ops);
   const DeviceMemory memory = *ops.memory();
   ModelRunner::Parts parts = ModelRunner::take_apart(*std::move(runner));
   if (!status.ok()) return status;

@@ -6,7 +6,6 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/launch.h"
-#include "kernels/cuda/recorded_rooms.h"
 
 namespace lckv {
 namespace {
@@ -87,7 +86,7 @@ BatchGraphs::Record& BatchGraphs::record_of(const BatchKey& key) {
 bool BatchGraphs::begin(const BatchKey& key, const Scratch& scratch) {
   LCKV_CHECK(state_ == State::kNone);
   state_ = State::kPlain;
-  if (records_batches_ && key.rows <= kRecordedRowsMax) {
+  if (records(key.rows)) {
     record_ = &record_of(key);
     if (!record_->is_noted) {
       state_ = State::kNoting;

@@ -18,6 +18,7 @@
 
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/recorded_rooms.h"
 #include "kernels/ops.h"
 
 namespace lckv {
@@ -36,6 +37,8 @@ class BatchGraphs {
   bool begin(const BatchKey& key, const Scratch& scratch);
   void end();
   void forget();
+  // Whether batches of `rows` are recorded.
+  bool records(int32_t rows) const { return records_batches_ && rows <= kRecordedRowsMax; }
   void stop_recording() { records_batches_ = false; }
 
  private:

@@ -87,7 +87,7 @@ class CudaOps final : public Ops, public StreamOwner {
   void end_batch() override { graphs_.end(); }
   void forget_batches() override { graphs_.forget(); }
   std::optional<int32_t> repeated_rows(int32_t rows) const override {
-    if (rows > kRecordedRowsMax) return std::nullopt;
+    if (!graphs_.records(rows)) return std::nullopt;
     return recorded_rows(rows);
   }
   std::optional<DeviceMemory> memory() const override {

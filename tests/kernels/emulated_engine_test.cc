@@ -85,11 +85,12 @@ TEST(EmulatedEngine, GivesTheTokensOfTheReference) {
   EXPECT_EQ(tokens_of(devices(2)), expected) << "over NCCL";
 }
 
-LoadedModel load_on_device(const WorkerConfig& config) {
+LoadedModel load_on_device(const WorkerConfig& config, bool records_batches = false) {
   auto loaded = read_model(config);
   EXPECT_TRUE(loaded.ok()) << loaded.status();
-  loaded->ops = make_cuda_ops({.dtype = loaded->plan.dtype, .reproducible = true},
-                              {.num_multiprocessors = 2});
+  loaded->ops = make_cuda_ops(
+      {.dtype = loaded->plan.dtype, .reproducible = true, .records_batches = records_batches},
+      {.num_multiprocessors = 2});
   EXPECT_TRUE(open_weights(config, *loaded).ok());
   EXPECT_TRUE(load_weights(config, single_rank_collectives(), *loaded).ok());
   return *std::move(loaded);
@@ -200,6 +201,24 @@ TEST(FitMemory, CountsNothingOfTheTrialsBlocks) {
   expect_fit(config);
 }
 
+// Prompts of a few tokens, each with so many more tokens than the one before it.
+void serve(int32_t num_prompts, int32_t more_tokens, const LoadedModel& loaded,
+           ModelRunner& runner) {
+  Scheduler scheduler(loaded.plan.scheduler, loaded.passes);
+  for (int32_t i = 0; i < num_prompts; ++i) {
+    const auto spec = std::make_shared<const SequenceSpec>(
+        SequenceSpec{.prompt = {i, i + 1, i + 2, i + 3}, .max_new_tokens = 1 + more_tokens * i});
+    const SequenceId id{static_cast<uint64_t>(i) + 1};
+    ASSERT_TRUE(scheduler.submit(id, spec, absl::Now()).ok());
+  }
+  while (const auto plan = scheduler.plan(absl::Now())) {
+    StepTimes times;
+    const auto result = runner.run(*plan, times);
+    ASSERT_TRUE(result.ok()) << result.status();
+    scheduler.commit(*result, absl::Now());
+  }
+}
+
 // A walk has but a window's rows of each prompt: only many prompts make it full.
 TEST(FitMemory, MeasuresWalksOfAllSeats) {
   WorkerConfig config = small_group_config();
@@ -217,20 +236,28 @@ TEST(FitMemory, MeasuresWalksOfAllSeats) {
   const auto runner = make_runner(loaded);
   ASSERT_TRUE(runner.ok()) << runner.status();
   const uint64_t before = used(ops);
-  Scheduler scheduler(loaded.plan.scheduler, loaded.passes);
-  for (int32_t i = 0; i < config.max_num_seqs; ++i) {
-    const auto spec = std::make_shared<const SequenceSpec>(
-        SequenceSpec{.prompt = {i, i + 1, i + 2, i + 3}, .max_new_tokens = 1});
-    const SequenceId id{static_cast<uint64_t>(i) + 1};
-    ASSERT_TRUE(scheduler.submit(id, spec, absl::Now()).ok());
-  }
-  while (const auto plan = scheduler.plan(absl::Now())) {
-    StepTimes times;
-    const auto result = (*runner)->run(*plan, times);
-    ASSERT_TRUE(result.ok()) << result.status();
-    scheduler.commit(*result, absl::Now());
-  }
+  serve(config.max_num_seqs, 0, loaded, **runner);
   EXPECT_EQ(used(ops), before);
+}
+
+TEST(FitMemory, KeepsRoomForWhatTheDriverKeepsOfRecordedBatches) {
+  WorkerConfig config = changed_config(
+      "recorded",
+      {{"0_6_6_6_6_6_6_7", "0_1"}, {"\"num_hidden_layers\": 8", "\"num_hidden_layers\": 2"}});
+  config.max_num_batched_tokens = 8;
+  config.max_num_seqs = 8;
+  config.kv_cache_given = false;
+  config.gpu_memory_utilization = 0.6;
+  LoadedModel loaded = load_on_device(config, true);
+  const Ops& ops = *loaded.ops;
+  const absl::Status status = fit_memory(config, loaded);
+  ASSERT_TRUE(status.ok()) << status;
+  const auto runner = make_runner(loaded);
+  ASSERT_TRUE(runner.ok()) << runner.status();
+  const uint64_t before = used(ops);
+  serve(config.max_num_seqs, 2, loaded, **runner);
+  EXPECT_GT(used(ops), before + (uint64_t{64} << 20)) << "else nothing is shown";
+  EXPECT_LT(used(ops), static_cast<uint64_t>(0.6 * static_cast<double>(ops.memory()->total)));
 }
 
 TEST(FitMemory, RanksTakeWhatAllHaveRoomFor) {
@@ -275,12 +302,12 @@ TEST(FitMemory, RanksTakeWhatAllHaveRoomFor) {
 TEST(FitMemory, SaysWhatThereIsNoRoomFor) {
   WorkerConfig config = small_config();
   config.kv_cache_given = false;
-  config.gpu_memory_utilization = 0.2;
+  config.gpu_memory_utilization = 0.1;
   LoadedModel loaded = load_on_device(config);
   const absl::Status status = fit_memory(config, loaded);
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
   EXPECT_THAT(std::string(status.message()),
-              testing::AllOf(testing::HasSubstr("--gpu-memory-utilization 0.2 of 512 MiB"),
+              testing::AllOf(testing::HasSubstr("--gpu-memory-utilization 0.1 of 1 GiB"),
                              testing::HasSubstr("--max-num-batched-tokens 16")));
 }
 

@@ -264,7 +264,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event);
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
 // Until the end, what waits for the stream or tells others of it, and what allocates or frees
 // memory, is refused, as are copies from and to the host: they would be made again whenever the
-// graph is launched.
+// graph is launched. One that can be launched keeps device memory.
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* launchable, cudaGraph_t graph,

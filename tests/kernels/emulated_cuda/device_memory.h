@@ -9,7 +9,7 @@
 namespace emulated_cuda {
 
 // Of all ranks' devices together.
-inline constexpr size_t kDeviceBytes = size_t{512} << 20;
+inline constexpr size_t kDeviceBytes = size_t{1} << 30;
 
 class Memory {
  public:

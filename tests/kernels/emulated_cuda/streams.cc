@@ -66,6 +66,7 @@ class GridRunner {
 
 struct EmulatedGraph {
   std::vector<std::function<void()>> calls;
+  void* kept = nullptr;  // device memory, of one that can be launched
 };
 struct EmulatedStream {
   std::atomic<bool> busy = false;
@@ -276,7 +277,9 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* launchable, cudaGraph_t graph,
                                  unsigned long long) {
-  *launchable = new EmulatedGraph(*graph);
+  constexpr size_t kKept = size_t{32} << 20;
+  *launchable =
+      new EmulatedGraph{.calls = graph->calls, .kept = emulated_cuda::memory().allocate(kKept)};
   return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
@@ -284,6 +287,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t launchable) {
+  emulated_cuda::memory().free(launchable->kept);
   delete launchable;
   return cudaSuccess;
 }
