@@ -233,9 +233,11 @@ class Ops {
   virtual void end_batch() {}
   // Batches of a key may be others from here on.
   virtual void forget_batches() {}
-  // How many rows a batch of `rows` is to be given, some of no meaning, so that there are few keys;
-  // nullopt: it is never repeated.
-  virtual std::optional<int32_t> repeated_rows(int32_t) const { return std::nullopt; }
+  // How many rows a batch of `rows` is to be given, some of no meaning, so that there are few keys.
+  // The same on all ranks, which may differ in what they repeat.
+  virtual int32_t padded_rows(int32_t rows) const { return rows; }
+  // Whether batches of `rows` are ever repeated.
+  virtual bool repeats_batches(int32_t) const { return false; }
 
   virtual std::unique_ptr<DeviceBuffer> allocate(size_t bytes) = 0;
   // Several matrices of equal k become one, stacked over n in the order given.

@@ -89,7 +89,7 @@ void add_model_flags(CLI::App& app, WorkerConfig& config) {
            "Reproduces the official code's decode, for comparison only")
       ->group(group);
   app.add_flag("--enforce-eager", config.enforce_eager,
-               "Of --device cuda: every kernel is started by itself, none by a recorded CUDA graph")
+               "Of --device cuda: kernels are started one by one, never by a recorded CUDA graph")
       ->group(group);
 }
 

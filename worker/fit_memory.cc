@@ -67,10 +67,10 @@ class Trial {
 
   // Steps of each number of rows that the device repeats, until it has recorded them: what it keeps
   // of them is its memory too.
-  absl::Status run_repeated_rows(const Ops& ops) {
+  absl::Status run_repeated_batches(const Ops& ops) {
     constexpr int kUntilRecorded = 2;
     for (int32_t rows = 1; rows <= fullest_.num_prompts * fullest_.length; ++rows) {
-      if (ops.repeated_rows(rows) != rows) continue;
+      if (!ops.repeats_batches(rows) || ops.padded_rows(rows) != rows) continue;
       for (int i = 0; i < kUntilRecorded; ++i) {
         if (absl::Status status = run(rows); !status.ok()) return status;
       }
@@ -135,7 +135,7 @@ absl::StatusOr<DeviceMemory> memory_in_steps(const FullestLoad& load, LoadedMode
   if (!runner.ok()) return runner.status();
   Trial trial(load, loaded.plan, loaded.passes, **runner);
   absl::Status status = trial.run_fullest_steps();
-  if (status.ok()) status = trial.run_repeated_rows(ops);
+  if (status.ok()) status = trial.run_repeated_batches(ops);
   const DeviceMemory memory = *ops.memory();
   ModelRunner::Parts parts = ModelRunner::take_apart(*std::move(runner));
   if (!status.ok()) return status;

@@ -86,10 +86,8 @@ class CudaOps final : public Ops, public StreamOwner {
   }
   void end_batch() override { graphs_.end(); }
   void forget_batches() override { graphs_.forget(); }
-  std::optional<int32_t> repeated_rows(int32_t rows) const override {
-    if (!graphs_.records(rows)) return std::nullopt;
-    return recorded_rows(rows);
-  }
+  int32_t padded_rows(int32_t rows) const override { return recorded_rows(rows); }
+  bool repeats_batches(int32_t rows) const override { return graphs_.records(rows); }
   std::optional<DeviceMemory> memory() const override {
     size_t free = 0;
     size_t total = 0;

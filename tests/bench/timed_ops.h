@@ -30,9 +30,8 @@ class TimedOps final : public Ops {
     ops_->end_batch();
   }
   void forget_batches() override { ops_->forget_batches(); }
-  std::optional<int32_t> repeated_rows(int32_t rows) const override {
-    return ops_->repeated_rows(rows);
-  }
+  int32_t padded_rows(int32_t rows) const override { return ops_->padded_rows(rows); }
+  bool repeats_batches(int32_t rows) const override { return ops_->repeats_batches(rows); }
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override { return ops_->allocate(bytes); }
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
     return ops_->pack(sources);

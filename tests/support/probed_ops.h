@@ -32,9 +32,8 @@ class ProbedOps : public Ops {
   bool repeat_batch(const BatchKey& key) override { return inner_->repeat_batch(key); }
   void end_batch() override { inner_->end_batch(); }
   void forget_batches() override { inner_->forget_batches(); }
-  std::optional<int32_t> repeated_rows(int32_t rows) const override {
-    return inner_->repeated_rows(rows);
-  }
+  int32_t padded_rows(int32_t rows) const override { return inner_->padded_rows(rows); }
+  bool repeats_batches(int32_t rows) const override { return inner_->repeats_batches(rows); }
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override;
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
     return inner_->pack(sources);

@@ -174,7 +174,7 @@ TEST(WorkerConfigTest, FlagsFillTheConfig) {
   const char* argv[] = {
       "lckv-worker", "--model",        "m",  "--kv-cache-memory", "1.5GiB", "--prefill-tolerance",
       "0.25",        "--reproducible", "on", "--cpu-offload-gb",  "0.25",   "--drain-timeout",
-      "3s",          "--port",         "0"};
+      "3s",          "--port",         "0",  "--enforce-eager"};
   EXPECT_FALSE(parse_worker_config(std::size(argv), argv, config).has_value());
   EXPECT_EQ(config.model, "m");
   EXPECT_EQ(config.kv_cache_bytes, uint64_t{3} << 29);
@@ -183,6 +183,7 @@ TEST(WorkerConfigTest, FlagsFillTheConfig) {
   EXPECT_EQ(config.cpu_offload_gb, 0.25);
   EXPECT_EQ(config.drain_timeout, absl::Seconds(3));
   EXPECT_EQ(config.port, 0);
+  EXPECT_TRUE(config.enforce_eager);
   const char* wrong[] = {"lckv-worker", "--model", "m", "--prefill-tolerance", "-1"};
   EXPECT_EQ(parse_worker_config(std::size(wrong), wrong, config), 2);
 }

@@ -63,9 +63,7 @@ AttentionSegment RangeInputs::slots_below(int32_t end, SeatId seat, UnitId unit)
 void RangeInputs::pad(int32_t range) {
   const auto count = static_cast<int32_t>(positions_.size());
   LCKV_CHECK(count <= max_rows_);
-  const auto wanted = ops_.repeated_rows(count);
-  if (!wanted) return;
-  const int32_t rows = std::min(*wanted, max_rows_);
+  const int32_t rows = std::min(ops_.padded_rows(count), max_rows_);
   positions_.resize(rows, 0);
   if (!staged_rows_.empty()) staged_rows_.resize(rows, -1);
   if (!official_decode_.empty()) official_decode_.resize(rows, 0);
@@ -74,6 +72,7 @@ void RangeInputs::pad(int32_t range) {
     units_[u].slots.blocks.resize(rows, -1);
     units_[u].slots.slots.resize(rows, 0);
   }
+  if (!ops_.repeats_batches(rows)) return;
   for (const int32_t u : ranges_[range].read) units_[u].segments.resize(rows);
 }
 
