@@ -95,7 +95,8 @@ struct Memory {
 Memory memory_of(WorkerConfig config) {
   config.kv_cache_given = false;
   Rank rank;
-  rank.ops = std::move(devices(1).front());
+  // Graphs take memory too, but only where nothing is offloaded.
+  rank.ops = std::move(devices(1, {.records_batches = false}).front());
   load(rank, {}, {}, config);
   LoadedModel& loaded = rank.loaded;
   const DeviceMemory memory = *loaded.ops->memory();
