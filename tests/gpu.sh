@@ -6,15 +6,16 @@
 #   gpu.sh run [--only PART]... [--out FOLDER] [--allow-no-device]
 #                           from the unpacked archive or the source tree; default: all parts, into build/gpu
 #
-# Parts: kernels, golden, equalities, bench, sanitizer. Each has a deadline, and none keeps the others from running. What
+# Parts: kernels, golden, equalities, serving, bench, sanitizer. Each has a deadline, and none keeps the others from running. What
 # came of them is a table and a .json file; where something failed, or without a device, the exit code is 1.
 set -uo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 max_bytes=60000000
-programs=(cuda_test golden_cuda_test equality_cuda_test lckv_device_bench lckv_serving_bench lckv-worker)
-inputs=(tests/gpu.sh tests/support/gpu_report.py tests/golden/cases tests/bench/models deploy/models/demo)
-parts=(kernels golden equalities bench sanitizer)
+programs=(cuda_test golden_cuda_test equality_cuda_test lckv_device_bench lckv_serving_bench lckv lckv-router lckv-worker)
+inputs=(tests/gpu.sh tests/support/gpu_report.py tests/support/gpu_serving.py tests/golden/cases tests/bench/models
+  deploy/models/demo)
+parts=(kernels golden equalities serving bench sanitizer)
 
 say() { echo "gpu: $*" >&2; }
 wrong() { echo "gpu: $1; valid: $2" >&2; exit 2; }
@@ -92,7 +93,10 @@ run_kernels() { measure_tests kernels kernels 70 cuda_test '*'; }
 run_golden() { measure_tests golden golden 60 golden_cuda_test '*'; }
 run_equalities() {
   # Threads are the host's; the walks' own test is no equality.
-  measure_tests equalities equalities 100 equality_cuda_test '*/Batch.*:*BlockSizesAreEqual*:*Offloaded*:*HitIsMiss/*:*ChunkedIsWhole*'
+  measure_tests equalities equalities 90 equality_cuda_test '*/Batch.*:*BlockSizesAreEqual*:*Offloaded*:*HitIsMiss/*:*ChunkedIsWhole*'
+}
+run_serving() {
+  measure serving serving 55 python3 tests/support/gpu_serving.py "$bin" deploy/models/demo cuda:0
 }
 run_bench() {
   local free
@@ -113,7 +117,7 @@ run_sanitizer() {
   fi
   # Our own kernels: cuBLASLt has none of ours.
   for tool in memcheck racecheck initcheck synccheck; do
-    measure sanitizer "$tool" 35 "$sanitizer" --tool "$tool" --error-exitcode 9 \
+    measure sanitizer "$tool" 30 "$sanitizer" --tool "$tool" --error-exitcode 9 \
       "$bin/cuda_test" --gtest_output="json:$out/$tool.json" --gtest_filter='*/cuda_reproducible_bfloat16'
   done
 }

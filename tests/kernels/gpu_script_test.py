@@ -11,7 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 MAX_BYTES = 60_000_000
-PARTS = ["kernels", "golden", "equalities", "bench", "sanitizer"]
+PARTS = ["kernels", "golden", "equalities", "serving", "bench", "sanitizer"]
 
 
 def run(script, *arguments):
@@ -39,6 +39,14 @@ def test_archive_has_its_libraries_and_none_of_cuda(script):
         others = [line for line in linked.splitlines() if "=>" in line and str(root) not in line]
         assert all(line.split(".so")[0].strip() in ("libc", "libm") for line in others), others
     assert not [path.name for path in (root / "lib").iterdir() if path.name.startswith(("libcu", "libnccl"))]
+
+
+def test_what_it_serves_with_works_on_the_cpu(script):
+    root = script.parents[1]
+    command = [root / "tests/support/gpu_serving.py", root / "bin", root / "deploy/models/demo", "cpu"]
+    result = subprocess.run(["python3", *command], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count(": 8 streams are equal\n") == 4
 
 
 def test_without_a_device_every_part_is_skipped(script, tmp_path):
@@ -152,6 +160,7 @@ def test_a_part_that_fails_keeps_none_from_running(tmp_path, monkeypatch):
         shutil.copy(ROOT / name, tree / name)
     for name in ("cuda_test", "golden_cuda_test", "equality_cuda_test", "lckv_device_bench", "lckv_serving_bench"):
         write_program(tree / "bin" / name, PROGRAM)
+    write_program(tree / "tests/support/gpu_serving.py", PROGRAM)
     write_program(tmp_path / "path/compute-sanitizer", '#!/bin/sh\nshift 4\nexec "$@"\n')
     monkeypatch.setenv("PATH", f'{tmp_path}/path:{os.environ["PATH"]}')
     (tree / "commit").write_text("abc\n")

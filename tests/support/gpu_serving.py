@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Serves the demo model on a device and compares tokens: `gpu_serving.py PROGRAMS MODEL DEVICE`.
+
+One rank and two ranks, as processes that share the device, each with and without recorded graphs, give the tokens of one
+rank on the CPU: in float32, greedy, several streams at once. Graphs change no token in bfloat16 either. DEVICE: cuda:N, or
+cpu for a look at this script. Exits 1 where anything differs or ends. Needs nothing but Python.
+"""
+
+import contextlib
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+START_SECONDS = 40
+CALL_SECONDS = 20
+PROMPTS = [[7 * length + 3 * i for i in range(length)] for length in (1, 2, 5, 9, 17, 33, 70, 140)]
+
+
+@contextlib.contextmanager
+def program(arguments, ready):
+    """Runs it; gives what `ready` finds in its log, once it is there."""
+    with tempfile.NamedTemporaryFile("w+") as log:
+        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while not (found := re.search(ready, text := pathlib.Path(log.name).read_text(), re.DOTALL)):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    sys.exit(f"{text}\n{' '.join(arguments)}: no {ready!r} within {START_SECONDS} s")
+                time.sleep(0.05)
+            yield found
+            if process.poll() is not None:
+                sys.exit(f"{pathlib.Path(log.name).read_text()}\n{' '.join(arguments)}: ended")
+        finally:
+            process.terminate()
+            try:
+                process.wait(CALL_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def tokens_of(programs, model, flags):
+    """What each prompt is continued with, all at once."""
+    ports = ["--port", "0", "--metrics-port", "0", "--health-port", "0"]
+    worker = [f"{programs}/lckv-worker", "--model", model, "--kv-cache-memory", "256MiB", *ports, *flags]
+    router = [f"{programs}/lckv-router", *ports]
+    with program(worker, r"routers=([\d.:]+).*\bready\b.*\bseconds=") as found:
+        with program([*router, "--workers", found[1]], r"gRPC ([\d.:]+).* serves ") as found:
+            call = [f"{programs}/lckv", "generate", "--router", found[1], "--temperature", "0", "--omit-text"]
+            call += ["--max-new-tokens", "24", "--ignore-eos", "--timeout", f"{CALL_SECONDS}s"]
+            calls = [
+                subprocess.Popen([*call, "--token-ids", ",".join(map(str, prompt))], stdout=subprocess.PIPE, text=True)
+                for prompt in PROMPTS
+            ]
+            texts = [one.communicate(timeout=2 * CALL_SECONDS)[0] for one in calls]
+            if any(one.returncode for one in calls):
+                sys.exit(f"{' '.join(flags)}: a call failed")
+            return texts
+
+
+def main(programs, model, device):
+    on_device = ["--device", device, "--threads", "1"]
+    is_cuda = device.startswith("cuda")
+    shares = ["--allow-shared-device"] if is_cuda else []
+    eager = ["--enforce-eager"]
+    ranks = ["--tensor-parallel-size", "2", *shares]
+    float32, bfloat16 = ["--dtype", "float32"], ["--dtype", "bfloat16", "--reproducible", "on"]
+    exact = tokens_of(programs, model, ["--device", "cpu", *float32])
+    rounded = tokens_of(programs, model, [*on_device, *bfloat16])
+    cases = [
+        ("one rank, as on the CPU", [*on_device, *float32], exact),
+        ("two ranks, as on the CPU", [*on_device, *float32, *ranks], exact),
+        ("two ranks without graphs", [*on_device, *float32, *ranks, *eager], exact),
+        ("bfloat16 without graphs", [*on_device, *bfloat16, *eager], rounded),
+    ]
+    for name, flags, expected in cases:
+        got = tokens_of(programs, model, flags)
+        if got != expected:
+            wrong = next(i for i, pair in enumerate(zip(got, expected)) if pair[0] != pair[1])
+            sys.exit(f"{name}: prompt {wrong}:\n  {got[wrong]}  expected\n  {expected[wrong]}")
+        print(f"{name}: {len(got)} streams are equal", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
