@@ -4,18 +4,21 @@
 #
 #   gpu.sh pack [FILE]      builds, and packs programs, their libraries and what they read; default: build/lckv-gpu.tar.xz
 #   gpu.sh run [--only PART]... [--out FOLDER] [--allow-no-device]
-#                           from the unpacked archive or the source tree; default: all parts, into build/gpu
+#                           from the unpacked archive or the source tree, into build/gpu; default: all that 9 minutes do for
 #
-# Parts: kernels, golden, equalities, serving, bench, sanitizer. Each has a deadline, and none keeps the others from running. What
+# Parts: kernels, golden, equalities, serving, bench, sanitizer; where they are named, large (decode of 7B's shape, the
+# published protocol) and offloaded (the same of 30B, from host memory), up to 9 minutes each, on 80 GB at least. Each has a deadline, and none keeps the others from running. What
 # came of them is a table and a .json file; where something failed, or without a device, the exit code is 1.
 set -uo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 max_bytes=60000000
-programs=(cuda_test golden_cuda_test equality_cuda_test lckv_device_bench lckv_serving_bench lckv lckv-router lckv-worker)
+programs=(cuda_test golden_cuda_test equality_cuda_test lckv_device_bench lckv_protocol_bench lckv_serving_bench
+  lckv lckv-router lckv-worker)
 inputs=(tests/gpu.sh tests/support/gpu_report.py tests/support/gpu_serving.py tests/golden/cases tests/bench/models
   deploy/models/demo)
 parts=(kernels golden equalities serving bench sanitizer)
+named_parts=(large offloaded)
 
 say() { echo "gpu: $*" >&2; }
 wrong() { echo "gpu: $1; valid: $2" >&2; exit 2; }
@@ -109,6 +112,13 @@ run_bench() {
   measure bench serving-decode 40 "$bin/lckv_serving_bench" --device cuda:0 decode
   measure bench serving-prefill 40 "$bin/lckv_serving_bench" --device cuda:0 prefill
 }
+run_large() {
+  measure large large-steps 210 "$bin/lckv_device_bench" --device cuda:0 large-steps
+  measure large protocol 320 "$bin/lckv_protocol_bench" "$bin/lckv" --device cuda:0 7b
+}
+run_offloaded() {
+  measure offloaded protocol-offloaded 530 "$bin/lckv_protocol_bench" "$bin/lckv" --device cuda:0 30b-offloaded
+}
 run_sanitizer() {
   local tool
   if [[ -z $sanitizer ]]; then
@@ -128,7 +138,7 @@ run() {
   while [[ $# -gt 0 ]]; do
     case $1 in
       --only)
-        [[ " ${parts[*]} " == *" ${2-} "* ]] || wrong "--only \"${2-}\"" "${parts[*]}"
+        [[ " ${parts[*]} ${named_parts[*]} " == *" ${2-} "* ]] || wrong "--only \"${2-}\"" "${parts[*]} ${named_parts[*]}"
         wanted+=("$2"); shift 2 ;;
       --out) out=$(realpath -m "${2:?--out needs a folder}"); shift 2 ;;
       --allow-no-device) allow_no_device=1; shift ;;
@@ -140,8 +150,9 @@ run() {
   rm -f "$out"/{facts.tsv,runs.tsv}
   write_facts
   obstacle=$(obstacle_of reproducible)
-  for part in "${parts[@]}"; do
-    [[ ${#wanted[@]} -eq 0 || " ${wanted[*]} " == *" $part "* ]] || continue
+  [[ ${#wanted[@]} -gt 0 ]] || wanted=("${parts[@]}")
+  for part in "${parts[@]}" "${named_parts[@]}"; do
+    [[ " ${wanted[*]} " == *" $part "* ]] || continue
     if [[ -n $obstacle ]]; then took "$part" "$part" 0 0 0 "$obstacle"; else "run_$part"; fi
   done
   python3 "$root/tests/support/gpu_report.py" "$out" || exit 1

@@ -54,14 +54,24 @@ std::vector<SequenceId> start_streams(Driver& driver, const StreamShape& shape,
     ids.push_back(driver.submit(prompt, max_new_tokens));
   }
   int decoding = 0;
-  while (decoding < shape.batch) decoding = count_tokens(driver.step());
+  const uint64_t preempted = driver.load().num_preemptions;
+  driver.set_idle(shape.has_idle_prompts);
+  while (decoding < shape.batch) {
+    const Driver::Turn turn = driver.step();
+    LCKV_CHECK(driver.load().num_preemptions == preempted);
+    decoding = count_tokens(turn);
+  }
+  driver.set_idle(false);
   return ids;
 }
 
 DecodeTimes decode(Driver& driver, const StreamShape& shape, int steps,
                    const std::function<void()>& before) {
-  const std::vector<SequenceId> ids = start_streams(driver, shape, steps + 100);
   DecodeTimes times;
+  // Early ones go on until the last one decodes too.
+  const int32_t most = driver.loaded().plan.max_context - shape.prompt_tokens;
+  const std::vector<SequenceId> ids = start_streams(driver, shape, most);
+  times.tokens = static_cast<double>(driver.load().num_cached_tokens);
   double all = 0;
   double kernels = 0;
   for (int i = 0; i < steps; ++i) {
@@ -87,8 +97,9 @@ std::vector<std::vector<int32_t>> made_up_prompts(const Driver& driver, int coun
   return prompts;
 }
 
-double prefill(Driver& driver, const std::vector<std::vector<int32_t>>& prompts, int32_t* walks) {
-  for (const auto& prompt : prompts) driver.submit(prompt, 1);
+double prefill(Driver& driver, const std::vector<std::vector<int32_t>>& prompts, int32_t* walks,
+               PrefillMode mode) {
+  for (const auto& prompt : prompts) driver.submit(prompt, 1, mode);
   double total = 0;
   size_t finished = 0;
   while (finished < prompts.size()) {

@@ -25,6 +25,7 @@ int count_tokens(const Driver::Turn& turn);
 struct StreamShape {
   int batch = 1;
   int prompt_tokens = 4;
+  bool has_idle_prompts = false;  // they take next to no time, and keys and values are zeros
 };
 // Sequences with their first tokens out; the ids are there to cancel.
 std::vector<SequenceId> start_streams(Driver& driver, const StreamShape& shape,
@@ -33,6 +34,7 @@ std::vector<SequenceId> start_streams(Driver& driver, const StreamShape& shape,
 struct DecodeTimes {
   std::vector<double> steps;  // seconds of each
   double outside = 0;         // share of them outside operations
+  double tokens = 0;          // that all streams held at the first of them
 };
 // `before` is called before every step, and its time counts as the step's.
 DecodeTimes decode(
@@ -42,7 +44,7 @@ DecodeTimes decode(
 std::vector<std::vector<int32_t>> made_up_prompts(const Driver& driver, int count, int length);
 // Seconds from the submits to the last one's first token; `walks` of the first to finish.
 double prefill(Driver& driver, const std::vector<std::vector<int32_t>>& prompts,
-               int32_t* walks = nullptr);
+               int32_t* walks = nullptr, PrefillMode mode = PrefillMode::kExact);
 // Of the weights, what a step reads: rows of an embedding are looked up.
 size_t step_weight_bytes(const LoadedModel& loaded);
 // Multiplications and additions of a prompt through all layers; logits of one row.

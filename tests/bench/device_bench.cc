@@ -30,10 +30,13 @@ struct Scale {
   std::vector<AttentionShape> histories = {{.num_sequences = 256, .context = 4096},
                                            {.num_sequences = 8, .context = 131072}};
   int32_t prompt = 8192;
-  std::vector<int> batches = {1, 64, 256};
-  int prompt_tokens = 512;  // of a decoding stream
-  int decode_steps = 20;
-  uint64_t kv_bytes = uint64_t{8} << 30;
+  std::vector<std::string> small = {"tinyllama", "tinyllama-lckv"};
+  std::vector<std::string> large = {"7b", "7b-lckv"};
+  std::vector<int> batches = {1, 64, 256, 1024};
+  std::vector<int> small_contexts = {512};  // of decoding streams
+  std::vector<int> large_contexts = {512, 2048, 8192};
+  int decode_steps = 10;
+  uint64_t kv_bytes = 0;  // what the device has left
 };
 
 struct Limits {
@@ -144,26 +147,51 @@ double busy_seconds(Driver& driver, const StreamShape& streams, double step, con
   return quantile(times.steps, 0.5) - num_loads * one;
 }
 
-void bench_steps(const Scale& scale, const Limits& limits) {
-  print_heading("Decode, TinyLlama's shape, bfloat16, free");
-  const auto driver = open_driver({.folder = scale.folder,
-                                   .cuda_device = scale.cuda_device,
-                                   .max_num_seqs = scale.batches.back(),
-                                   .kv_cache_bytes = scale.kv_bytes});
-  for (const int batch : scale.batches) {
-    const StreamShape streams{.batch = batch, .prompt_tokens = scale.prompt_tokens};
-    const double step = quantile(decode(*driver, streams, scale.decode_steps).steps, 0.5);
-    const double least =
-        least_step_seconds(driver->loaded().config, limits, batch, scale.prompt_tokens);
-    print({absl::StrCat("batch ", batch, ", context ", scale.prompt_tokens, ": a step"), 1e6 * step,
-           "us", "what its layers need", 1e6 * least, at_most(1 / 0.85)});
-    const double busy = busy_seconds(*driver, streams, step, scale);
-    print({"  share of it that the device waits for the host", 100 * (1 - busy / step), "%", "", 0,
-           batch >= 8 ? at_most(2) : Goal{}});
+// Whether the blocks hold the streams, the first of which decode while others are prefilled.
+bool has_room(const Driver& driver, const StreamShape& streams, int steps) {
+  const ServingPlan& plan = driver.loaded().plan;
+  const int64_t tokens = int64_t{streams.batch} * streams.prompt_tokens;
+  // Half of a step's rows at least are left for prompts.
+  const int64_t grown = 2 * tokens / plan.scheduler.max_batched_rows + 2 * steps + 100;
+  return streams.prompt_tokens + grown <= plan.max_context &&
+         tokens + streams.batch * grown <= plan.geometry.capacity_tokens;
+}
+
+void bench_step(Driver& driver, const StreamShape& streams, const Scale& scale,
+                const Limits& limits) {
+  const DecodeTimes times = decode(driver, streams, scale.decode_steps);
+  const double step = quantile(times.steps, 0.5);
+  const double context = times.tokens / streams.batch;
+  const double least = least_step_seconds(driver.loaded().config, limits, streams.batch, context);
+  print({absl::StrCat("batch ", streams.batch, ", context ", static_cast<int>(context), ": a step"),
+         1e6 * step, "us", "what its layers need", 1e6 * least, at_most(1 / 0.85)});
+  const double busy = busy_seconds(driver, streams, step, scale);
+  print({"  share of it that the device waits for the host", 100 * (1 - busy / step), "%", "", 0,
+         streams.batch >= 8 ? at_most(2) : Goal{}});
+}
+
+void bench_steps(const std::vector<std::string>& models, const std::vector<int>& contexts,
+                 const Scale& scale, const Limits& limits) {
+  for (const std::string& model : models) {
+    print_heading(absl::StrCat("Decode, shape of ", model, ", bfloat16, free"));
+    const auto driver = open_driver({.folder = "tests/bench/models/" + model,
+                                     .cuda_device = scale.cuda_device,
+                                     .max_num_seqs = scale.batches.back(),
+                                     .kv_cache_bytes = scale.kv_bytes});
+    for (const int batch : scale.batches) {
+      for (const int context : contexts) {
+        const StreamShape streams{
+            .batch = batch, .prompt_tokens = context, .has_idle_prompts = true};
+        if (has_room(*driver, streams, scale.decode_steps)) {
+          bench_step(*driver, streams, scale, limits);
+        }
+      }
+    }
   }
 }
 
-constexpr std::array<const char*, 3> kParts = {"decode-attention", "prefill-attention", "steps"};
+constexpr std::array<const char*, 4> kParts = {"decode-attention", "prefill-attention", "steps",
+                                               "large-steps"};
 
 void run(const Scale& scale, const std::string& only) {
   const auto wanted = [&only](const char* part) { return only.empty() || only == part; };
@@ -171,7 +199,9 @@ void run(const Scale& scale, const std::string& only) {
   const Limits limits = measure_limits(ops, scale);
   if (wanted("decode-attention")) bench_decode_attention(*ops, scale, limits);
   if (wanted("prefill-attention")) bench_prefill_attention(*ops, scale, limits);
-  if (wanted("steps")) bench_steps(scale, limits);
+  if (wanted("steps")) bench_steps(scale.small, scale.small_contexts, scale, limits);
+  // Minutes: only where it is named.
+  if (only == "large-steps") bench_steps(scale.large, scale.large_contexts, scale, limits);
   print_summary();
 }
 
@@ -189,8 +219,9 @@ int main(int argc, char** argv) {
              .square = 64,
              .histories = {{.num_sequences = 4, .context = 100}},
              .prompt = 100,
+             .small = {"demo-ordinary"},
              .batches = {1, 2},
-             .prompt_tokens = 20,
+             .small_contexts = {20},
              .decode_steps = 2,
              .kv_bytes = uint64_t{16} << 20};
   }

@@ -5,6 +5,7 @@
 #include "absl/time/clock.h"
 #include "kernels/check.h"
 #include "tests/bench/timed_ops.h"
+#include "worker/fit_memory.h"
 
 namespace lckv {
 namespace {
@@ -19,7 +20,8 @@ WorkerConfig config_of(const DriverOptions& options) {
   config.max_num_seqs = options.max_num_seqs;
   config.prefill_lookahead = options.lookahead;
   config.kv_cache_bytes = options.kv_cache_bytes;
-  config.kv_cache_given = true;
+  config.kv_cache_given = options.kv_cache_bytes > 0;
+  config.cpu_offload_gb = options.cpu_offload_gb;
   config.swap_bytes = 0;
   config.enable_prefix_caching = options.prefix_caching;
   if (options.cuda_device) {
@@ -46,18 +48,20 @@ absl::StatusOr<std::unique_ptr<Ops>> Driver::open_ops(const DriverOptions& optio
 
 absl::StatusOr<std::unique_ptr<Driver>> Driver::open(const DriverOptions& options) {
   std::unique_ptr<Driver> driver(new Driver);
-  const WorkerConfig config = config_of(options);
+  WorkerConfig config = config_of(options);
   auto loaded = read_for_device(config);
   if (!loaded.ok()) return loaded.status();
   driver->loaded_ = *std::move(loaded);
   LoadedModel& model = driver->loaded_;
-  model.ops = std::make_unique<TimedOps>(std::move(model.ops), &driver->kernels_);
-  driver->ops_ = model.ops.get();
+  auto timed = std::make_unique<TimedOps>(std::move(model.ops), &driver->kernels_);
+  driver->timed_ = timed.get();
+  model.ops = std::move(timed);
   if (absl::Status status = open_weights(config, model); !status.ok()) return status;
   if (absl::Status status = load_weights(config, single_rank_collectives(), driver->loaded_);
       !status.ok()) {
     return status;
   }
+  if (absl::Status status = fit_memory(config, model); !status.ok()) return status;
   auto runner = make_runner(driver->loaded_);
   if (!runner.ok()) return runner.status();
   driver->runner_ = *std::move(runner);
@@ -66,10 +70,15 @@ absl::StatusOr<std::unique_ptr<Driver>> Driver::open(const DriverOptions& option
   return driver;
 }
 
-SequenceId Driver::submit(std::vector<int32_t> prompt, int32_t max_new_tokens) {
+Ops& Driver::ops() const { return *timed_; }
+
+void Driver::set_idle(bool idle) { timed_->set_idle(idle); }
+
+SequenceId Driver::submit(std::vector<int32_t> prompt, int32_t max_new_tokens, PrefillMode mode) {
   auto spec = std::make_shared<SequenceSpec>();
   spec->prompt = std::move(prompt);
   spec->max_new_tokens = max_new_tokens;
+  spec->prefill_mode = mode;
   spec->sampling.temperature = 0;
   const SequenceId id{++last_sequence_};
   LCKV_CHECK(scheduler_->submit(id, std::move(spec), absl::Now()).ok());

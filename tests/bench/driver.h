@@ -17,6 +17,8 @@
 
 namespace lckv {
 
+class TimedOps;
+
 struct DriverOptions {
   std::string folder;
   std::optional<int32_t> cuda_device;  // its number; absent: the CPU
@@ -25,7 +27,8 @@ struct DriverOptions {
   int32_t max_batched_tokens = 2048;
   int32_t max_num_seqs = 32;
   int32_t lookahead = 0;
-  uint64_t kv_cache_bytes = uint64_t{1} << 30;
+  uint64_t kv_cache_bytes = uint64_t{1} << 30;  // 0: what a device of its own memory has left
+  double cpu_offload_gb = 0;
   bool prefix_caching = false;
 };
 
@@ -43,7 +46,8 @@ class Driver {
   };
 
   // Greedy, without an end but its limit.
-  SequenceId submit(std::vector<int32_t> prompt, int32_t max_new_tokens);
+  SequenceId submit(std::vector<int32_t> prompt, int32_t max_new_tokens,
+                    PrefillMode mode = PrefillMode::kExact);
   void cancel(SequenceId sequence) { scheduler_->cancel(sequence); }
   // Nothing to do gives a turn without rows.
   Turn step();
@@ -52,15 +56,18 @@ class Driver {
 
   // Walks start from zeros instead of the guess.
   void set_cold(bool cold) { cold_ = cold; }
+  // While idle, all but the model's own work is done (TimedOps).
+  void set_idle(bool idle);
+  SchedulerLoad load() const { return scheduler_->load(); }
   const LoadedModel& loaded() const { return loaded_; }
-  Ops& ops() const { return *ops_; }
+  Ops& ops() const;
 
  private:
   Driver() = default;
 
   LoadedModel loaded_;
   absl::Duration kernels_;
-  Ops* ops_ = nullptr;  // the runner's
+  TimedOps* timed_ = nullptr;  // the runner's
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<ModelRunner> runner_;
   uint64_t last_sequence_ = 0;

@@ -1,11 +1,16 @@
-// TimedOps: passes every operation on and adds up the time spent in them.
+// TimedOps: passes every operation on and adds up the time spent in them. While it is idle, a
+// batch's products are zeros and its attention is left out: whatever is decoded afterwards finds
+// keys and values of prompts that took next to no time, zeros all.
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "kernels/check.h"
 #include "kernels/ops.h"
 
 namespace lckv {
@@ -19,14 +24,26 @@ class TimedOps final : public Ops {
   DType dtype() const override { return ops_->dtype(); }
   void enter_thread() override { ops_->enter_thread(); }
   const char* numerics() const override { return ops_->numerics(); }
+  std::optional<DeviceMemory> memory() const override { return ops_->memory(); }
+  void set_idle(bool idle) {
+    is_idle_ = idle;
+    if (!idle || zeros_ != nullptr) return;
+    const std::vector<float> zeros(kMostColumns);
+    zeros_ = ops_->allocate(zeros.size() * sizeof(float));
+    ops_->copy(reinterpret_cast<const std::byte*>(zeros.data()), zeros_->data(), zeros_->bytes());
+  }
   int32_t free_rows() const override { return ops_->free_rows(); }
   void begin_batch() override { ops_->begin_batch(); }
   bool repeat_batch(const BatchKey& key) override {
     const Timer timer(total_);
-    return ops_->repeat_batch(key);
+    skips_ = is_idle_;
+    if (!skips_) return ops_->repeat_batch(key);
+    ops_->begin_batch();
+    return false;
   }
   void end_batch() override {
     const Timer timer(total_);
+    skips_ = false;
     ops_->end_batch();
   }
   void forget_batches() override { ops_->forget_batches(); }
@@ -70,6 +87,10 @@ class TimedOps final : public Ops {
   void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y, const float* bias,
               bool accumulate) override {
     const Timer timer(total_);
+    if (skips_) {
+      if (!accumulate) zero(rows, weight.n(), y);
+      return;
+    }
     ops_->matmul(weight, x, rows, y, bias, accumulate);
   }
   void rope(float* x, int64_t row_stride, std::span<const int32_t> positions, int32_t heads,
@@ -123,7 +144,7 @@ class TimedOps final : public Ops {
   }
   void attention(const AttentionArgs& args) override {
     const Timer timer(total_);
-    ops_->attention(args);
+    if (!skips_) ops_->attention(args);
   }
   void copy(const std::byte* from, std::byte* to, size_t bytes) override {
     const Timer timer(total_);
@@ -150,6 +171,13 @@ class TimedOps final : public Ops {
   }
 
  private:
+  static constexpr int64_t kMostColumns = 1 << 17;
+
+  void zero(int64_t rows, int64_t n, float* y) {
+    LCKV_CHECK(n <= kMostColumns);
+    ops_->copy_columns(zeros_->floats(), 0, rows, n, y, n);
+  }
+
   class Timer {
    public:
     explicit Timer(absl::Duration& total) : total_(total), began_(absl::Now()) {}
@@ -162,6 +190,9 @@ class TimedOps final : public Ops {
 
   const std::unique_ptr<Ops> ops_;
   absl::Duration& total_;
+  bool is_idle_ = false;
+  bool skips_ = false;                   // in a batch that began while it was idle
+  std::unique_ptr<DeviceBuffer> zeros_;  // of one row
 };
 
 }  // namespace lckv

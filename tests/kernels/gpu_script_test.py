@@ -62,6 +62,13 @@ def test_without_a_device_every_part_is_skipped(script, tmp_path):
         assert f"{name:12} {name:16} skipped" in result.stdout
 
 
+def test_long_parts_run_where_they_are_named(script, tmp_path):
+    result = run(script, "run", "--only", "offloaded", "--only", "large", "--allow-no-device", "--out", tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (path,) = tmp_path.glob("*.json")
+    assert list(json.loads(path.read_text())["parts"]) == ["large", "offloaded"]
+
+
 def test_without_a_device_it_fails_unless_told_otherwise(script, tmp_path):
     result = run(script, "run", "--only", "golden", "--only", "bench", "--out", tmp_path)
     assert result.returncode == 1
