@@ -234,7 +234,6 @@ class Ops {
   // Batches of a key may be others from here on.
   virtual void forget_batches() {}
   // How many rows a batch of `rows` is to be given, some of no meaning, so that there are few keys.
-  // The same on all ranks, which may differ in what they repeat.
   virtual int32_t padded_rows(int32_t rows) const { return rows; }
   // Whether batches of `rows` are ever repeated.
   virtual bool repeats_batches(int32_t) const { return false; }

@@ -92,14 +92,14 @@ measure() {
 # measure_tests PART NAME LIMIT PROGRAM FILTER
 measure_tests() { measure "$1" "$2" "$3" "$bin/$4" --gtest_output="json:$out/$2.json" --gtest_filter="$5"; }
 
-run_kernels() { measure_tests kernels kernels 70 cuda_test '*'; }
-run_golden() { measure_tests golden golden 60 golden_cuda_test '*'; }
+run_kernels() { measure_tests kernels kernels 65 cuda_test '*'; }
+run_golden() { measure_tests golden golden 50 golden_cuda_test '*'; }
 run_equalities() {
   # Threads are the host's; the walks' own test is no equality.
   measure_tests equalities equalities 90 equality_cuda_test '*/Batch.*:*BlockSizesAreEqual*:*Offloaded*:*HitIsMiss/*:*ChunkedIsWhole*'
 }
 run_serving() {
-  measure serving serving 55 python3 tests/support/gpu_serving.py "$bin" deploy/models/demo cuda:0
+  measure serving serving 80 python3 tests/support/gpu_serving.py "$bin" deploy/models/demo cuda:0
 }
 run_bench() {
   local free
@@ -127,7 +127,7 @@ run_sanitizer() {
   fi
   # Our own kernels: cuBLASLt has none of ours.
   for tool in memcheck racecheck initcheck synccheck; do
-    measure sanitizer "$tool" 30 "$sanitizer" --tool "$tool" --error-exitcode 9 \
+    measure sanitizer "$tool" 28 "$sanitizer" --tool "$tool" --error-exitcode 9 \
       "$bin/cuda_test" --gtest_output="json:$out/$tool.json" --gtest_filter='*/cuda_reproducible_bfloat16'
   done
 }

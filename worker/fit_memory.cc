@@ -1,6 +1,7 @@
 #include "worker/fit_memory.h"
 
 #include <algorithm>
+#include <climits>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -59,10 +60,15 @@ class Trial {
  public:
   Trial(const FullestLoad& fullest, const ServingPlan& plan, const PassPlan& passes,
         ModelRunner& runner)
-      : fullest_(fullest), runner_(runner), scheduler_(options_of(fullest, plan), passes) {}
+      : fullest_(fullest),
+        options_(options_of(fullest, plan)),
+        runner_(runner),
+        scheduler_(options_, passes) {}
 
+  // In a cyclic map the rows of the first step are walked in the second.
   absl::Status run_fullest_steps() {
-    return run(static_cast<int64_t>(fullest_.num_prompts) * fullest_.length);
+    constexpr int kSteps = 2;
+    return run(static_cast<int64_t>(fullest_.num_prompts) * fullest_.length, kSteps);
   }
 
   // Steps of each number of rows that the device repeats, until it has recorded them: what it keeps
@@ -70,9 +76,10 @@ class Trial {
   absl::Status run_repeated_batches(const Ops& ops) {
     constexpr int kUntilRecorded = 2;
     for (int32_t rows = 1; rows <= fullest_.num_prompts * fullest_.length; ++rows) {
-      if (!ops.repeats_batches(rows) || ops.padded_rows(rows) != rows) continue;
+      const bool is_key = ops.padded_rows(rows) == rows || rows == options_.max_batched_rows;
+      if (!ops.repeats_batches(rows) || !is_key) continue;
       for (int i = 0; i < kUntilRecorded; ++i) {
-        if (absl::Status status = run(rows); !status.ok()) return status;
+        if (absl::Status status = run(rows, INT_MAX); !status.ok()) return status;
       }
     }
     return absl::OkStatus();
@@ -83,19 +90,24 @@ class Trial {
     SchedulerOptions options = plan.scheduler;
     options.max_waiting = std::max(options.max_waiting, fullest.num_prompts);
     options.prefix_caching = false;  // all prompts are the same, and all are to be run
+    // As wide walks as any that a lone prompt may have.
+    if (!options.reproducible && options.prefill_lookahead == 0) {
+      options.prefill_lookahead = fullest.length;
+    }
     return options;
   }
-  absl::Status run(int64_t rows);
+  absl::Status run(int64_t rows, int max_steps);
 
   const FullestLoad fullest_;
+  const SchedulerOptions options_;
   ModelRunner& runner_;
   Scheduler scheduler_;
   uint64_t last_id_ = 0;
 };
 
-// As many prompts as can be, with so many tokens in all. In a cyclic map the rows of one step are
-// walked in the next.
-absl::Status Trial::run(int64_t rows) {
+// As many prompts as can be, with so many tokens in all, for so many steps; what is left then goes.
+absl::Status Trial::run(int64_t rows, int max_steps) {
+  std::vector<SequenceId> ids;
   for (int64_t left = std::min<int64_t>(rows, fullest_.num_prompts); left > 0; --left) {
     const auto length = std::min<int64_t>(fullest_.length, (rows + left - 1) / left);
     rows -= length;
@@ -103,8 +115,14 @@ absl::Status Trial::run(int64_t rows) {
         SequenceSpec{.prompt = std::vector<int32_t>(length, 0), .max_new_tokens = 1});
     const SequenceId id{++last_id_};
     if (absl::Status status = scheduler_.submit(id, spec, absl::Now()); !status.ok()) return status;
+    ids.push_back(id);
   }
-  while (const auto step = scheduler_.plan(absl::Now())) {
+  for (int i = 0;; ++i) {
+    if (i == max_steps) {
+      for (const SequenceId id : ids) scheduler_.cancel(id);
+    }
+    const auto step = scheduler_.plan(absl::Now());
+    if (!step.has_value()) break;
     StepTimes times;
     const auto result = runner_.run(*step, times);
     if (!result.ok()) return result.status();

@@ -191,6 +191,15 @@ absl::Status open_weights(const WorkerConfig& config, LoadedModel& loaded) {
   return absl::OkStatus();
 }
 
+namespace {
+
+// Before the weights are loaded. NCCL wants an exchange recorded by all ranks or by none.
+bool repeats_batches(const WorkerConfig& config, const LoadedModel& loaded) {
+  return !config.enforce_eager && loaded.offload.layers.empty();
+}
+
+}  // namespace
+
 RankIdentity make_identity(const WorkerConfig& config, const LoadedModel& loaded) {
   return {.rank = loaded.shard.rank,
           .world_size = loaded.shard.size,
@@ -199,7 +208,8 @@ RankIdentity make_identity(const WorkerConfig& config, const LoadedModel& loaded
           .model = loaded.content,
           .layer_map = short_fingerprint(layer_map_text(loaded.config.layers)),
           .numerics = loaded.numerics,
-          .step_limits = step_limits_text(loaded.plan.runner)};
+          .step_limits = absl::StrCat(step_limits_text(loaded.plan.runner),
+                                      ";graphs=", repeats_batches(config, loaded))};
 }
 
 absl::Status load_weights(const WorkerConfig& config, std::unique_ptr<Collectives> ranks,

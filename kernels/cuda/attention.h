@@ -51,8 +51,8 @@ class CudaAttention {
   std::optional<AttentionPlan> plan_alone(const AttentionArgs& args) const;
   // Whether a plan of this room can be carried out with the memory that there is for shares.
   bool has_shares(const AttentionArgs& args, const PlanRoom& room) const;
-  // Which a call may make larger, and so move.
-  const void* shares() const { return shares_.get() == nullptr ? nullptr : shares_->data(); }
+  // Of memory that a call may make larger, and so move.
+  size_t scratch_bytes() const { return shares_ == nullptr ? 0 : shares_->bytes(); }
 
  private:
   struct SentPlan;

@@ -12,8 +12,10 @@ namespace {
 
 // Some three ranges of nine numbers of rows each, and some to spare.
 constexpr size_t kRecords = 32;
-// Of one: histories of 64 rows, 4000 tokens each in blocks of 16, for three units.
-constexpr size_t kRegionBytes = size_t{1} << 20;
+// Of one: histories of 64 rows, 4000 tokens each in blocks of 16, for 32 units.
+constexpr size_t kRegionBytes = size_t{4} << 20;
+// Batches that are run as any other after one that is too large to be recorded.
+constexpr uint64_t kPause = 256;
 constexpr size_t kAlignment = 256;
 
 size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
@@ -28,6 +30,19 @@ PlanRoom room_of(const AttentionPlan& plan, int32_t rows) {
                    .items = room_for(size.items),
                    .merges = room_for(size.merges)},
           .num_partials = static_cast<int32_t>(room_for(static_cast<size_t>(plan.num_partials)))};
+}
+
+// That plans of either have room in: batches of one key may take turns.
+PlanRoom larger(const PlanRoom& left, const PlanRoom& right) {
+  const auto most = [&](auto member) { return std::max(left.size.*member, right.size.*member); };
+  return {.size = {.blocks = most(&PlanSize::blocks),
+                   .staged_rows = most(&PlanSize::staged_rows),
+                   .runs = most(&PlanSize::runs),
+                   .segments = most(&PlanSize::segments),
+                   .seen = most(&PlanSize::seen),
+                   .items = most(&PlanSize::items),
+                   .merges = most(&PlanSize::merges)},
+          .num_partials = std::max(left.num_partials, right.num_partials)};
 }
 
 bool fits(const AttentionPlan& plan, const PlanRoom& room) {
@@ -55,13 +70,20 @@ BatchGraphs::BatchGraphs(bool records, UploadRing& uploads, CudaAttention& atten
 BatchGraphs::~BatchGraphs() { forget(); }
 
 void BatchGraphs::forget() {
+  if (state_ == State::kRecording) {
+    cudaGraph_t graph = nullptr;
+    // Whatever failed may have ended it.
+    if (cudaStreamEndCapture(stream_, &graph) == cudaSuccess) (void)cudaGraphDestroy(graph);
+  }
+  if (state_ != State::kNone) state_ = State::kForgotten;
+  record_ = nullptr;
   for (Record& record : records_) drop_graph(record);
   records_.clear();
 }
 
 void BatchGraphs::drop_graph(Record& record) {
   if (record.graph == nullptr) return;
-  check_cuda(cudaStreamSynchronize(stream_), "waiting for a recorded batch");
+  // One that is under way is freed when it is done.
   check_cuda(cudaGraphExecDestroy(std::exchange(record.graph, nullptr)), "freeing a graph");
 }
 
@@ -90,7 +112,7 @@ bool BatchGraphs::begin(const BatchKey& key, const Scratch& scratch) {
     record_ = &record_of(key);
     if (!record_->is_noted) {
       state_ = State::kNoting;
-    } else if (plan(*record_)) {
+    } else if (num_begun_ >= record_->not_before && plan(*record_)) {
       const bool is_recorded =
           record_->graph != nullptr && record_->scratch == scratch && fits(*record_);
       if (is_recorded) {
@@ -108,6 +130,7 @@ bool BatchGraphs::begin(const BatchKey& key, const Scratch& scratch) {
                    "beginning to record a batch");
         return false;
       }
+      record_->not_before = num_begun_ + kPause;
     }
   }
   uploads_.begin_batch();
@@ -150,7 +173,11 @@ bool BatchGraphs::fits(const Record& record) const {
   return true;
 }
 
-bool BatchGraphs::make_room(Record& record) const {
+bool BatchGraphs::make_room(Record& record) {
+  return make_room(record, /*keeps_more=*/true) || make_room(record, /*keeps_more=*/false);
+}
+
+bool BatchGraphs::make_room(Record& record, bool keeps_more) const {
   record.bytes = 0;
   for (UploadedArray& array : record.arrays) {
     array.device = record.region + record.bytes;
@@ -158,7 +185,8 @@ bool BatchGraphs::make_room(Record& record) const {
   }
   for (size_t i = 0; i < plans_.size(); ++i) {
     PlacedPlan& placed = record.plans[i];
-    placed.room = room_of(plans_[i], record.key.rows);
+    const PlanRoom room = room_of(plans_[i], record.key.rows);
+    placed.room = keeps_more ? larger(placed.room, room) : room;
     if (!attention_.has_shares(placed.args, placed.room)) return false;
     placed.at = record.region + record.bytes;
     record.bytes += aligned(placed.room.size.bytes());

@@ -25,8 +25,9 @@ namespace lckv {
 
 class BatchGraphs {
  public:
-  // Addresses of memory that batches use and that may be moved between them.
-  using Scratch = std::array<const void*, 2>;
+  // Sizes of memory that batches use, which is elsewhere when it has grown. Not addresses: ranks
+  // whose exchanges are recorded are to agree on what has moved.
+  using Scratch = std::array<size_t, 2>;
 
   BatchGraphs(bool records, UploadRing& uploads, CudaAttention& attention, cudaStream_t stream);
   ~BatchGraphs();
@@ -36,17 +37,19 @@ class BatchGraphs {
   // Begins a batch of uploads and attention; true: the batch has been repeated.
   bool begin(const BatchKey& key, const Scratch& scratch);
   void end();
+  // In a batch too, which then goes no further: what failed in it is no batch to repeat.
   void forget();
   // Whether batches of `rows` are recorded.
   bool records(int32_t rows) const { return records_batches_ && rows <= kRecordedRowsMax; }
   void stop_recording() { records_batches_ = false; }
 
  private:
-  enum class State : uint8_t { kNone, kPlain, kNoting, kRecording, kRepeated };
+  enum class State : uint8_t { kNone, kPlain, kNoting, kRecording, kRepeated, kForgotten };
   // One key's.
   struct Record {
     BatchKey key;
     uint64_t last_used = 0;
+    uint64_t not_before = 0;      // recorded again
     std::byte* region = nullptr;  // where its arrays and plans lie, on the device
     bool is_noted = false;        // what follows is known
     std::vector<UploadedArray> arrays;
@@ -62,7 +65,8 @@ class BatchGraphs {
   bool plan(const Record& record);
   bool fits(const Record& record) const;
   // Gives everything its place. False where there is too little room.
-  bool make_room(Record& record) const;
+  bool make_room(Record& record);
+  bool make_room(Record& record, bool keeps_more) const;
   void note(Record& record) const;
   void end_recording(Record& record);
   void launch(const Record& record);

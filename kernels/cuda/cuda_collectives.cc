@@ -31,13 +31,14 @@ constexpr int64_t kGathered = int64_t{1} << 18;
 class CudaCollectives final : public Collectives {
  public:
   // One of `nccl` and `peers` may be null.
-  CudaCollectives(const CudaCollectivesOptions& options, cudaStream_t stream,
+  CudaCollectives(const CudaCollectivesOptions& options, Ops& ops, cudaStream_t stream,
                   std::unique_ptr<NcclRanks> nccl, std::unique_ptr<PeerExchange> peers)
       : rank_(options.rank),
         size_(options.size),
         reproducible_(options.reproducible),
         timeout_(options.timeout),
         call_timeout_(options.call_timeout),
+        ops_(ops),
         stream_(stream),
         nccl_(std::move(nccl)),
         peers_(std::move(peers)) {
@@ -67,8 +68,10 @@ class CudaCollectives final : public Collectives {
   }
   absl::Status fail(absl::Status status);
   // Neither may wait for what the other has on the device: a kernel that waits for a peer is ended
-  // before NCCL, which may wait for the device, and that before peers are told in the stream.
+  // before NCCL, which may wait for the device, and that before peers are told in the stream. NCCL
+  // waits for graphs that have its exchanges to be freed, too.
   void close() {
+    ops_.forget_batches();
     if (peers_ != nullptr) peers_->abort();
     nccl_.reset();
     peers_.reset();
@@ -93,6 +96,7 @@ class CudaCollectives final : public Collectives {
   const bool reproducible_;
   const absl::Duration timeout_;
   const absl::Duration call_timeout_;
+  Ops& ops_;
   const cudaStream_t stream_;
   bool have_met_ = false;  // a wait has succeeded: every rank has loaded its model
   cudaEvent_t reached_ = nullptr;
@@ -259,7 +263,7 @@ absl::StatusOr<std::unique_ptr<Collectives>> connect_cuda_ranks(
           absl::StrCat("--allow-shared-device: ", peers.status().message()));
     }
     options.say("ranks exchange everything through peer memory, as one device may be shared");
-    return std::make_unique<CudaCollectives>(options, stream, nullptr, *std::move(peers));
+    return std::make_unique<CudaCollectives>(options, ops, stream, nullptr, *std::move(peers));
   }
   auto nccl = NcclRanks::connect(meeting, stream);
   if (!nccl.ok()) return nccl.status();
@@ -267,7 +271,7 @@ absl::StatusOr<std::unique_ptr<Collectives>> connect_cuda_ranks(
                          : absl::StrCat("ranks exchange everything over NCCL, as peer memory is "
                                         "not to be had: ",
                                         peers.status().message()));
-  return std::make_unique<CudaCollectives>(options, stream, *std::move(nccl),
+  return std::make_unique<CudaCollectives>(options, ops, stream, *std::move(nccl),
                                            peers.ok() ? *std::move(peers) : nullptr);
 }
 

@@ -82,7 +82,7 @@ class CudaOps final : public Ops, public StreamOwner {
   int32_t free_rows() const override { return kFreeRows; }
   void begin_batch() override { (void)graphs_.begin({.rows = INT32_MAX}, {}); }
   bool repeat_batch(const BatchKey& key) override {
-    return graphs_.begin(key, {products_.scratch(), attention_.shares()});
+    return graphs_.begin(key, {products_.scratch_bytes(), attention_.scratch_bytes()});
   }
   void end_batch() override { graphs_.end(); }
   void forget_batches() override { graphs_.forget(); }

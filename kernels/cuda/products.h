@@ -29,8 +29,8 @@ class CudaProducts {
   std::unique_ptr<PackedWeight> pack_on_host(std::span<const WeightSource> sources);
   std::unique_ptr<WeightSlot> allocate_slot(size_t bytes);
   void fetch(std::span<PackedWeight* const> weights, WeightSlot& slot);
-  // Memory that a product may make larger, and so move; null: none yet.
-  const void* scratch() const { return input_ == nullptr ? nullptr : input_->data(); }
+  // Of memory that a product may make larger, and so move.
+  size_t scratch_bytes() const { return input_ == nullptr ? 0 : input_->bytes(); }
   void multiply(const PackedWeight& weight, const float* x, int64_t rows, float* y,
                 const float* bias, bool accumulate);
 

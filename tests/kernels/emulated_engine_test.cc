@@ -266,7 +266,7 @@ TEST(FitMemory, RanksTakeWhatAllHaveRoomFor) {
   config.kv_cache_given = false;
   config.gpu_memory_utilization = 0.9;  // of the one memory that all emulated devices share
   const RendezvousStore store = rendezvous_in_memory();
-  auto ops = devices(2);
+  auto ops = devices(2, {.records_batches = false});
   std::vector<Rank> ranks(2);  // until both are done: one that goes is missed
   std::vector<int32_t> num_blocks(2);
   run_ranks(2, [&](int rank) {

@@ -159,6 +159,46 @@ TEST_P(NcclTest, WaitingForAPeerThatDoesNotComeIsADeadline) {
   EXPECT_EQ(ranks[0].collectives->wait(), status);
 }
 
+// A batch of one sum, made again where it is recorded.
+absl::Status sum_in_batch(const DeviceRank& rank, DeviceBuffer& data) {
+  const OpsBatch batch(*rank.ops, {.range = 0, .rows = 1});
+  return batch.is_repeated() ? absl::OkStatus() : rank.collectives->all_reduce(data.floats(), 1);
+}
+
+// NCCL does not end before graphs that have its exchanges are freed.
+TEST_P(NcclTest, RecordedBatchesDoNotHoldUpAFailure) {
+  const std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false, kShort);
+  std::vector<std::unique_ptr<DeviceBuffer>> data(size());
+  const int before = emulated_cuda::num_graph_launches();
+  run_ranks(size(), [&](int rank) {
+    data[rank] = ranks[rank].on_device({1.0F});
+    for (int i = 0; i < 3; ++i) {
+      ASSERT_TRUE(sum_in_batch(ranks[rank], *data[rank]).ok());
+      ASSERT_TRUE(ranks[rank].collectives->wait().ok());
+    }
+    EXPECT_EQ(ranks[rank].read(*data[rank])[0], static_cast<float>(size() * size() * size()));
+  });
+  EXPECT_EQ(emulated_cuda::num_graph_launches(), before + 2 * size());
+  ASSERT_TRUE(sum_in_batch(ranks[0], *data[0]).ok());
+  const absl::Status status = ranks[0].collectives->wait();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+}
+
+TEST_P(NcclTest, AFailureEndsARecording) {
+  std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false);
+  std::vector<std::unique_ptr<DeviceBuffer>> data(size());
+  run_ranks(size(), [&](int rank) {
+    data[rank] = ranks[rank].on_device({1.0F});
+    ASSERT_TRUE(sum_in_batch(ranks[rank], *data[rank]).ok());
+    ASSERT_TRUE(ranks[rank].collectives->wait().ok());
+  });
+  ranks[1].collectives.reset();
+  const int before = emulated_cuda::num_graph_launches();
+  EXPECT_TRUE(absl::IsUnavailable(sum_in_batch(ranks[0], *data[0])));
+  EXPECT_EQ(emulated_cuda::num_graph_launches(), before);
+  EXPECT_EQ(ranks[0].read(*data[0])[0], static_cast<float>(size())) << "nothing is recorded";
+}
+
 TEST_P(NcclTest, APeerThatIsGoneIsNoDeadline) {
   std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false);
   run_ranks(size(), [&](int rank) {

@@ -9,6 +9,7 @@ cpu for a look at this script. Exits 1 where anything differs or ends. Needs not
 import contextlib
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,8 +31,8 @@ def program(arguments, ready):
                 if process.poll() is not None or time.monotonic() > deadline:
                     sys.exit(f"{text}\n{' '.join(arguments)}: no {ready!r} within {START_SECONDS} s")
                 time.sleep(0.05)
-            yield found
-            if process.poll() is not None:
+            yield process, found
+            if process.poll() not in (None, 0):
                 sys.exit(f"{pathlib.Path(log.name).read_text()}\n{' '.join(arguments)}: ended")
         finally:
             process.terminate()
@@ -47,8 +48,8 @@ def tokens_of(programs, model, flags):
     ports = ["--port", "0", "--metrics-port", "0", "--health-port", "0"]
     worker = [f"{programs}/lckv-worker", "--model", model, "--kv-cache-memory", "256MiB", *ports, *flags]
     router = [f"{programs}/lckv-router", *ports]
-    with program(worker, r"routers=([\d.:]+).*\bready\b.*\bseconds=") as found:
-        with program([*router, "--workers", found[1]], r"gRPC ([\d.:]+).* serves ") as found:
+    with program(worker, r"routers=([\d.:]+).*\bready\b.*\bseconds=") as (process, found):
+        with program([*router, "--workers", found[1]], r"gRPC ([\d.:]+).* serves ") as (_, found):
             call = [f"{programs}/lckv", "generate", "--router", found[1], "--temperature", "0", "--omit-text"]
             call += ["--max-new-tokens", "24", "--ignore-eos", "--timeout", f"{CALL_SECONDS}s"]
             calls = [
@@ -58,6 +59,7 @@ def tokens_of(programs, model, flags):
             texts = [one.communicate(timeout=2 * CALL_SECONDS)[0] for one in calls]
             if any(one.returncode for one in calls):
                 sys.exit(f"{' '.join(flags)}: a call failed")
+            process.terminate()  # beside the router
             return texts
 
 
@@ -85,4 +87,5 @@ def main(programs, model, device):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))
     main(*sys.argv[1:])

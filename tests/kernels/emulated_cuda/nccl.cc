@@ -55,6 +55,8 @@ struct EmulatedComm {
   int rank = 0;
   int size = 0;
   std::map<int, void*> ways = {};  // device memory, by the size of messages as a power of two
+  std::shared_ptr<int> recorded =
+      std::make_shared<int>();  // graphs that have its exchanges hold it
 
   // A size chooses how it is exchanged, which takes memory when it is first done.
   void choose_way(size_t bytes) {
@@ -65,10 +67,17 @@ struct EmulatedComm {
     for (const auto& [bits, memory] : ways) LCKV_CHECK(cudaFree(memory) == cudaSuccess);
   }
 
+  bool is_broken() const {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return group->broken;
+  }
+
   using Move = std::function<void(std::map<int, Post>&)>;
   // `all` moves what all ranks have posted, once the last has.
   ncclResult_t exchange(const Post& post, const Move& all) {
-    if (emulated_cuda::record(post.stream, [=, this] { (void)exchange(post, all); })) {
+    if (is_broken()) return ncclRemoteError;
+    const auto again = [=, this, held = recorded] { (void)exchange(post, all); };
+    if (emulated_cuda::record(post.stream, again)) {
       return ncclSuccess;
     }
     emulated_cuda::finish(post.stream);
@@ -113,6 +122,7 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
     emulated_cuda::set_busy(post->second.stream, false);
     comm->group->posts.erase(post);
   }
+  LCKV_CHECK(comm->recorded.use_count() == 1);  // it would wait for those graphs to be freed
   comm->give_up_ways();
   delete comm;
   return ncclSuccess;
