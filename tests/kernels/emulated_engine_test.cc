@@ -173,20 +173,36 @@ uint64_t used(const Ops& ops) {
   return memory.total - memory.free;
 }
 
-void expect_fit(WorkerConfig config) {
+// A runner on what fit_memory() leaves.
+struct Fitted {
+  LoadedModel loaded;
+  const Ops* ops = nullptr;
+  uint64_t share = 0;  // of the device's memory
+  std::unique_ptr<ModelRunner> runner;
+};
+
+Fitted fit(WorkerConfig config, bool records_batches = false) {
+  constexpr double kUtilization = 0.6;
   config.kv_cache_given = false;
-  config.gpu_memory_utilization = 0.6;
-  LoadedModel loaded = load_on_device(config);
-  const Ops& ops = *loaded.ops;
-  const absl::Status status = fit_memory(config, loaded);
-  ASSERT_TRUE(status.ok()) << status;
-  EXPECT_GT(loaded.plan.geometry.num_blocks, 0);
-  const auto runner = make_runner(loaded);
-  ASSERT_TRUE(runner.ok()) << runner.status();
+  config.gpu_memory_utilization = kUtilization;
+  Fitted fitted{.loaded = load_on_device(config, records_batches)};
+  fitted.ops = fitted.loaded.ops.get();
+  fitted.share =
+      static_cast<uint64_t>(kUtilization * static_cast<double>(fitted.ops->memory()->total));
+  const absl::Status status = fit_memory(config, fitted.loaded);
+  EXPECT_TRUE(status.ok()) << status;
+  auto runner = make_runner(fitted.loaded);
+  EXPECT_TRUE(runner.ok()) << runner.status();
+  fitted.runner = *std::move(runner);
+  return fitted;
+}
+
+void expect_fit(const WorkerConfig& config) {
+  const Fitted fitted = fit(config);
+  EXPECT_GT(fitted.loaded.plan.geometry.num_blocks, 0);
   // All of its share but what is kept back is taken, to a few blocks; nothing beyond it is.
-  const auto share = static_cast<uint64_t>(0.6 * static_cast<double>(ops.memory()->total));
-  EXPECT_LT(used(ops), share);
-  EXPECT_GT(used(ops) + (uint64_t{80} << 20), share);
+  EXPECT_LT(used(*fitted.ops), fitted.share);
+  EXPECT_GT(used(*fitted.ops) + (uint64_t{80} << 20), fitted.share);
 }
 
 TEST(FitMemory, GivesTheBlocksWhatWeightsAndAFullStepLeave) { expect_fit(small_config()); }
@@ -227,17 +243,10 @@ TEST(FitMemory, MeasuresWalksOfAllSeats) {
   config.prefill_lookahead = 2;
   config.max_num_batched_tokens = 48;
   config.max_num_seqs = 12;
-  config.kv_cache_given = false;
-  config.gpu_memory_utilization = 0.6;
-  LoadedModel loaded = load_on_device(config);
-  const Ops& ops = *loaded.ops;
-  const absl::Status status = fit_memory(config, loaded);
-  ASSERT_TRUE(status.ok()) << status;
-  const auto runner = make_runner(loaded);
-  ASSERT_TRUE(runner.ok()) << runner.status();
-  const uint64_t before = used(ops);
-  serve(config.max_num_seqs, 0, loaded, **runner);
-  EXPECT_EQ(used(ops), before);
+  const Fitted fitted = fit(config);
+  const uint64_t before = used(*fitted.ops);
+  serve(config.max_num_seqs, 0, fitted.loaded, *fitted.runner);
+  EXPECT_EQ(used(*fitted.ops), before);
 }
 
 TEST(FitMemory, KeepsRoomForWhatTheDriverKeepsOfRecordedBatches) {
@@ -246,18 +255,11 @@ TEST(FitMemory, KeepsRoomForWhatTheDriverKeepsOfRecordedBatches) {
       {{"0_6_6_6_6_6_6_7", "0_1"}, {"\"num_hidden_layers\": 8", "\"num_hidden_layers\": 2"}});
   config.max_num_batched_tokens = 8;
   config.max_num_seqs = 8;
-  config.kv_cache_given = false;
-  config.gpu_memory_utilization = 0.6;
-  LoadedModel loaded = load_on_device(config, true);
-  const Ops& ops = *loaded.ops;
-  const absl::Status status = fit_memory(config, loaded);
-  ASSERT_TRUE(status.ok()) << status;
-  const auto runner = make_runner(loaded);
-  ASSERT_TRUE(runner.ok()) << runner.status();
-  const uint64_t before = used(ops);
-  serve(config.max_num_seqs, 2, loaded, **runner);
-  EXPECT_GT(used(ops), before + (uint64_t{64} << 20)) << "else nothing is shown";
-  EXPECT_LT(used(ops), static_cast<uint64_t>(0.6 * static_cast<double>(ops.memory()->total)));
+  const Fitted fitted = fit(config, /*records_batches=*/true);
+  const uint64_t before = used(*fitted.ops);
+  serve(config.max_num_seqs, 2, fitted.loaded, *fitted.runner);
+  EXPECT_GT(used(*fitted.ops), before + (uint64_t{64} << 20)) << "else nothing is shown";
+  EXPECT_LT(used(*fitted.ops), fitted.share);
 }
 
 TEST(FitMemory, RanksTakeWhatAllHaveRoomFor) {
