@@ -51,9 +51,11 @@ class TestRanksStartedByHand:
         results = self.run(((0, port), {}), ((1, port), {"size": 4}))
         self.expect_refusal(results, "different --tensor-parallel-size: 2 on the leader, 4 on rank 1")
 
-    def test_other_limits_of_steps(self):
+    # Of the second, as graphs with exchanges are recorded by all ranks or by none.
+    @pytest.mark.parametrize("flags", [["--max-num-seqs", 7], ["--enforce-eager"]])
+    def test_other_limits_of_steps(self, flags):
         port = free_port()
-        results = self.run(((0, port), {}), ((1, port, "--max-num-seqs", 7), {}))
+        results = self.run(((0, port), {}), ((1, port, *flags), {}))
         self.expect_refusal(results, "different limits of steps")
 
     def test_two_ranks_with_one_number(self):
