@@ -4,11 +4,13 @@
 #
 #   gpu.sh pack [FILE]      builds, and packs programs, their libraries and what they read; default: build/lckv-gpu.tar.xz
 #   gpu.sh run [--only PART]... [--out FOLDER] [--allow-no-device]
-#                           from the unpacked archive or the source tree, into build/gpu; default: all that 9 minutes do for
+#                           from the unpacked archive or the source tree, into build/gpu; default: what 9 minutes are
+#                           enough for
 #
 # Parts: kernels, golden, equalities, serving, bench, sanitizer; where they are named, large (decode of 7B's shape, the
-# published protocol) and offloaded (the same of 30B, from host memory), up to 9 minutes each, on 80 GB at least. Each has a deadline, and none keeps the others from running. What
-# came of them is a table and a .json file; where something failed, or without a device, the exit code is 1.
+# published protocol) and offloaded (the same of 30B, from host memory), up to 9 minutes each, on 80 GB at least. Each
+# run has a deadline, and none keeps the others from running. What came of them is a table and a .json file; where
+# something failed, or without a device, the exit code is 1.
 set -uo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
