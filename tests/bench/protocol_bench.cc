@@ -90,16 +90,17 @@ double planned_batch(const Scale& scale, const std::string& folder, const Driver
   return nlohmann::json::parse(text)["this"]["batch"].get<double>();
 }
 
-// Streams until the blocks hold no more: how many there are, and how long they are by then.
+// Streams of the whole length until the blocks hold no more: how many there are, and how long they
+// are by then.
 struct FullBatch {
   int32_t size = 0;
   int64_t length = 0;  // on average
 };
-FullBatch fill(Driver& driver, const Protocol& protocol, int32_t num_streams) {
+FullBatch fill(Driver& driver, int32_t length, int32_t num_streams) {
   driver.set_idle(true);
   std::vector<SequenceId> ids;
-  const int32_t most = driver.loaded().plan.max_context - protocol.prompt_tokens;
-  for (const auto& prompt : made_up_prompts(driver, num_streams, protocol.prompt_tokens)) {
+  const int32_t most = driver.loaded().plan.max_context - length;
+  for (const auto& prompt : made_up_prompts(driver, num_streams, length)) {
     ids.push_back(driver.submit(prompt, most));
   }
   FullBatch full;
@@ -160,10 +161,10 @@ double bench_map(const Protocol& protocol, int which, const Scale& scale, double
                                    .kv_cache_bytes = scale.kv_bytes,
                                    .cpu_offload_gb = protocol.cpu_offload_gb});
   print_heading(absl::StrCat(protocol.title, ", ", which == 0 ? "ordinary" : "condensed", " map"));
-  const int64_t length = protocol.prompt_tokens + protocol.new_tokens;
+  const int32_t length = protocol.prompt_tokens + protocol.new_tokens;
   const double planned = planned_batch(scale, folder, *driver, length);
-  const auto most = static_cast<int32_t>(planned * 2) + 2;
-  const FullBatch full = fill(*driver, protocol, std::min(most, scale.max_num_seqs));
+  const auto most = static_cast<int32_t>(planned * 1.1) + 2;
+  const FullBatch full = fill(*driver, length, std::min(most, scale.max_num_seqs));
   const double as_planned = planned_batch(scale, folder, *driver, full.length);
   print({absl::StrCat("sequences of ", full.length, " tokens that fit"),
          static_cast<double>(full.size), "", "lckv plan", as_planned, at_least(0.99)});
