@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 
 namespace lckv {
@@ -25,6 +26,8 @@ class Collectives {
   // Returns when what was asked of the ranks is done, so that reading the device's results waits
   // for no peer.
   virtual absl::Status wait() = 0;
+  // The same for results that were sent before more was asked: `are_there` says when.
+  virtual absl::Status wait_for(absl::FunctionRef<bool()> are_there) = 0;
 };
 
 // The only rank of its replica.

@@ -4,6 +4,9 @@
 // are float32, row-major, one row per token. Weights, keys and values are in the compute dtype
 // given when the backend was opened.
 //
+// Operands are rows of activations as the backend's products take them in: rounded to the compute
+// dtype by whoever makes them, or by the product. A row of k values takes operand_row_bytes(k).
+//
 // Reproducible mode. A row of a result depends on that row's inputs and on static shapes only:
 // never on the number of rows, their order, the thread count, the block size or the chunking.
 //
@@ -18,6 +21,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kernels/dtype.h"
@@ -31,6 +35,29 @@ class DeviceBuffer {
   virtual std::byte* data() = 0;
   virtual size_t bytes() const = 0;
   float* floats() { return reinterpret_cast<float*>(data()); }
+};
+
+// Host memory that the device copies to and from. What it holds is open at first. Freed when
+// dropped.
+class HostBuffer {
+ public:
+  virtual ~HostBuffer() = default;
+  virtual std::byte* data() = 0;
+};
+
+// Device memory for results, and their way to the host. Freed when dropped.
+class ResultBuffer {
+ public:
+  virtual ~ResultBuffer() = default;
+  virtual std::byte* device() = 0;
+  // The same bytes, once they are there.
+  virtual const std::byte* host() const = 0;
+  // Begins to copy the first so many bytes to the host, as soon as all operations called so far
+  // have ended, and returns at once.
+  virtual void send(size_t bytes) = 0;
+  // Whether all that was sent is there, and until it is.
+  virtual bool is_there() const = 0;
+  virtual void wait() = 0;
 };
 
 // A matrix as the checkpoint has it, in host memory: [n, k] row-major, y = x * W^T.
@@ -111,6 +138,19 @@ struct AttentionSegment {
   int32_t num_staged = 0;
 };
 
+// Queries, keys and values of rows as products give them, and where the latter two go: into slots
+// of blocks or, where there are none, into staged rows.
+struct NewKv {
+  float* q = nullptr;  // [rows, num_heads * head_dim]; null: none
+  int32_t num_heads = 0;
+  float* kv = nullptr;  // [rows, 2 * kv_heads * head_dim]: k, then v
+  KvLayout layout;
+  std::span<const int32_t> blocks;  // host: [rows], and the next two
+  std::span<const int32_t> slots;
+  std::span<const int32_t> staged_rows;
+  KvRows staged;
+};
+
 // out[r] = sum_j softmax(q[r] . k[j] * scale) v[j] over what row r, at position t, may see:
 //   j <= t, or j < t where `strict`; and, where window > 0, j > t - window or j < num_sinks.
 // A row that may see nothing gives zeros. Online softmax (Milakov and Gimelshein, 2018) over fixed
@@ -123,7 +163,7 @@ struct AttentionSegment {
 // weights are subnormal, 2^-25 of the sum of |v|; log_sum_exp by q's rounding alone.
 struct AttentionArgs {
   const float* q = nullptr;            // [rows, num_heads * head_dim]
-  float* out = nullptr;                // [rows, num_heads * head_dim]
+  std::byte* out = nullptr;            // operand: [rows, num_heads * head_dim]
   const int32_t* positions = nullptr;  // host: [rows]
   int32_t num_heads = 0;
   float scale = 1.0F;
@@ -141,11 +181,24 @@ struct AttentionArgs {
 };
 
 // How far the values that a walk gave are from those it read, per row and over K and V together.
+// Of ranks that have different heads, the sum.
 struct KvDistance {
   float difference_squared = 0.0F;  // sum of (new - read)^2
   float norm_squared = 0.0F;        // sum of new^2
-  bool identical = false;           // bit for bit
+  float differs = 0.0F;             // 0 where they are bit for bit the same, else at least 1
 };
+static_assert(sizeof(KvDistance) == 3 * sizeof(float), "summed over ranks as floats");
+
+// A token's id; where it is drawn by an earlier operation, the device memory that has it by then.
+struct TokenId {
+  int32_t id = 0;
+  const int32_t* drawn = nullptr;  // null: `id` it is
+};
+
+// For who can read that memory.
+constexpr int32_t id_of(const TokenId& token) {
+  return token.drawn == nullptr ? token.id : *token.drawn;
+}
 
 // What one row's next token is drawn from; see worker/scheduler/sequence_spec.h for the meaning.
 struct SampleArgs {
@@ -157,19 +210,23 @@ struct SampleArgs {
   float min_p = 0.0F;
   uint64_t seed = 0;
   uint32_t choice = 0;
-  uint32_t position = 0;  // of the token to be drawn, from the first generated one
-};
-
-// Which log-probabilities of a row are asked for: one id's, and those of the most likely ids.
-struct LogprobArgs {
-  const float* logits = nullptr;  // [vocabulary]
-  int32_t id = 0;
-  int32_t num_top = 0;  // up to the vocabulary
+  uint32_t position = 0;     // of the token to be drawn, from the first generated one
+  int32_t* drawn = nullptr;  // device: takes the id
 };
 
 struct TopEntry {
   int32_t id = 0;
   float logprob = 0.0F;
+};
+
+// Which natural log-probabilities of a row are asked for, and where on the device they go: one
+// token's, and those of the most likely ids, the lower ones among equals, in any order.
+struct LogprobArgs {
+  const float* logits = nullptr;  // [vocabulary]
+  TokenId token;
+  float* own = nullptr;
+  int32_t num_top = 0;      // up to the vocabulary
+  TopEntry* top = nullptr;  // [num_top]
 };
 
 // What becomes of a logit, of a value that comes with it.
@@ -238,7 +295,13 @@ class Ops {
   // Whether batches of `rows` are ever repeated.
   virtual bool repeats_batches(int32_t) const { return false; }
 
+  // Whether calls return before their work is done.
+  virtual bool returns_early() const { return false; }
+
   virtual std::unique_ptr<DeviceBuffer> allocate(size_t bytes) = 0;
+  // As they are, the next two are for devices whose memory is the host's.
+  virtual std::unique_ptr<HostBuffer> allocate_host(size_t bytes);
+  virtual std::unique_ptr<ResultBuffer> allocate_results(size_t bytes);
   // Several matrices of equal k become one, stacked over n in the order given.
   virtual std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) = 0;
   // `tied`: a weight of pack() whose first rows were packed from the same values and which outlives
@@ -263,14 +326,22 @@ class Ops {
   // A vector (norm weight, bias) as float32 on the device.
   virtual std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) = 0;
 
-  // out[r] = table[ids[r]], rounded to the compute dtype; zeros where the id is negative. ids:
-  // host.
-  virtual void embed(const EmbeddingTable& table, std::span<const int32_t> ids, float* out) = 0;
+  // out[r] = table[id of tokens[r] - first], rounded to the compute dtype; zeros where the table
+  // has no such row. tokens: host.
+  virtual void embed(const EmbeddingTable& table, std::span<const TokenId> tokens, int32_t first,
+                     float* out) = 0;
+  virtual int64_t operand_row_bytes(int64_t k) const {
+    return k * static_cast<int64_t>(sizeof(float));
+  }
+  // out = x [rows, k]; here and below `out` is an operand.
+  virtual void to_operand(const float* x, int64_t rows, int64_t k, std::byte* out) {
+    copy(reinterpret_cast<const std::byte*>(x), out, rows * k * sizeof(float));
+  }
   // out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight
   virtual void rms_norm(const float* x, const float* weight, float eps, int64_t rows,
-                        int64_t hidden, float* out) = 0;
-  // y[rows, n] (+)= x[rows, k] * W^T (+ bias[n]). `x` is rounded to the compute dtype first.
-  virtual void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y,
+                        int64_t hidden, std::byte* out) = 0;
+  // y[rows, n] (+)= x[rows, k] * W^T (+ bias[n]), of an operand x.
+  virtual void matmul(const PackedWeight& weight, const std::byte* x, int64_t rows, float* y,
                       const float* bias, bool accumulate) = 0;
   // Tables for `rope`: cos and sin, [max_positions, head_dim / 2] each.
   virtual std::unique_ptr<DeviceBuffer> rope_table(const RopeOptions& options,
@@ -279,7 +350,7 @@ class Ops {
   virtual void rope(float* x, int64_t row_stride, std::span<const int32_t> positions, int32_t heads,
                     int32_t head_dim, DeviceBuffer& table) = 0;
   // out[r, i] = silu(gate_up[r, i]) * gate_up[r, inner + i]
-  virtual void silu_mul(const float* gate_up, int64_t rows, int64_t inner, float* out) = 0;
+  virtual void silu_mul(const float* gate_up, int64_t rows, int64_t inner, std::byte* out) = 0;
   // out[i] = x[ids[i]] and out[ids[i]] = x[i], over rows of `hidden` floats. ids: host.
   virtual void gather_rows(const float* x, std::span<const int32_t> ids, int64_t hidden,
                            float* out) = 0;
@@ -296,7 +367,7 @@ class Ops {
   // from rows ids[i] to rows ids[i] of another staged array.
   virtual void copy_kv(const KvLayout& layout, std::span<const int32_t> ids, const KvRows& from,
                        const KvRows& to) = 0;
-  // Distance of staged rows ids[i], one result each. The results are in host memory on return.
+  // out[i]: distance of staged rows ids[i]. ids: host.
   virtual void compare_kv(const KvLayout& layout, std::span<const int32_t> ids, const KvRows& fresh,
                           const KvRows& read, KvDistance* out) = 0;
   // Into slot slots[i] of block blocks[i]: from float rows, nowhere if the block is negative, or
@@ -306,10 +377,19 @@ class Ops {
   virtual void commit_kv(const KvRows& staged, std::span<const int32_t> ids, const KvLayout& layout,
                          std::span<const int32_t> blocks, std::span<const int32_t> slots) = 0;
 
+  // Rotates q, and k on its way to where keys and values go: rope(), then append_kv() or
+  // stage_kv(). What kv holds then is open.
+  virtual void rope_kv(const NewKv& rows, std::span<const int32_t> positions, DeviceBuffer& table);
+
   virtual void attention(const AttentionArgs& args) = 0;
 
   // Copies whole blocks of `bytes` between device and host memory; the pointers may be either.
   virtual void copy(const std::byte* from, std::byte* to, size_t bytes) = 0;
+  // The same between device memory and that of allocate_host(), as one operation among the others:
+  // the host does not wait for it.
+  virtual void copy_block(const std::byte* from, std::byte* to, size_t bytes) {
+    copy(from, to, bytes);
+  }
   // to[r, i] = from[r, i] for i < width; rows of from_stride and to_stride floats.
   virtual void copy_columns(const float* from, int64_t from_stride, int64_t rows, int64_t width,
                             float* to, int64_t to_stride) = 0;
@@ -318,17 +398,60 @@ class Ops {
   // that are equal, values are too, and the change is kSet.
   virtual void change_logits(float* logits, LogitChange change, std::span<const int32_t> ids,
                              std::span<const float> values) = 0;
-  // Natural log-probabilities: own[i] of row i's id, and into `top`, row after row, the `num_top`
-  // most likely of the row, most likely first, equal ones by id. The rows are of one vocabulary;
-  // results are in host memory on return.
-  virtual void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
-                        TopEntry* top) = 0;
+  // The rows are host, and of one vocabulary; as of sample().
+  virtual void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary) = 0;
   // Temperature 0: the largest logit, the lowest id among equals. Else: temperature, top-k, min-p,
   // top-p, in this order, then one draw by Philox 4x32-10 (Salmon et al., SC 2011) keyed by seed,
-  // choice and position. One id for each of the rows, which are of one vocabulary; they are in host
-  // memory on return.
-  virtual void sample(std::span<const SampleArgs> rows, int32_t* ids) = 0;
+  // choice and position.
+  virtual void sample(std::span<const SampleArgs> rows) = 0;
 };
+
+inline void Ops::rope_kv(const NewKv& rows, std::span<const int32_t> positions,
+                         DeviceBuffer& table) {
+  const KvLayout& layout = rows.layout;
+  const int64_t width = int64_t{layout.kv_heads} * layout.head_dim;
+  if (rows.q != nullptr) {
+    rope(rows.q, int64_t{rows.num_heads} * layout.head_dim, positions, rows.num_heads,
+         layout.head_dim, table);
+  }
+  rope(rows.kv, 2 * width, positions, layout.kv_heads, layout.head_dim, table);
+  if (rows.blocks.empty()) {
+    stage_kv(rows.kv, rows.kv + width, 2 * width, layout, rows.staged_rows, rows.staged);
+  } else {
+    append_kv(rows.kv, rows.kv + width, 2 * width, layout, rows.blocks, rows.slots);
+  }
+}
+
+// Results in host memory, where operations that have been called have ended.
+class HostResults final : public ResultBuffer {
+ public:
+  explicit HostResults(std::unique_ptr<DeviceBuffer> memory) : memory_(std::move(memory)) {}
+  std::byte* device() override { return memory_->data(); }
+  const std::byte* host() const override { return memory_->data(); }
+  void send(size_t) override {}
+  bool is_there() const override { return true; }
+  void wait() override {}
+
+ private:
+  const std::unique_ptr<DeviceBuffer> memory_;
+};
+
+class PlainHostBuffer final : public HostBuffer {
+ public:
+  explicit PlainHostBuffer(size_t bytes) : memory_(new std::byte[bytes]) {}
+  std::byte* data() override { return memory_.get(); }
+
+ private:
+  const std::unique_ptr<std::byte[]> memory_;  // not touched before it is used
+};
+
+inline std::unique_ptr<HostBuffer> Ops::allocate_host(size_t bytes) {
+  return std::make_unique<PlainHostBuffer>(bytes);
+}
+
+inline std::unique_ptr<ResultBuffer> Ops::allocate_results(size_t bytes) {
+  return std::make_unique<HostResults>(allocate(bytes));
+}
 
 // A batch of `ops`, for as long as this lives.
 class OpsBatch {

@@ -92,17 +92,21 @@ class ReferenceOps final : public Ops {
     return buffer;
   }
 
-  void embed(const EmbeddingTable& table, std::span<const int32_t> ids, float* out) override {
+  void embed(const EmbeddingTable& table, std::span<const TokenId> tokens, int32_t first,
+             float* out) override {
     const WeightSource& source = dynamic_cast<const MappedTable&>(table).source();
-    for (const int32_t id : ids) {
+    for (const TokenId& token : tokens) {
+      const int64_t row = id_of(token) - first;
+      const bool is_there = row >= 0 && row < source.n;
       for (int64_t i = 0; i < source.k; ++i) {
-        *out++ = id < 0 ? 0.0F : rounded(weight_value(source, id * source.k + i), dtype_);
+        *out++ = is_there ? rounded(weight_value(source, row * source.k + i), dtype_) : 0.0F;
       }
     }
   }
 
   void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t hidden,
-                float* out) override {
+                std::byte* operand) override {
+    auto* out = reinterpret_cast<float*>(operand);
     for (int64_t row = 0; row < rows; ++row, x += hidden, out += hidden) {
       float sum = 0.0F;
       for (int64_t i = 0; i < hidden; ++i) sum += x[i] * x[i];
@@ -111,8 +115,9 @@ class ReferenceOps final : public Ops {
     }
   }
 
-  void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y, const float* bias,
-              bool accumulate) override {
+  void matmul(const PackedWeight& weight, const std::byte* operand, int64_t rows, float* y,
+              const float* bias, bool accumulate) override {
+    const auto* const x = reinterpret_cast<const float*>(operand);
     const auto& matrix = dynamic_cast<const FloatWeight&>(weight);
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t n = 0; n < matrix.rows; ++n) {
@@ -157,7 +162,8 @@ class ReferenceOps final : public Ops {
     }
   }
 
-  void silu_mul(const float* gate_up, int64_t rows, int64_t inner, float* out) override {
+  void silu_mul(const float* gate_up, int64_t rows, int64_t inner, std::byte* operand) override {
+    auto* out = reinterpret_cast<float*>(operand);
     for (int64_t row = 0; row < rows; ++row, gate_up += 2 * inner, out += inner) {
       for (int64_t i = 0; i < inner; ++i) {
         out[i] = gate_up[i] / (1.0F + std::exp(-gate_up[i])) * gate_up[inner + i];
@@ -226,8 +232,9 @@ class ReferenceOps final : public Ops {
           distance.norm_squared += value * value;
         }
       }
-      distance.identical = std::memcmp(fresh.k + id * bytes, read.k + id * bytes, bytes) == 0 &&
-                           std::memcmp(fresh.v + id * bytes, read.v + id * bytes, bytes) == 0;
+      const bool identical = std::memcmp(fresh.k + id * bytes, read.k + id * bytes, bytes) == 0 &&
+                             std::memcmp(fresh.v + id * bytes, read.v + id * bytes, bytes) == 0;
+      distance.differs = identical ? 0.0F : 1.0F;
       *out++ = distance;
     }
   }
@@ -282,16 +289,12 @@ class ReferenceOps final : public Ops {
     }
   }
 
-  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
-                TopEntry* top) override {
-    for (const LogprobArgs& row : rows) {
-      row_logprobs(row, vocabulary, own++, top);
-      top += row.num_top;
-    }
+  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary) override {
+    for (const LogprobArgs& row : rows) row_logprobs(row, vocabulary);
   }
 
-  void sample(std::span<const SampleArgs> rows, int32_t* ids) override {
-    for (const SampleArgs& row : rows) *ids++ = draw_token(row);
+  void sample(std::span<const SampleArgs> rows) override {
+    for (const SampleArgs& row : rows) *row.drawn = draw_token(row);
   }
 
  private:
@@ -354,7 +357,7 @@ class ReferenceOps final : public Ops {
     const int32_t size = layout.head_dim;
     const int64_t at = static_cast<int64_t>(row) * args.num_heads + head;
     const float* const q = args.q + at * size;
-    float* const out = args.out + at * size;
+    float* const out = reinterpret_cast<float*>(args.out) + at * size;
     const bool official = args.official_decode != nullptr && args.official_decode[row] != 0;
     const int32_t position = args.positions[row];
     // Keys that count as one position newer: the row sees what the one before it would.

@@ -101,20 +101,20 @@ Candidates candidates(const SampleArgs& args) {
 
 }  // namespace
 
-void row_logprobs(const LogprobArgs& row, int32_t vocabulary, float* own, TopEntry* top) {
+void row_logprobs(const LogprobArgs& row, int32_t vocabulary) {
   const float* const logits = row.logits;
   const double most = logits[most_likely(logits, vocabulary)];
   double sum = 0.0;
   for (int32_t i = 0; i < vocabulary; ++i) sum += std::exp(static_cast<double>(logits[i]) - most);
   const double norm = most + std::log(sum);
-  *own = static_cast<float>(logits[row.id] - norm);
+  *row.own = static_cast<float>(logits[id_of(row.token)] - norm);
   if (row.num_top == 0) return;
   LCKV_CHECK(row.num_top <= vocabulary);
   std::vector<int32_t> order(static_cast<size_t>(vocabulary));
   std::iota(order.begin(), order.end(), 0);
   order_first(logits, order, static_cast<size_t>(row.num_top));
   for (int32_t i = 0; i < row.num_top; ++i) {
-    top[i] = {order[i], static_cast<float>(logits[order[i]] - norm)};
+    row.top[i] = {order[i], static_cast<float>(logits[order[i]] - norm)};
   }
 }
 

@@ -16,8 +16,8 @@ constexpr uint64_t draw_bits(uint64_t seed, uint32_t choice, uint32_t position) 
   return (uint64_t{words[0]} << 32 | words[1]) >> 11;
 }
 
-// See Ops::logprobs and Ops::sample.
-void row_logprobs(const LogprobArgs& row, int32_t vocabulary, float* own, TopEntry* top);
+// See Ops::logprobs and Ops::sample; of what a row asks for, the former has the most likely first.
+void row_logprobs(const LogprobArgs& row, int32_t vocabulary);
 int32_t draw_token(const SampleArgs& args);
 
 }  // namespace lckv

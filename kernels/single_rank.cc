@@ -21,6 +21,7 @@ class SingleRank final : public Collectives {
   }
   absl::Status barrier() override { return absl::OkStatus(); }
   absl::Status wait() override { return absl::OkStatus(); }
+  absl::Status wait_for(absl::FunctionRef<bool()>) override { return absl::OkStatus(); }
 };
 
 }  // namespace

@@ -14,7 +14,7 @@
 namespace lckv {
 namespace {
 
-// For what one step does not show: results of longer lists of ids, and the driver's own.
+// For what one step does not show: the driver's own.
 constexpr uint64_t kReserve = uint64_t{64} << 20;
 constexpr uint64_t kUnit = uint64_t{1} << 20;  // what ranks tell each other is exact in these
 
@@ -182,8 +182,10 @@ absl::Status fit_memory(WorkerConfig& config, LoadedModel& loaded) {
   const auto free = least(loaded.ops->memory()->free, *loaded.ranks);
   if (!free.ok()) return free.status();
   const FullestLoad load = fullest_load(loaded.plan, *free);
-  config.kv_cache_bytes = load.kv_bytes;
-  if (absl::Status status = update_plan(config, loaded); !status.ok()) return status;
+  WorkerConfig trial_config = config;
+  trial_config.kv_cache_bytes = load.kv_bytes;
+  trial_config.swap_bytes = 0;  // of the host, which page-locks it for real later
+  if (absl::Status status = update_plan(trial_config, loaded); !status.ok()) return status;
   const auto memory = memory_in_steps(load, loaded);
   if (!memory.ok()) return memory.status();
   const MemoryGeometry trial = loaded.plan.geometry;

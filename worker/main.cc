@@ -92,6 +92,7 @@ EngineOptions engine_options(LeaderGroup* group, RankProgress& progress, RankWat
                         .failed = [&watch](const absl::Status& status) { watch.fail(status); }};
   if (group != nullptr) {
     options.on_plan = [group](const StepPlan& plan) { group->send(plan); };
+    options.on_hold = [group] { group->hold(); };
     options.on_result = [group](const StepResult& result) {
       group->done(result.step, digest_of(result));
     };
@@ -126,8 +127,10 @@ absl::StatusOr<std::unique_ptr<Engine>> start_engine(WorkerConfig config, Worker
     const absl::Status status = group->wait_ready(deadline);
     if (!status.ok()) return status;
   }
-  // One step more than runs is on its way to the other ranks.
-  if (group != nullptr) loaded->plan.scheduler.max_uncommitted_plans = 2;
+  // One step more than runs is launched, or on its way to the other ranks.
+  if (group != nullptr || (*runner)->max_launched() > 1) {
+    loaded->plan.scheduler.max_uncommitted_plans = 2;
+  }
   auto scheduler = std::make_unique<Scheduler>(loaded->plan.scheduler, loaded->passes);
   auto engine =
       std::make_unique<Engine>(engine_options(group, progress, watch), std::move(scheduler),

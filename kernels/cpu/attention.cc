@@ -340,7 +340,7 @@ class RowGroup {
     const int32_t query = row * heads_ + head;
     const float* const sums = sums_ + static_cast<int64_t>(query) * size_;
     const float norm = norms_[query];
-    float* const out = args_.out + head_of(row, head) * size_;
+    float* const out = reinterpret_cast<float*>(args_.out) + head_of(row, head) * size_;
     // NaN is not nothing: it must reach the output.
     const bool seen = norm != 0.0F;
     for (int32_t i = 0; i < size_; ++i) out[i] = seen ? sums[i] / norm : 0.0F;

@@ -76,30 +76,32 @@ class CpuOps final : public Ops {
     return buffer;
   }
 
-  void embed(const EmbeddingTable& table, std::span<const int32_t> ids, float* out) override {
+  void embed(const EmbeddingTable& table, std::span<const TokenId> tokens, int32_t first,
+             float* out) override {
     const WeightSource& source = dynamic_cast<const MappedTable&>(table).source();
-    for (size_t i = 0; i < ids.size(); ++i) {
-      LCKV_CHECK(ids[i] < source.n);
+    for (size_t i = 0; i < tokens.size(); ++i) {
       float* const row = out + static_cast<int64_t>(i) * source.k;
-      if (ids[i] < 0) {
+      const int64_t from = id_of(tokens[i]) - first;
+      if (from < 0 || from >= source.n) {
         std::fill_n(row, source.k, 0.0F);
         continue;
       }
-      for (int64_t j = 0; j < source.k; ++j) row[j] = weight_value(source, ids[i] * source.k + j);
+      for (int64_t j = 0; j < source.k; ++j) row[j] = weight_value(source, from * source.k + j);
       if (dtype_ == DType::kBFloat16 && source.dtype != DType::kBFloat16) round_row(row, source.k);
     }
   }
 
   void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t hidden,
-                float* out) override {
+                std::byte* operand) override {
+    auto* const out = reinterpret_cast<float*>(operand);
     share_rows(rows, hidden, [&](int64_t row) {
       rms_norm_row(x + row * hidden, weight, eps, hidden, out + row * hidden);
     });
   }
 
-  void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y, const float* bias,
-              bool accumulate) override {
-    products_.multiply(weight, x, rows, y, bias, accumulate);
+  void matmul(const PackedWeight& weight, const std::byte* x, int64_t rows, float* y,
+              const float* bias, bool accumulate) override {
+    products_.multiply(weight, reinterpret_cast<const float*>(x), rows, y, bias, accumulate);
   }
 
   std::unique_ptr<DeviceBuffer> rope_table(const RopeOptions& options,
@@ -125,7 +127,8 @@ class CpuOps final : public Ops {
     });
   }
 
-  void silu_mul(const float* gate_up, int64_t rows, int64_t inner, float* out) override {
+  void silu_mul(const float* gate_up, int64_t rows, int64_t inner, std::byte* operand) override {
+    auto* const out = reinterpret_cast<float*>(operand);
     share_rows(rows, inner, [&](int64_t row) {
       const float* const gate = gate_up + row * 2 * inner;
       silu_mul_row(gate, gate + inner, inner, out + row * inner);
@@ -196,21 +199,15 @@ class CpuOps final : public Ops {
     }
   }
 
-  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
-                TopEntry* top) override {
-    std::vector<TopEntry*> tops;  // of each row
-    for (const LogprobArgs& row : rows) {
-      tops.push_back(top);
-      top += row.num_top;
-    }
+  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary) override {
     share_logits(rows.size(), vocabulary,
-                 [&](int64_t row) { row_logprobs(rows[row], vocabulary, own + row, tops[row]); });
+                 [&](int64_t row) { row_logprobs(rows[row], vocabulary); });
   }
 
-  void sample(std::span<const SampleArgs> rows, int32_t* ids) override {
+  void sample(std::span<const SampleArgs> rows) override {
     if (rows.empty()) return;
     share_logits(rows.size(), rows[0].vocabulary,
-                 [&](int64_t row) { ids[row] = draw_token(rows[row]); });
+                 [&](int64_t row) { *rows[row].drawn = draw_token(rows[row]); });
   }
 
  private:

@@ -67,6 +67,7 @@ class GlooCollectives final : public Collectives {
   absl::Status barrier() override;
   // Calls return when they are done.
   absl::Status wait() override { return absl::OkStatus(); }
+  absl::Status wait_for(absl::FunctionRef<bool()>) override { return absl::OkStatus(); }
 
  private:
   absl::Status open_pairs(const GlooOptions& options);

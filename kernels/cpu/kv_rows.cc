@@ -88,7 +88,7 @@ KvDistance row_distance(const KvLayout& layout, int32_t id, const KvRows& fresh,
   LCKV_CHECK(layout.dtype != DType::kFloat16 && row_width(layout) % 16 == 0);
   const int64_t bytes = row_bytes(layout);
   const int64_t at = id * bytes;
-  KvDistance distance{.identical = true};
+  KvDistance distance;
   for (const auto& [now, before] :
        {std::pair(fresh.k + at, read.k + at), std::pair(fresh.v + at, read.v + at)}) {
     if (layout.dtype == DType::kFloat32) {
@@ -96,8 +96,7 @@ KvDistance row_distance(const KvLayout& layout, int32_t id, const KvRows& fresh,
     } else {
       add_distance<uint16_t>(now, before, row_width(layout), distance);
     }
-    distance.identical =
-        distance.identical && std::memcmp(now, before, static_cast<size_t>(bytes)) == 0;
+    if (std::memcmp(now, before, static_cast<size_t>(bytes)) != 0) distance.differs = 1.0F;
   }
   return distance;
 }

@@ -17,6 +17,7 @@ namespace {
 // Adds up the shares of a split history in its order. A share that saw nothing is passed over, so
 // that one share alone, alone or among empty ones, keeps its bits. Grid: merges by (KV heads and
 // chunks) by queries.
+template <class Value>
 __global__ void merge_kernel(const DeviceAttention args) {
   const MergeItem item = args.merges[blockIdx.x];
   const BlockQueries queries(args, item.row_begin, item.num_rows);
@@ -44,7 +45,8 @@ __global__ void merge_kernel(const DeviceAttention args) {
       sum = fmaf(args.partial_sums[share(i) * head_dim + at], factor, sum);
     }
     const QueryTotal total(args.seen[queries.row(query)], top, norm);
-    args.out[head_row * head_dim + at] = total.element(sum);
+    reinterpret_cast<Value*>(args.out)[head_row * head_dim + at] =
+        narrowed<Value>(total.element(sum));
     if (at == 0 && args.log_sum_exp != nullptr) {
       args.log_sum_exp[head_row] = total.log_sum_exp();
     }
@@ -241,9 +243,11 @@ void CudaAttention::launch_plan(const AttentionArgs& args, const SentPlan& plan)
           .threads = attention.threads,
           .shared_bytes = attention.shared_bytes},
          attention.kernel, device);
-  launch("merging attention", stream_,
-         {.grid = dim3(plan.num_merges, across, queries), .threads = kAttentionThreads},
-         merge_kernel, device);
+  with_values(layout.dtype, [&](auto value) {
+    launch("merging attention", stream_,
+           {.grid = dim3(plan.num_merges, across, queries), .threads = kAttentionThreads},
+           merge_kernel<decltype(value)>, device);
+  });
 }
 
 }  // namespace lckv

@@ -13,7 +13,7 @@ namespace lckv {
 // What the kernels read, all of it on the device.
 struct DeviceAttention {
   const float* q = nullptr;
-  float* out = nullptr;
+  std::byte* out = nullptr;  // in the layout's dtype
   float* log_sum_exp = nullptr;
   int32_t num_heads = 0;
   float scale = 1.0F;

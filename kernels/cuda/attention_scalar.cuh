@@ -233,7 +233,7 @@ class ScalarAttention {
       if (!queries_.contains(query)) continue;
       const QueryTotal total(shared_.seen[query], top, norm);
       const int64_t head_row = queries_.head_row(args_, query);
-      args_.out[head_row * kHeadDim + at] = total.element(sums[i]);
+      reinterpret_cast<float*>(args_.out)[head_row * kHeadDim + at] = total.element(sums[i]);
       if (at == 0 && args_.log_sum_exp != nullptr) {
         args_.log_sum_exp[head_row] = total.log_sum_exp();
       }

@@ -395,27 +395,30 @@ class TensorAttention {
       if (!queries_.contains(query)) continue;
       if (item_.partial >= 0) {
         const int64_t share = queries_.share(item_.partial, query);
-        write_sums(half, args_.partial_sums + share * kHeadDim, [](float sum) { return sum; });
+        auto* const to = reinterpret_cast<float2*>(args_.partial_sums + share * kHeadDim);
+        write_sums(half, [&](int column, float low, float high) { to[column / 2] = {low, high}; });
         if (part_ == 0 && pair_ < 2)
           args_.partial_norms[2 * share + pair_] = pair_ == 0 ? top : norm;
         continue;
       }
       const QueryTotal total(args_.seen[queries_.row(query)], top, norm);
       const int64_t head_row = queries_.head_row(args_, query);
-      write_sums(half, args_.out + head_row * kHeadDim,
-                 [&](float sum) { return total.element(sum); });
+      auto* const to = reinterpret_cast<uint32_t*>(args_.out) + head_row * (kHeadDim / 2);
+      write_sums(half, [&](int column, float low, float high) {
+        to[column / 2] = narrowed<Value>(total.element(low)).bits |
+                         uint32_t{narrowed<Value>(total.element(high)).bits} << 16;
+      });
       if (part_ == 0 && pair_ == 0 && args_.log_sum_exp != nullptr) {
         args_.log_sum_exp[head_row] = total.log_sum_exp();
       }
     }
   }
-  template <class Finish>
-  __device__ void write_sums(int half, float* to, const Finish& finish) const {
+  // Two columns at a time.
+  template <class WritePair>
+  __device__ void write_sums(int half, const WritePair& write_pair) const {
 #pragma unroll
     for (int n = 0; n < kColumns / 8; ++n) {
-      const int column = part_ * kColumns + n * 8 + 2 * pair_;
-      to[column] = finish(sums_[n][2 * half]);
-      to[column + 1] = finish(sums_[n][2 * half + 1]);
+      write_pair(part_ * kColumns + n * 8 + 2 * pair_, sums_[n][2 * half], sums_[n][2 * half + 1]);
     }
   }
 

@@ -105,7 +105,7 @@ BatchGraphs::Record& BatchGraphs::record_of(const BatchKey& key) {
   return *record;
 }
 
-bool BatchGraphs::begin(const BatchKey& key, const Scratch& scratch) {
+bool BatchGraphs::begin(const BatchKey& key) {
   LCKV_CHECK(state_ == State::kNone);
   state_ = State::kPlain;
   if (records(key.rows)) {
@@ -113,8 +113,9 @@ bool BatchGraphs::begin(const BatchKey& key, const Scratch& scratch) {
     if (!record_->is_noted) {
       state_ = State::kNoting;
     } else if (num_begun_ >= record_->not_before && plan(*record_)) {
-      const bool is_recorded =
-          record_->graph != nullptr && record_->scratch == scratch && fits(*record_);
+      const bool is_recorded = record_->graph != nullptr &&
+                               record_->scratch_bytes == attention_.scratch_bytes() &&
+                               fits(*record_);
       if (is_recorded) {
         launch(*record_);
         state_ = State::kRepeated;
@@ -122,7 +123,7 @@ bool BatchGraphs::begin(const BatchKey& key, const Scratch& scratch) {
       }
       drop_graph(*record_);
       if (make_room(*record_)) {
-        record_->scratch = scratch;
+        record_->scratch_bytes = attention_.scratch_bytes();
         state_ = State::kRecording;
         uploads_.begin_batch(record_->arrays);
         attention_.begin_batch(record_->plans);

@@ -10,7 +10,6 @@
 
 #include <cuda_runtime.h>
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -25,17 +24,13 @@ namespace lckv {
 
 class BatchGraphs {
  public:
-  // Sizes of memory that batches use, which is elsewhere when it has grown. Not addresses: ranks
-  // whose exchanges are recorded are to agree on what has moved.
-  using Scratch = std::array<size_t, 2>;
-
   BatchGraphs(bool records, UploadRing& uploads, CudaAttention& attention, cudaStream_t stream);
   ~BatchGraphs();
   BatchGraphs(const BatchGraphs&) = delete;
   BatchGraphs& operator=(const BatchGraphs&) = delete;
 
   // Begins a batch of uploads and attention; true: the batch has been repeated.
-  bool begin(const BatchKey& key, const Scratch& scratch);
+  bool begin(const BatchKey& key);
   void end();
   // In a batch too, which then goes no further: what failed in it is no batch to repeat.
   void forget();
@@ -56,7 +51,9 @@ class BatchGraphs {
     std::vector<PlacedPlan> plans;
     size_t bytes = 0;                 // of the region
     cudaGraphExec_t graph = nullptr;  // null: not recorded
-    Scratch scratch = {};
+    // Of the attention's memory, which is elsewhere when it has grown. Not an address: ranks whose
+    // exchanges are recorded are to agree on what has moved.
+    size_t scratch_bytes = 0;
   };
 
   Record& record_of(const BatchKey& key);

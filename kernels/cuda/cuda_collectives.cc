@@ -60,6 +60,7 @@ class CudaCollectives final : public Collectives {
   absl::Status broadcast(void* data, int64_t bytes, int root) override;
   absl::Status barrier() override;
   absl::Status wait() override;
+  absl::Status wait_for(absl::FunctionRef<bool()> are_there) override;
 
  private:
   // An error closes everything.
@@ -76,7 +77,7 @@ class CudaCollectives final : public Collectives {
     nccl_.reset();
     peers_.reset();
   }
-  absl::Status peer_that_did_not_come();
+  absl::Status peer_that_did_not_come(absl::FunctionRef<bool()> are_there);
   absl::Status sum(float* data, int64_t count);
   absl::Status sum_in_order(float* data, int64_t count);
   absl::Status gather(const float* data, int64_t count, float* out);
@@ -109,35 +110,39 @@ class CudaCollectives final : public Collectives {
 
 absl::Status CudaCollectives::wait() {
   if (!failure_.ok()) return failure_;
-  const absl::Time deadline = absl::Now() + (have_met_ ? call_timeout_ : timeout_);
   check_cuda(cudaEventRecord(reached_, stream_), "marking the end of an exchange");
+  return wait_for([this] {
+    const cudaError_t reached = cudaEventQuery(reached_);
+    if (reached != cudaErrorNotReady) check_cuda(reached, "exchanging with other ranks");
+    return reached == cudaSuccess;
+  });
+}
+
+absl::Status CudaCollectives::wait_for(absl::FunctionRef<bool()> are_there) {
+  if (!failure_.ok()) return failure_;
+  const absl::Time deadline = absl::Now() + (have_met_ ? call_timeout_ : timeout_);
   for (;;) {
     // Asked for first: a peer that goes once all have what they need is no loss.
     absl::Status nccl_state = nccl_ == nullptr ? absl::OkStatus() : nccl_->state();
-    const cudaError_t reached = cudaEventQuery(reached_);
-    if (reached != cudaSuccess && reached != cudaErrorNotReady) {
-      check_cuda(reached, "exchanging with other ranks");
-    }
+    const bool is_over = are_there();
     // An exchange that has lost a peer ends too.
     if (peers_ != nullptr) {
       if (absl::Status status = checked(peers_->state()); !status.ok()) return status;
     }
-    have_met_ = have_met_ || reached == cudaSuccess;
-    if (reached == cudaSuccess) return absl::OkStatus();
+    have_met_ = have_met_ || is_over;
+    if (is_over) return absl::OkStatus();
     if (!nccl_state.ok()) return fail(std::move(nccl_state));
-    if (absl::Now() >= deadline) return fail(peer_that_did_not_come());
+    if (absl::Now() >= deadline) return fail(peer_that_did_not_come(are_there));
     absl::SleepFor(kLook);
   }
 }
 
 // As exactly as it is known.
-absl::Status CudaCollectives::peer_that_did_not_come() {
+absl::Status CudaCollectives::peer_that_did_not_come(absl::FunctionRef<bool()> are_there) {
   if (peers_ != nullptr) {
     peers_->abort();
     const absl::Time end = absl::Now() + kAbort;
-    while (absl::Now() < end && cudaEventQuery(reached_) == cudaErrorNotReady) {
-      absl::SleepFor(kLook);
-    }
+    while (absl::Now() < end && !are_there()) absl::SleepFor(kLook);
     if (absl::Status status = peers_->state(); !status.ok()) return status;
   }
   return absl::DeadlineExceededError("a rank did not come in time");

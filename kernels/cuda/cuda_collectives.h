@@ -32,7 +32,7 @@ struct CudaCollectivesOptions {
 // thread that its device belongs to. `ops` is what open_cuda_ops() gave and outlives the result.
 //
 // Calls take memory of the device or of the host. With the device's they return once their work is
-// in the device's order, and a peer that does not come is found out by wait(). With the host's they
+// in the device's order, and a peer that does not come is found out by a wait. With the host's they
 // wait themselves. A wait takes call_timeout at most, the first one `timeout`: other ranks may
 // still be loading. NCCL's very first exchange also connects the ranks' devices, which has no
 // deadline: that the start takes too long is the watchdog's to see. Sums have the same bytes on

@@ -3,7 +3,6 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 #include <vector>
 
@@ -38,8 +37,8 @@ std::string numerics_of(const CudaOpsOptions& options, const CudaDeviceTraits& t
 // data sheet (990 TFLOP/s, 4.8 TB/s); not measured yet.
 constexpr int32_t kFreeRows = 64;
 
-// Of the rows that are drawn, or whose log-probabilities are found, at once.
-constexpr size_t kRowScratchBytes = size_t{64} << 20;
+// Of the rows that are drawn at once.
+constexpr size_t kMassBytes = size_t{64} << 20;
 
 // Rows that lie as a weight's do: its own, or the first of the output weight's where the two are
 // tied.
@@ -80,10 +79,8 @@ class CudaOps final : public Ops, public StreamOwner {
   void enter_thread() override { check_cuda(cudaSetDevice(device_), "choosing the device"); }
   const char* numerics() const override { return numerics_.c_str(); }
   int32_t free_rows() const override { return kFreeRows; }
-  void begin_batch() override { (void)graphs_.begin({.rows = INT32_MAX}, {}); }
-  bool repeat_batch(const BatchKey& key) override {
-    return graphs_.begin(key, {products_.scratch_bytes(), attention_.scratch_bytes()});
-  }
+  void begin_batch() override { (void)graphs_.begin({.rows = INT32_MAX}); }
+  bool repeat_batch(const BatchKey& key) override { return graphs_.begin(key); }
   void end_batch() override { graphs_.end(); }
   void forget_batches() override { graphs_.forget(); }
   int32_t padded_rows(int32_t rows) const override { return recorded_rows(rows); }
@@ -93,6 +90,14 @@ class CudaOps final : public Ops, public StreamOwner {
     size_t total = 0;
     check_cuda(cudaMemGetInfo(&free, &total), "asking for free memory");
     return DeviceMemory{.free = free, .total = total};
+  }
+
+  bool returns_early() const override { return true; }
+  std::unique_ptr<HostBuffer> allocate_host(size_t bytes) override {
+    return std::make_unique<CudaHostBuffer>(bytes);
+  }
+  std::unique_ptr<ResultBuffer> allocate_results(size_t bytes) override {
+    return std::make_unique<CudaResults>(bytes, stream_);
   }
 
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override {
@@ -132,27 +137,47 @@ class CudaOps final : public Ops, public StreamOwner {
     return uploaded(values);
   }
 
-  void embed(const EmbeddingTable& table, std::span<const int32_t> ids, float* out) override {
-    for (const int32_t id : ids) LCKV_CHECK(id < table.n());
+  void embed(const EmbeddingTable& table, std::span<const TokenId> tokens, int32_t first,
+             float* out) override {
     embed_rows({.table = dynamic_cast<const CudaTable&>(table).rows(),
                 .dtype = dtype_,
+                .n = table.n(),
                 .row_values = chunked_k(dtype_, table.k()),
-                .ids = uploads_.upload(ids),
-                .count = static_cast<int64_t>(ids.size()),
+                .tokens = uploads_.upload(tokens),
+                .first = first,
+                .count = static_cast<int64_t>(tokens.size()),
                 .hidden = table.k(),
                 .out = out},
                stream_);
   }
 
-  void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t hidden,
-                float* out) override {
-    rms_norm_rows(
-        {.x = x, .weight = weight, .eps = eps, .rows = rows, .hidden = hidden, .out = out},
-        stream_);
+  int64_t operand_row_bytes(int64_t k) const override {
+    return chunked_k(dtype_, k) * static_cast<int64_t>(dtype_bytes(dtype_));
+  }
+  void to_operand(const float* x, int64_t rows, int64_t k, std::byte* out) override {
+    lay_out_rows({.x = reinterpret_cast<const std::byte*>(x),
+                  .from = DType::kFloat32,
+                  .to = dtype_,
+                  .rows = rows,
+                  .k = k,
+                  .out = out},
+                 stream_);
   }
 
-  void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y, const float* bias,
-              bool accumulate) override {
+  void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t hidden,
+                std::byte* out) override {
+    rms_norm_rows({.x = x,
+                   .weight = weight,
+                   .eps = eps,
+                   .rows = rows,
+                   .hidden = hidden,
+                   .dtype = dtype_,
+                   .out = out},
+                  stream_);
+  }
+
+  void matmul(const PackedWeight& weight, const std::byte* x, int64_t rows, float* y,
+              const float* bias, bool accumulate) override {
     products_.multiply(weight, x, rows, y, bias, accumulate);
   }
 
@@ -175,8 +200,9 @@ class CudaOps final : public Ops, public StreamOwner {
               stream_);
   }
 
-  void silu_mul(const float* gate_up, int64_t rows, int64_t inner, float* out) override {
-    silu_mul_rows(gate_up, rows, inner, out, stream_);
+  void silu_mul(const float* gate_up, int64_t rows, int64_t inner, std::byte* out) override {
+    silu_mul_rows({.gate_up = gate_up, .rows = rows, .inner = inner, .dtype = dtype_, .out = out},
+                  stream_);
   }
 
   void gather_rows(const float* x, std::span<const int32_t> ids, int64_t hidden,
@@ -206,10 +232,7 @@ class CudaOps final : public Ops, public StreamOwner {
 
   void compare_kv(const KvLayout& layout, std::span<const int32_t> ids, const KvRows& fresh,
                   const KvRows& read, KvDistance* out) override {
-    if (ids.empty()) return;
-    auto* const distances = results<KvDistance>(ids.size());
-    compare_kv_rows(layout, staged_ids(ids), fresh, read, distances, stream_);
-    download(distances, ids.size(), out);
+    compare_kv_rows(layout, staged_ids(ids), fresh, read, out, stream_);
   }
 
   void append_kv(const float* k, const float* v, int64_t row_stride, const KvLayout& layout,
@@ -223,6 +246,28 @@ class CudaOps final : public Ops, public StreamOwner {
     commit_kv_rows(staged, staged_ids(ids), layout, slot_ids(blocks, slots), stream_);
   }
 
+  void rope_kv(const NewKv& rows, std::span<const int32_t> positions,
+               DeviceBuffer& table) override {
+    const float* const cos = table.floats();
+    RotatedKv rotated{.q = rows.q,
+                      .num_heads = rows.q == nullptr ? 0 : rows.num_heads,
+                      .kv = rows.kv,
+                      .positions = uploads_.upload(positions),
+                      .rows = static_cast<int64_t>(positions.size()),
+                      .cos = cos,
+                      .sin = cos + table.bytes() / sizeof(float) / 2,
+                      .layout = rows.layout,
+                      .staged = rows.staged};
+    if (rows.blocks.empty()) {
+      LCKV_CHECK(rows.staged_rows.size() == positions.size());
+      rotated.staged_rows = uploads_.upload(rows.staged_rows);
+    } else {
+      LCKV_CHECK(rows.blocks.size() == positions.size());
+      rotated.slots = slot_ids(rows.blocks, rows.slots);
+    }
+    rotate_kv_rows(rotated, stream_);
+  }
+
   void attention(const AttentionArgs& args) override { attention_.run(args); }
 
   void copy(const std::byte* from, std::byte* to, size_t bytes) override {
@@ -230,6 +275,10 @@ class CudaOps final : public Ops, public StreamOwner {
     // Host memory is what its owner reads or changes next.
     if (is_on_device(from) && is_on_device(to)) return;
     check_cuda(cudaStreamSynchronize(stream_), "copy");
+  }
+
+  void copy_block(const std::byte* from, std::byte* to, size_t bytes) override {
+    check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), "copying a block");
   }
 
   void copy_columns(const float* from, int64_t from_stride, int64_t rows, int64_t width, float* to,
@@ -251,44 +300,33 @@ class CudaOps final : public Ops, public StreamOwner {
                       stream_);
   }
 
-  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
-                TopEntry* top) override {
-    const size_t most = scratch_rows(vocabulary) * row_scratch_bytes(vocabulary);
-    while (!rows.empty()) {
-      std::vector<LoggedRow> some;
-      int32_t num_top = 0;
-      for (const LogprobArgs& row : rows) {
-        LCKV_CHECK(row.num_top >= 0 && row.num_top <= vocabulary);
-        if (logprob_bytes(some.size() + 1, num_top + row.num_top) > most) break;
-        some.push_back({.args = row, .first_top = num_top});
-        num_top += row.num_top;
-      }
-      find_logprobs(some, num_top, vocabulary, own, top);
-      rows = rows.subspan(some.size());
-      own += some.size();
-      top += num_top;
+  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary) override {
+    for (const LogprobArgs& row : rows) {
+      LCKV_CHECK(row.num_top >= 0 && row.num_top <= vocabulary);
     }
+    find_row_logprobs({.rows = uploads_.upload(rows),
+                       .num_rows = static_cast<int32_t>(rows.size()),
+                       .vocabulary = vocabulary},
+                      stream_);
   }
 
-  void sample(std::span<const SampleArgs> rows, int32_t* ids) override {
+  void sample(std::span<const SampleArgs> rows) override {
     if (rows.empty()) return;
     const int32_t vocabulary = rows.front().vocabulary;
     for (const SampleArgs& row : rows) {
       LCKV_CHECK(row.vocabulary == vocabulary && row.temperature >= 0.0F);
     }
-    const size_t at_once = scratch_rows(vocabulary);
-    std::byte* const device = row_scratch(vocabulary);
-    auto* const drawn = reinterpret_cast<int32_t*>(
-        device + at_once * static_cast<size_t>(vocabulary) * sizeof(Mass));
-    for (size_t first = 0; first < rows.size(); first += at_once) {
-      const auto some = rows.subspan(first, std::min(at_once, rows.size() - first));
+    // As much for few rows as for many: what serving takes does not depend on what is asked of it.
+    const size_t row_bytes = static_cast<size_t>(vocabulary) * sizeof(Mass);
+    const size_t at_once = std::max<size_t>(kMassBytes / row_bytes, 1);
+    grow(masses_, at_once * row_bytes, stream_);
+    for (; !rows.empty(); rows = rows.subspan(std::min(at_once, rows.size()))) {
+      const auto some = rows.first(std::min(at_once, rows.size()));
       draw_rows({.rows = uploads_.upload(some),
                  .num_rows = static_cast<int32_t>(some.size()),
                  .vocabulary = vocabulary,
-                 .masses = reinterpret_cast<Mass*>(device),
-                 .ids = drawn},
+                 .masses = reinterpret_cast<Mass*>(masses_->data())},
                 stream_);
-      download(drawn, some.size(), ids + first);
     }
   }
 
@@ -316,65 +354,6 @@ class CudaOps final : public Ops, public StreamOwner {
             .count = static_cast<int64_t>(blocks.size())};
   }
 
-  // Of a row that is drawn, its masses and the id; of log-probabilities, the most likely ids, the
-  // norm and its own id's.
-  static size_t row_scratch_bytes(int32_t vocabulary) {
-    static_assert(sizeof(Mass) == sizeof(TopEntry));
-    return static_cast<size_t>(vocabulary) * sizeof(Mass) + 2 * sizeof(double);
-  }
-  static size_t scratch_rows(int32_t vocabulary) {
-    return std::max<size_t>(kRowScratchBytes / row_scratch_bytes(vocabulary), 1);
-  }
-  // As much for few rows as for many: what serving takes does not depend on what is asked of it.
-  std::byte* row_scratch(int32_t vocabulary) {
-    return results<std::byte>(scratch_rows(vocabulary) * row_scratch_bytes(vocabulary));
-  }
-  static size_t logprob_bytes(size_t num_rows, int32_t num_top) {
-    return num_rows * (sizeof(double) + sizeof(float)) + num_top * sizeof(TopEntry);
-  }
-  // Of rows that fit into the scratch memory.
-  void find_logprobs(std::span<const LoggedRow> rows, int32_t num_top, int32_t vocabulary,
-                     float* own, TopEntry* top) {
-    const size_t own_at = rows.size() * sizeof(double);
-    const size_t top_at = own_at + rows.size() * sizeof(float);
-    std::vector<std::byte> found(logprob_bytes(rows.size(), num_top));
-    std::byte* const device = row_scratch(vocabulary);
-    find_row_logprobs({.rows = uploads_.upload(rows),
-                       .num_rows = static_cast<int32_t>(rows.size()),
-                       .vocabulary = vocabulary,
-                       .norms = reinterpret_cast<double*>(device),
-                       .own = reinterpret_cast<float*>(device + own_at),
-                       .top = reinterpret_cast<TopEntry*>(device + top_at)},
-                      stream_);
-    download(device, found.size(), found.data());
-    std::memcpy(own, found.data() + own_at, rows.size() * sizeof(float));
-    if (num_top > 0) std::memcpy(top, found.data() + top_at, num_top * sizeof(TopEntry));
-    for (size_t i = 0; i < rows.size(); ++i) {
-      double norm = 0.0;
-      std::memcpy(&norm, found.data() + i * sizeof(norm), sizeof(norm));
-      own[i] = static_cast<float>(own[i] - norm);
-      const std::span<TopEntry> likeliest(top + rows[i].first_top, rows[i].args.num_top);
-      std::sort(likeliest.begin(), likeliest.end(),
-                [](const TopEntry& left, const TopEntry& right) {
-                  return likeliest_first(ordered_key(left.logprob), left.id) >
-                         likeliest_first(ordered_key(right.logprob), right.id);
-                });
-      for (TopEntry& entry : likeliest) entry.logprob = static_cast<float>(entry.logprob - norm);
-    }
-  }
-
-  // Device memory for `count` results, until it is asked for again.
-  template <class Value>
-  Value* results(size_t count) {
-    grow(results_, count * sizeof(Value), stream_);
-    return reinterpret_cast<Value*>(results_->data());
-  }
-  template <class Value>
-  void download(const Value* results, size_t count, Value* out) {
-    copy(reinterpret_cast<const std::byte*>(results), reinterpret_cast<std::byte*>(out),
-         count * sizeof(Value));
-  }
-
   const int32_t device_;
   const DType dtype_;
   const Stream stream_;
@@ -382,7 +361,7 @@ class CudaOps final : public Ops, public StreamOwner {
   CudaProducts products_;
   CudaAttention attention_;
   BatchGraphs graphs_;
-  std::unique_ptr<CudaBuffer> results_;
+  std::unique_ptr<CudaBuffer> masses_;  // of the rows that are drawn at once
   const std::string numerics_;
 };
 

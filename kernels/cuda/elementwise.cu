@@ -4,6 +4,8 @@
 
 #include "kernels/cuda/block_sums.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/number_types.cuh"
+#include "kernels/cuda/row_chunks.h"
 #include "kernels/weight_values.h"
 
 namespace lckv {
@@ -20,15 +22,17 @@ LaunchShape by_row(int64_t rows, int64_t width) {
 
 __device__ int64_t column() { return int64_t{blockIdx.y} * kThreads + threadIdx.x; }
 
-__global__ void rms_norm_kernel(RmsNormRows args) {
+// Of `padded` values, those beyond the row zeros.
+template <class Value>
+__global__ void rms_norm_kernel(RmsNormRows args, int64_t padded) {
   const float* const x = args.x + blockIdx.x * args.hidden;
-  float* const out = args.out + blockIdx.x * args.hidden;
+  auto* const out = reinterpret_cast<Value*>(args.out) + blockIdx.x * padded;
   float sum = 0.0F;
   for (int64_t i = threadIdx.x; i < args.hidden; i += kThreads) sum += x[i] * x[i];
   const float mean = block_sum<kThreads>(sum) / static_cast<float>(args.hidden);
   const float scale = 1.0F / sqrtf(mean + args.eps);
-  for (int64_t i = threadIdx.x; i < args.hidden; i += kThreads) {
-    out[i] = x[i] * scale * args.weight[i];
+  for (int64_t i = threadIdx.x; i < padded; i += kThreads) {
+    out[i] = narrowed<Value>(i < args.hidden ? x[i] * scale * args.weight[i] : 0.0F);
   }
 }
 
@@ -47,12 +51,17 @@ __global__ void rope_kernel(RopeRows args) {
   low[half] = b * cos + a * sin;
 }
 
-__global__ void silu_mul_kernel(const float* gate_up, int64_t inner, float* out) {
+template <class Value>
+__global__ void silu_mul_kernel(SiluMulRows args, int64_t padded) {
   const int64_t i = column();
-  if (i >= inner) return;
-  const float gate = gate_up[blockIdx.x * 2 * inner + i];
-  const float up = gate_up[blockIdx.x * 2 * inner + inner + i];
-  out[blockIdx.x * inner + i] = gate / (1.0F + expf(-gate)) * up;
+  if (i >= padded) return;
+  float product = 0.0F;
+  if (i < args.inner) {
+    const float gate = args.gate_up[blockIdx.x * 2 * args.inner + i];
+    const float up = args.gate_up[blockIdx.x * 2 * args.inner + args.inner + i];
+    product = gate / (1.0F + expf(-gate)) * up;
+  }
+  reinterpret_cast<Value*>(args.out)[blockIdx.x * padded + i] = narrowed<Value>(product);
 }
 
 __global__ void gather_kernel(MovedRows args) {
@@ -70,10 +79,10 @@ __global__ void scatter_kernel(MovedRows args) {
 __global__ void embed_kernel(EmbeddedRows args) {
   const int64_t i = column();
   if (i >= args.hidden) return;
-  const int32_t id = args.ids[blockIdx.x];
+  const int64_t row = int64_t{id_of(args.tokens[blockIdx.x])} - args.first;
   const WeightSource table{.data = args.table, .dtype = args.dtype};
   args.out[blockIdx.x * args.hidden + i] =
-      id < 0 ? 0.0F : weight_value(table, id * args.row_values + i);
+      row < 0 || row >= args.n ? 0.0F : weight_value(table, row * args.row_values + i);
 }
 
 __global__ void sum_kernel(const float* parts, int32_t num_parts, int64_t count, float* out) {
@@ -92,7 +101,10 @@ LaunchShape by_value(int64_t count) {
 }  // namespace
 
 void rms_norm_rows(const RmsNormRows& args, cudaStream_t stream) {
-  launch("rms_norm", stream, by_row(args.rows, 1), rms_norm_kernel, args);
+  with_values(args.dtype, [&](auto value) {
+    launch("rms_norm", stream, by_row(args.rows, 1), rms_norm_kernel<decltype(value)>, args,
+           chunked_k(args.dtype, args.hidden));
+  });
 }
 
 void rope_rows(const RopeRows& args, cudaStream_t stream) {
@@ -100,9 +112,12 @@ void rope_rows(const RopeRows& args, cudaStream_t stream) {
          args);
 }
 
-void silu_mul_rows(const float* gate_up, int64_t rows, int64_t inner, float* out,
-                   cudaStream_t stream) {
-  launch("silu_mul", stream, by_row(rows, inner), silu_mul_kernel, gate_up, inner, out);
+void silu_mul_rows(const SiluMulRows& args, cudaStream_t stream) {
+  const int64_t padded = chunked_k(args.dtype, args.inner);
+  with_values(args.dtype, [&](auto value) {
+    launch("silu_mul", stream, by_row(args.rows, padded), silu_mul_kernel<decltype(value)>, args,
+           padded);
+  });
 }
 
 void gather_rows_by_id(const MovedRows& args, cudaStream_t stream) {

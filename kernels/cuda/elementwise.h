@@ -15,7 +15,8 @@ struct RmsNormRows {
   float eps = 0.0F;
   int64_t rows = 0;
   int64_t hidden = 0;
-  float* out = nullptr;
+  DType dtype = DType::kFloat32;  // of out
+  std::byte* out = nullptr;       // [rows, chunked_k(dtype, hidden)]
 };
 void rms_norm_rows(const RmsNormRows& args, cudaStream_t stream);
 
@@ -31,8 +32,14 @@ struct RopeRows {
 };
 void rope_rows(const RopeRows& args, cudaStream_t stream);
 
-void silu_mul_rows(const float* gate_up, int64_t rows, int64_t inner, float* out,
-                   cudaStream_t stream);
+struct SiluMulRows {
+  const float* gate_up = nullptr;  // [rows, 2 * inner]
+  int64_t rows = 0;
+  int64_t inner = 0;
+  DType dtype = DType::kFloat32;  // of out
+  std::byte* out = nullptr;       // [rows, chunked_k(dtype, inner)]
+};
+void silu_mul_rows(const SiluMulRows& args, cudaStream_t stream);
 
 // Rows of `hidden` floats by ids [count].
 struct MovedRows {
@@ -49,12 +56,14 @@ void scatter_rows_by_id(const MovedRows& args, cudaStream_t stream);
 void sum_parts(const float* parts, int32_t num_parts, int64_t count, float* out,
                cudaStream_t stream);
 
-// Rows of `hidden` values by ids [count], in float32; zeros where the id is negative.
+// Rows of `hidden` values by tokens [count], in float32; zeros where the table has no such row.
 struct EmbeddedRows {
   const std::byte* table = nullptr;  // [n, row_values], of which the first `hidden` are the row
   DType dtype = DType::kFloat32;
+  int64_t n = 0;
   int64_t row_values = 0;
-  const int32_t* ids = nullptr;
+  const TokenId* tokens = nullptr;
+  int32_t first = 0;  // token of row 0
   int64_t count = 0;
   int64_t hidden = 0;
   float* out = nullptr;

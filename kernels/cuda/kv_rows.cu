@@ -21,6 +21,75 @@ __device__ Value* values_of(std::byte* bytes) {
   return reinterpret_cast<Value*>(bytes);
 }
 
+struct Rotated {
+  float low;
+  float high;
+};
+__device__ Rotated rotated(float low, float high, float cos, float sin) {
+  return {low * cos - high * sin, high * cos + low * sin};
+}
+
+// Where a row's keys and values go, value j of them.
+template <class Value>
+class KvPlace {
+ public:
+  __device__ KvPlace(const RotatedKv& args, int64_t row) : layout_(args.layout) {
+    if (args.slots.blocks == nullptr) {
+      id_ = args.staged_rows[row];
+      k_ = values_of<Value>(args.staged.k) + id_ * kv_row_width(layout_);
+      v_ = values_of<Value>(args.staged.v) + id_ * kv_row_width(layout_);
+      return;
+    }
+    id_ = args.slots.blocks[row];
+    slot_ = args.slots.slots[row];
+    k_ = values_of<Value>(layout_.base + id_ * layout_.block_bytes);
+    v_ = k_ + value_distance(layout_);
+  }
+  __device__ bool is_nowhere() const { return id_ < 0; }
+  __device__ void write(int64_t j, float k, float v) {
+    const int64_t at = slot_ < 0 ? j : slot_element(layout_, slot_, j);
+    k_[at] = narrowed<Value>(k);
+    v_[at] = narrowed<Value>(v);
+  }
+
+ private:
+  const KvLayout& layout_;
+  int64_t id_ = -1;
+  int32_t slot_ = -1;  // of a block; staged rows have none
+  Value* k_ = nullptr;
+  Value* v_ = nullptr;
+};
+
+// A thread per pair of values that turn together: those of q, then those of k, each with the two of
+// v at their place.
+template <class Value>
+__global__ void rotate_kv_kernel(const RotatedKv args) {
+  const int64_t row = blockIdx.x;
+  const int32_t half = args.layout.head_dim / 2;
+  const int64_t pair = int64_t{blockIdx.y} * kThreads + threadIdx.x;
+  const int64_t q_pairs = int64_t{args.num_heads} * half;
+  if (pair >= q_pairs + int64_t{args.layout.kv_heads} * half) return;
+  const int64_t i = pair % half;
+  const int64_t angle = int64_t{args.positions[row]} * half + i;
+  const float cos = args.cos[angle];
+  const float sin = args.sin[angle];
+  if (pair < q_pairs) {
+    float* const low = args.q + row * 2 * q_pairs + pair / half * 2 * half + i;
+    const Rotated turned = rotated(low[0], low[half], cos, sin);
+    low[0] = turned.low;
+    low[half] = turned.high;
+    return;
+  }
+  KvPlace<Value> place(args, row);
+  if (place.is_nowhere()) return;
+  const int64_t width = kv_row_width(args.layout);
+  const int64_t j = (pair - q_pairs) / half * 2 * half + i;
+  const float* const k = args.kv + row * 2 * width + j;
+  const Rotated turned = rotated(k[0], k[half], cos, sin);
+  place.write(j, turned.low, k[width]);
+  place.write(j + half, turned.high, k[width + half]);
+}
+
 template <class Value>
 __global__ void stage_kernel(FloatKv from, KvLayout layout, const int32_t* ids, KvRows staged) {
   if (ids[blockIdx.x] < 0) return;
@@ -70,8 +139,8 @@ __global__ void compare_kernel(KvLayout layout, const int32_t* ids, KvRows fresh
   }
   const float difference = block_sum<kThreads>(difference_squared);
   const float norm = block_sum<kThreads>(norm_squared);
-  const bool identical = block_sum<kThreads>(num_different) == 0.0F;
-  if (threadIdx.x == 0) out[blockIdx.x] = {difference, norm, identical};
+  const float differs = block_sum<kThreads>(num_different);
+  if (threadIdx.x == 0) out[blockIdx.x] = {difference, norm, differs};
 }
 
 template <class Value>
@@ -102,6 +171,16 @@ __global__ void commit_kernel(KvRows staged, const int32_t* ids, KvLayout layout
 }
 
 }  // namespace
+
+void rotate_kv_rows(const RotatedKv& args, cudaStream_t stream) {
+  const int64_t pairs = (int64_t{args.num_heads} + args.layout.kv_heads) * args.layout.head_dim / 2;
+  const LaunchShape shape{.grid = dim3(static_cast<unsigned>(args.rows),
+                                       static_cast<unsigned>((pairs + kThreads - 1) / kThreads)),
+                          .threads = kThreads};
+  with_values(args.layout.dtype, [&](auto value) {
+    launch("rope_kv", stream, shape, rotate_kv_kernel<decltype(value)>, args);
+  });
+}
 
 void stage_kv_rows(const FloatKv& from, const KvLayout& layout, const StagedIds& ids,
                    const KvRows& staged, cudaStream_t stream) {

@@ -30,6 +30,22 @@ struct SlotIds {
   int64_t count = 0;
 };
 
+// See Ops::rope_kv. Keys and values go to slots, or to staged rows where there are no blocks.
+struct RotatedKv {
+  float* q = nullptr;  // [rows, num_heads * head_dim]
+  int32_t num_heads = 0;
+  const float* kv = nullptr;  // [rows, 2 * kv_heads * head_dim]
+  const int32_t* positions = nullptr;
+  int64_t rows = 0;
+  const float* cos = nullptr;  // [max_positions, head_dim / 2]
+  const float* sin = nullptr;
+  KvLayout layout;
+  SlotIds slots;
+  const int32_t* staged_rows = nullptr;
+  KvRows staged;
+};
+void rotate_kv_rows(const RotatedKv& args, cudaStream_t stream);
+
 void stage_kv_rows(const FloatKv& from, const KvLayout& layout, const StagedIds& ids,
                    const KvRows& staged, cudaStream_t stream);
 void zero_kv_rows(const KvLayout& layout, const StagedIds& ids, const KvRows& staged,

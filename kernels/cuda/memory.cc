@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 #include "kernels/check.h"
 #include "kernels/cuda/launch.h"
@@ -17,6 +18,42 @@ CudaBuffer::CudaBuffer(size_t bytes, cudaStream_t stream, Cleared cleared) : byt
 }
 
 CudaBuffer::~CudaBuffer() { check_cuda(cudaFree(data_), "freeing device memory"); }
+
+PinnedMemory::PinnedMemory(size_t bytes) : bytes_(bytes) {
+  void* memory = nullptr;
+  const cudaError_t allocated =
+      cudaHostAlloc(&memory, std::max<size_t>(bytes, 1), cudaHostAllocDefault);
+  if (allocated == cudaErrorMemoryAllocation) throw std::bad_alloc();
+  check_cuda(allocated, "allocating page-locked memory");
+  data_ = static_cast<std::byte*>(memory);
+}
+
+PinnedMemory::~PinnedMemory() { check_cuda(cudaFreeHost(data_), "freeing page-locked memory"); }
+
+CudaResults::CudaResults(size_t bytes, cudaStream_t stream)
+    : stream_(stream), device_(bytes, stream), host_(bytes) {
+  check_cuda(cudaEventCreateWithFlags(&sent_, cudaEventDisableTiming), "creating an event");
+}
+
+CudaResults::~CudaResults() {
+  wait();
+  check_cuda(cudaEventDestroy(sent_), "freeing an event");
+}
+
+void CudaResults::send(size_t bytes) {
+  LCKV_CHECK(bytes <= device_.bytes());
+  check_cuda(cudaMemcpyAsync(host_.data(), device_.data(), bytes, cudaMemcpyDefault, stream_),
+             "sending results");
+  check_cuda(cudaEventRecord(sent_, stream_), "sending results");
+}
+
+bool CudaResults::is_there() const {
+  const cudaError_t state = cudaEventQuery(sent_);
+  if (state != cudaErrorNotReady) check_cuda(state, "a step");
+  return state == cudaSuccess;
+}
+
+void CudaResults::wait() { check_cuda(cudaEventSynchronize(sent_), "a step"); }
 
 bool is_on_device(const void* at) {
   cudaPointerAttributes attributes = {};

@@ -33,6 +33,52 @@ class CudaBuffer final : public DeviceBuffer {
   size_t bytes_ = 0;
 };
 
+// Host memory that is page-locked: copies from it need no thread of the host, and kernels may write
+// it. Throws std::bad_alloc where the host has no room.
+class PinnedMemory {
+ public:
+  explicit PinnedMemory(size_t bytes);
+  ~PinnedMemory();
+  PinnedMemory(const PinnedMemory&) = delete;
+  PinnedMemory& operator=(const PinnedMemory&) = delete;
+  std::byte* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+class CudaHostBuffer final : public HostBuffer {
+ public:
+  explicit CudaHostBuffer(size_t bytes) : memory_(bytes) {}
+  std::byte* data() override { return memory_.data(); }
+
+ private:
+  const PinnedMemory memory_;
+};
+
+// ResultBuffer of the device: page-locked memory, which the stream copies to.
+class CudaResults final : public ResultBuffer {
+ public:
+  CudaResults(size_t bytes, cudaStream_t stream);
+  // Waits for what is on its way.
+  ~CudaResults() override;
+  CudaResults(const CudaResults&) = delete;
+  CudaResults& operator=(const CudaResults&) = delete;
+  std::byte* device() override { return device_.data(); }
+  const std::byte* host() const override { return host_.data(); }
+  void send(size_t bytes) override;
+  bool is_there() const override;
+  void wait() override;
+
+ private:
+  const cudaStream_t stream_;
+  CudaBuffer device_;
+  const PinnedMemory host_;
+  cudaEvent_t sent_ = nullptr;  // reached once all that was sent is there
+};
+
 // Whether it is memory of a device that `at` points to.
 bool is_on_device(const void* at);
 

@@ -125,28 +125,13 @@ void CudaProducts::fetch(std::span<PackedWeight* const> weights, WeightSlot& slo
   to.end_turn();
 }
 
-const std::byte* CudaProducts::input(const float* x, int64_t rows, int64_t k) {
-  const int64_t padded_k = chunked_k(dtype_, k);
-  if (dtype_ == DType::kFloat32 && padded_k == k) return reinterpret_cast<const std::byte*>(x);
-  const size_t bytes = static_cast<size_t>(rows * padded_k) * dtype_bytes(dtype_);
-  grow(input_, bytes, stream_);
-  lay_out_rows({.x = reinterpret_cast<const std::byte*>(x),
-                .from = DType::kFloat32,
-                .to = dtype_,
-                .rows = rows,
-                .k = k,
-                .out = input_->data()},
-               stream_);
-  return input_->data();
-}
-
-void CudaProducts::multiply(const PackedWeight& weight, const float* x, int64_t rows, float* y,
+void CudaProducts::multiply(const PackedWeight& weight, const std::byte* x, int64_t rows, float* y,
                             const float* bias, bool accumulate) {
   if (rows == 0) return;
   const auto& packed = dynamic_cast<const RowMajorWeight&>(weight);
   const ProductArgs args{.dtype = dtype_,
                          .weights = packed.on_device(),
-                         .x = input(x, rows, packed.k()),
+                         .x = x,
                          .rows = rows,
                          .n = packed.n(),
                          .k = chunked_k(dtype_, packed.k()),

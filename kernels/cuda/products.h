@@ -29,22 +29,17 @@ class CudaProducts {
   std::unique_ptr<PackedWeight> pack_on_host(std::span<const WeightSource> sources);
   std::unique_ptr<WeightSlot> allocate_slot(size_t bytes);
   void fetch(std::span<PackedWeight* const> weights, WeightSlot& slot);
-  // Of memory that a product may make larger, and so move.
-  size_t scratch_bytes() const { return input_ == nullptr ? 0 : input_->bytes(); }
-  void multiply(const PackedWeight& weight, const float* x, int64_t rows, float* y,
+  void multiply(const PackedWeight& weight, const std::byte* x, int64_t rows, float* y,
                 const float* bias, bool accumulate);
 
  private:
   // The sources' rows, packed, one after the other.
   void lay_out(std::span<const WeightSource> sources, std::byte* to);
-  // x as products take it: rounded, in whole chunks.
-  const std::byte* input(const float* x, int64_t rows, int64_t k);
 
   const DType dtype_;
   UploadRing& uploads_;
   const cudaStream_t stream_;
   std::unique_ptr<LtProducts> lt_;  // null in reproducible mode
-  std::unique_ptr<CudaBuffer> input_;
   std::unique_ptr<Stream> copies_;  // of fetched weights; null where there is no slot
 };
 

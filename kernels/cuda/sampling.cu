@@ -187,33 +187,32 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(const DrawnRows args) {
   const SampleArgs& drawn = args.rows[blockIdx.x];
   Row row(drawn.logits, args.vocabulary, shared);
   const int32_t id = draw(drawn, row, args.masses + int64_t{blockIdx.x} * args.vocabulary);
-  if (threadIdx.x == 0) args.ids[blockIdx.x] = id;
+  if (threadIdx.x == 0) *drawn.drawn = id;
 }
 
 __global__ void __launch_bounds__(kThreads) logprobs_kernel(const LoggedRows args) {
   __shared__ Row::Shared shared;
   __shared__ unsigned num_found;
-  const LoggedRow& logged = args.rows[blockIdx.x];
-  const float* const logits = logged.args.logits;
+  const LogprobArgs& logged = args.rows[blockIdx.x];
+  const float* const logits = logged.logits;
   Row row(logits, args.vocabulary, shared);
   const auto thread = static_cast<int32_t>(threadIdx.x);
   const double most = logits[row.most_likely()];
   const double sum =
       row.sum<double>([&](int32_t id) { return exp(static_cast<double>(logits[id]) - most); });
+  const double norm = most + log(sum);
   if (thread == 0) {
-    args.norms[blockIdx.x] = most + log(sum);
-    args.own[blockIdx.x] = logits[logged.args.id];
+    *logged.own = static_cast<float>(logits[id_of(logged.token)] - norm);
     num_found = 0;
   }
-  if (logged.args.num_top == 0) return;
-  const Mass others = static_cast<Mass>(logged.args.num_top) - 1;
+  if (logged.num_top == 0) return;
+  const Mass others = static_cast<Mass>(logged.num_top) - 1;
   const auto last = row.find_key([](int32_t) { return Mass{1}; }, others);
   const int32_t last_id = row.find_equal(last.key, others - last.before);
-  TopEntry* const top = args.top + logged.first_top;
   for (int32_t id = thread; id < args.vocabulary; id += kThreads) {
     const uint32_t key = row.key(id);
     if (key < last.key || (key == last.key && id > last_id)) continue;
-    top[atomicAdd(&num_found, 1U)] = {id, logits[id]};
+    logged.top[atomicAdd(&num_found, 1U)] = {id, static_cast<float>(logits[id] - norm)};
   }
 }
 

@@ -25,21 +25,13 @@ struct DrawnRows {
   int32_t num_rows = 0;
   int32_t vocabulary = 0;  // of every row
   Mass* masses = nullptr;  // [num_rows, vocabulary]: scratch
-  int32_t* ids = nullptr;  // [num_rows]
 };
 void draw_rows(const DrawnRows& args, cudaStream_t stream);
 
-struct LoggedRow {
-  LogprobArgs args;
-  int32_t first_top = 0;  // of LoggedRows::top
-};
 struct LoggedRows {
-  const LoggedRow* rows = nullptr;  // [num_rows]
+  const LogprobArgs* rows = nullptr;  // [num_rows]
   int32_t num_rows = 0;
-  int32_t vocabulary = 0;   // of every row
-  double* norms = nullptr;  // [num_rows]: what a log-probability is less than its logit
-  float* own = nullptr;     // [num_rows] logits
-  TopEntry* top = nullptr;  // the most likely ones of a row in any order, with their logits
+  int32_t vocabulary = 0;  // of every row
 };
 void find_row_logprobs(const LoggedRows& args, cudaStream_t stream);
 

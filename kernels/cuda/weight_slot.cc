@@ -7,15 +7,6 @@
 
 namespace lckv {
 
-PinnedMemory::PinnedMemory(size_t bytes) : bytes_(bytes) {
-  void* memory = nullptr;
-  check_cuda(cudaHostAlloc(&memory, std::max<size_t>(bytes, 1), cudaHostAllocDefault),
-             "allocating page-locked memory for offloaded weights");
-  data_ = static_cast<std::byte*>(memory);
-}
-
-PinnedMemory::~PinnedMemory() { check_cuda(cudaFreeHost(data_), "freeing page-locked memory"); }
-
 CudaWeightSlot::CudaWeightSlot(size_t bytes, cudaStream_t stream, cudaStream_t copies)
     : stream_(stream), copies_(copies), memory_(bytes, stream, Cleared::kNo) {
   for (cudaEvent_t* const event : {&is_free_, &is_full_}) {

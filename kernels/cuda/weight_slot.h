@@ -11,22 +11,6 @@
 
 namespace lckv {
 
-// Host memory that is page-locked: copies from it need no thread of the host, and kernels may write
-// it. Ends the process where the host has no room.
-class PinnedMemory {
- public:
-  explicit PinnedMemory(size_t bytes);
-  ~PinnedMemory();
-  PinnedMemory(const PinnedMemory&) = delete;
-  PinnedMemory& operator=(const PinnedMemory&) = delete;
-  std::byte* data() const { return data_; }
-  size_t bytes() const { return bytes_; }
-
- private:
-  std::byte* data_ = nullptr;
-  size_t bytes_ = 0;
-};
-
 // What is fetched begins at multiples of it, as what is allocated does: cuBLASLt chooses by it.
 inline constexpr size_t kWeightAlignment = 256;
 

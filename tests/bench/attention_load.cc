@@ -26,14 +26,15 @@ AttentionLoad::AttentionLoad(Ops& ops, const AttentionShape& shape)
   const int64_t num_rows = int64_t{shape.num_sequences} * shape.num_rows;
   q_ = made_up_numbers(ops, DType::kFloat32,
                        static_cast<size_t>(num_rows * num_heads * shape.head_dim));
-  out_ = ops.allocate(q_->bytes());
+  out_ = ops.allocate(
+      static_cast<size_t>(num_rows * ops.operand_row_bytes(int64_t{num_heads} * shape.head_dim)));
   for (int64_t i = 0; i < num_blocks; ++i) {
     blocks_.push_back(static_cast<int32_t>(i * kScatter % num_blocks));
   }
   std::iota(slot_positions_.begin(), slot_positions_.end(), 0);
   for (int32_t i = 0; i < shape.num_sequences; ++i) add_sequence(i);
   args_ = {.q = q_->floats(),
-           .out = out_->floats(),
+           .out = out_->data(),
            .positions = positions_.data(),
            .num_heads = num_heads,
            .scale = 1.0F / std::sqrt(static_cast<float>(shape.head_dim)),

@@ -62,6 +62,8 @@ std::vector<SequenceId> start_streams(Driver& driver, const StreamShape& shape,
     decoding = count_tokens(turn);
   }
   driver.set_idle(false);
+  // What was launched while idle.
+  LCKV_CHECK(count_tokens(driver.step()) == shape.batch);
   return ids;
 }
 

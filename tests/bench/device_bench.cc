@@ -135,8 +135,7 @@ double least_step_seconds(const ModelConfig& config, const Limits& limits, doubl
 }
 
 // What a step takes where its operations find the device busy with something else, which leaves the
-// host time to ask for all of them, up to the first whose result it waits for: no less than the
-// device works.
+// host time to ask for all of them: no less than the device works.
 double busy_seconds(Driver& driver, const StreamShape& streams, double step, const Scale& scale) {
   bench::ProductLoad load(driver.ops(), {scale.square, scale.square, scale.square});
   const double one = load.seconds();

@@ -44,6 +44,14 @@ std::unique_ptr<PackedWeight> made_up_weight(Ops& ops, const ProductShape& shape
   return ops.pack({&source, 1});
 }
 
+std::unique_ptr<DeviceBuffer> made_up_operand(Ops& ops, const ProductShape& shape) {
+  const auto numbers =
+      made_up_numbers(ops, DType::kFloat32, static_cast<size_t>(shape.rows * shape.k));
+  auto operand = ops.allocate(static_cast<size_t>(shape.rows * ops.operand_row_bytes(shape.k)));
+  ops.to_operand(numbers->floats(), shape.rows, shape.k, operand->data());
+  return operand;
+}
+
 }  // namespace
 
 double DeviceTimer::turn(const std::function<void()>& call, int num_calls) {
@@ -91,7 +99,7 @@ ProductLoad::ProductLoad(Ops& ops, const ProductShape& shape)
     : ops_(ops),
       shape_(shape),
       weight_(made_up_weight(ops, shape)),
-      x_(made_up_numbers(ops, DType::kFloat32, static_cast<size_t>(shape.rows * shape.k))),
+      x_(made_up_operand(ops, shape)),
       y_(ops.allocate(static_cast<size_t>(shape.rows * shape.n) * sizeof(float))) {}
 
 double ProductLoad::seconds() {

@@ -54,7 +54,7 @@ class ProductLoad {
   ProductLoad(Ops& ops, const ProductShape& shape);
 
   void run() {
-    ops_.matmul(*weight_, x_->floats(), shape_.rows, y_->floats(), /*bias=*/nullptr,
+    ops_.matmul(*weight_, x_->data(), shape_.rows, y_->floats(), /*bias=*/nullptr,
                 /*accumulate=*/false);
   }
   double seconds();
@@ -67,7 +67,7 @@ class ProductLoad {
   Ops& ops_;
   const ProductShape shape_;
   const std::unique_ptr<PackedWeight> weight_;
-  const std::unique_ptr<DeviceBuffer> x_;
+  const std::unique_ptr<DeviceBuffer> x_;  // operand
   const std::unique_ptr<DeviceBuffer> y_;
 };
 

@@ -65,8 +65,9 @@ absl::StatusOr<std::unique_ptr<Driver>> Driver::open(const DriverOptions& option
   auto runner = make_runner(driver->loaded_);
   if (!runner.ok()) return runner.status();
   driver->runner_ = *std::move(runner);
-  driver->scheduler_ =
-      std::make_unique<Scheduler>(driver->loaded_.plan.scheduler, driver->loaded_.passes);
+  SchedulerOptions scheduling = driver->loaded_.plan.scheduler;
+  scheduling.max_uncommitted_plans = driver->runner_->max_launched();
+  driver->scheduler_ = std::make_unique<Scheduler>(scheduling, driver->loaded_.passes);
   return driver;
 }
 
@@ -89,24 +90,28 @@ Driver::Turn Driver::step() {
   Turn turn;
   kernels_ = absl::ZeroDuration();
   const absl::Time began = absl::Now();
-  auto plan = scheduler_->plan(began);
-  if (!plan) return turn;
-  if (cold_) {
-    for (GroupRows& group : plan->groups) {
-      for (WalkSegment& segment : group.segments) segment.warm = false;
-    }
-  }
   StepTimes times;
-  const StepResult result = runner_->run(*plan, times).value();
+  while (auto plan = scheduler_->plan(absl::Now())) {
+    if (cold_) {
+      for (GroupRows& group : plan->groups) {
+        for (WalkSegment& segment : group.segments) segment.warm = false;
+      }
+    }
+    LCKV_CHECK(runner_->launch(*plan, times).ok());
+    num_rows_.push_back(plan->ordinary.front().num_rows);
+  }
+  if (num_rows_.empty()) return turn;
+  const StepResult result = runner_->collect(times).value();
   turn.events = scheduler_->commit(result, absl::Now());
   turn.time = absl::Now() - began;
   turn.kernels = kernels_;
-  turn.num_rows = plan->ordinary.front().num_rows;
+  turn.num_rows = num_rows_.front();
+  num_rows_.pop_front();
   return turn;
 }
 
 void Driver::finish_all() {
-  while (scheduler_->has_work()) {
+  while (scheduler_->has_work() || !num_rows_.empty()) {
     const Turn turn = step();
     LCKV_CHECK(turn.time > absl::ZeroDuration());
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -39,7 +40,7 @@ class Driver {
   static absl::StatusOr<std::unique_ptr<Ops>> open_ops(const DriverOptions& options);
 
   struct Turn {
-    absl::Duration time;     // plan, run, commit
+    absl::Duration time;     // plan, launch, collect, commit: from one commit to the next
     absl::Duration kernels;  // of it, in operations
     int32_t num_rows = 0;    // of the first range
     std::vector<SequenceEvent> events;
@@ -49,7 +50,7 @@ class Driver {
   SequenceId submit(std::vector<int32_t> prompt, int32_t max_new_tokens,
                     PrefillMode mode = PrefillMode::kExact);
   void cancel(SequenceId sequence) { scheduler_->cancel(sequence); }
-  // Nothing to do gives a turn without rows.
+  // Commits one step, as the engine does. Nothing to do gives a turn without rows.
   Turn step();
   // Steps until nothing is left.
   void finish_all();
@@ -71,6 +72,7 @@ class Driver {
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<ModelRunner> runner_;
   uint64_t last_sequence_ = 0;
+  std::deque<int32_t> num_rows_;  // of steps that were launched and not committed
   bool cold_ = false;
 };
 

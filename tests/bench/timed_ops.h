@@ -49,7 +49,14 @@ class TimedOps final : public Ops {
   void forget_batches() override { ops_->forget_batches(); }
   int32_t padded_rows(int32_t rows) const override { return ops_->padded_rows(rows); }
   bool repeats_batches(int32_t rows) const override { return ops_->repeats_batches(rows); }
+  bool returns_early() const override { return ops_->returns_early(); }
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override { return ops_->allocate(bytes); }
+  std::unique_ptr<HostBuffer> allocate_host(size_t bytes) override {
+    return ops_->allocate_host(bytes);
+  }
+  std::unique_ptr<ResultBuffer> allocate_results(size_t bytes) override {
+    return ops_->allocate_results(bytes);
+  }
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
     return ops_->pack(sources);
   }
@@ -75,17 +82,23 @@ class TimedOps final : public Ops {
     const Timer timer(total_);
     ops_->fetch(weights, slot);
   }
-  void embed(const EmbeddingTable& table, std::span<const int32_t> ids, float* out) override {
+  void embed(const EmbeddingTable& table, std::span<const TokenId> tokens, int32_t first,
+             float* out) override {
     const Timer timer(total_);
-    ops_->embed(table, ids, out);
+    ops_->embed(table, tokens, first, out);
   }
   void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t hidden,
-                float* out) override {
+                std::byte* out) override {
     const Timer timer(total_);
     ops_->rms_norm(x, weight, eps, rows, hidden, out);
   }
-  void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y, const float* bias,
-              bool accumulate) override {
+  int64_t operand_row_bytes(int64_t k) const override { return ops_->operand_row_bytes(k); }
+  void to_operand(const float* x, int64_t rows, int64_t k, std::byte* out) override {
+    const Timer timer(total_);
+    ops_->to_operand(x, rows, k, out);
+  }
+  void matmul(const PackedWeight& weight, const std::byte* x, int64_t rows, float* y,
+              const float* bias, bool accumulate) override {
     const Timer timer(total_);
     if (skips_) {
       if (!accumulate) zero(rows, weight.n(), y);
@@ -98,7 +111,7 @@ class TimedOps final : public Ops {
     const Timer timer(total_);
     ops_->rope(x, row_stride, positions, heads, head_dim, table);
   }
-  void silu_mul(const float* gate_up, int64_t rows, int64_t inner, float* out) override {
+  void silu_mul(const float* gate_up, int64_t rows, int64_t inner, std::byte* out) override {
     const Timer timer(total_);
     ops_->silu_mul(gate_up, rows, inner, out);
   }
@@ -142,6 +155,11 @@ class TimedOps final : public Ops {
     const Timer timer(total_);
     ops_->commit_kv(staged, ids, layout, blocks, slots);
   }
+  void rope_kv(const NewKv& rows, std::span<const int32_t> positions,
+               DeviceBuffer& table) override {
+    const Timer timer(total_);
+    ops_->rope_kv(rows, positions, table);
+  }
   void attention(const AttentionArgs& args) override {
     const Timer timer(total_);
     if (!skips_) ops_->attention(args);
@@ -149,6 +167,10 @@ class TimedOps final : public Ops {
   void copy(const std::byte* from, std::byte* to, size_t bytes) override {
     const Timer timer(total_);
     ops_->copy(from, to, bytes);
+  }
+  void copy_block(const std::byte* from, std::byte* to, size_t bytes) override {
+    const Timer timer(total_);
+    ops_->copy_block(from, to, bytes);
   }
   void copy_columns(const float* from, int64_t from_stride, int64_t rows, int64_t width, float* to,
                     int64_t to_stride) override {
@@ -160,14 +182,13 @@ class TimedOps final : public Ops {
     const Timer timer(total_);
     ops_->change_logits(logits, change, ids, values);
   }
-  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
-                TopEntry* top) override {
+  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary) override {
     const Timer timer(total_);
-    ops_->logprobs(rows, vocabulary, own, top);
+    ops_->logprobs(rows, vocabulary);
   }
-  void sample(std::span<const SampleArgs> rows, int32_t* ids) override {
+  void sample(std::span<const SampleArgs> rows) override {
     const Timer timer(total_);
-    ops_->sample(rows, ids);
+    ops_->sample(rows);
   }
 
  private:

@@ -90,10 +90,10 @@ Output attend(Ops& ops, const Shape& shape, const History& history) {
                                  .num_staged = shape.staged};
   const int64_t q_width = static_cast<int64_t>(shape.heads) * shape.head_dim;
   const std::vector<uint8_t> official(shape.rows, 1);
-  const auto out = nan_on_device(ops, shape.rows * q_width * sizeof(float));
+  const auto out = empty_operand(ops, shape.rows, q_width);
   const auto log_sum_exp = nan_on_device(ops, shape.rows * shape.heads * sizeof(float));
   ops.attention({.q = q->floats() + (positions - shape.rows) * q_width,
-                 .out = out->floats(),
+                 .out = out->data(),
                  .positions = all.data() + positions - shape.rows,
                  .num_heads = shape.heads,
                  .scale = 1.0F / std::sqrt(static_cast<float>(shape.head_dim)),
@@ -105,12 +105,12 @@ Output attend(Ops& ops, const Shape& shape, const History& history) {
                  .staged = {staged_k->data(), staged_v->data()},
                  .segments = {&segment, 1},
                  .log_sum_exp = log_sum_exp->floats()});
-  return {from_device(ops, *out), from_device(ops, *log_sum_exp)};
+  return {from_operand(ops, *out, q_width), from_device(ops, *log_sum_exp)};
 }
 
 // Softmax in double precision, straight from the definition.
 void expect_definition(const Shape& shape, const History& history, const Backend& backend,
-                       const Output& output) {
+                       const Ops& ops, const Output& output) {
   const DType dtype = backend.dtype;
   const DType query_dtype = backend.rounds_attention ? dtype : DType::kFloat32;
   // A weight is rounded once, by no more than this part of it. Sums on tensor cores are of float32
@@ -161,8 +161,8 @@ void expect_definition(const Shape& shape, const History& history, const Backend
         // position.
         const double roundings =
             4.0 * shape.head_dim + 4.0 * static_cast<double>(seen.size()) + 16.0;
-        const double tolerance =
-            roundings * sum_error * size + (norm > 0.0 ? weight_error * size_sum[i] / norm : 0.0);
+        const double tolerance = roundings * sum_error * size + operand_error(ops, expected) +
+                                 (norm > 0.0 ? weight_error * size_sum[i] / norm : 0.0);
         ASSERT_NEAR(got, expected, tolerance) << "row " << row << " head " << head;
       }
       const float lse = output.log_sum_exp[row * shape.heads + head];
@@ -232,7 +232,7 @@ TEST_P(Attention, MatchesItsDefinition) {
                  << " staged " << shape.staged << " rows " << shape.rows << " strict "
                  << shape.strict << " window " << shape.window << " official " << shape.official);
     const History history = random_history(shape, ++seed);
-    expect_definition(shape, history, GetParam(), attend(*ops, shape, history));
+    expect_definition(shape, history, GetParam(), *ops, attend(*ops, shape, history));
   }
 }
 
@@ -263,17 +263,17 @@ TEST_P(Attention, InfiniteValuesReachOnlyRowsThatSeeThem) {
   EXPECT_TRUE(std::isnan(got.out[(shape.rows - 1) * width]));
 }
 
-// A history of several pieces, whose rows' shares fit into nothing, each for itself, or a few at a
-// time.
+// Of several pieces, whose rows' shares fit into nothing, each for itself, or a few at a time.
 TEST_P(Attention, LittleMemoryForSharesIsEnough) {
   if (GetParam().open_with_shares == nullptr) GTEST_SKIP() << "keeps no shares";
   const Shape shape{.slots_per_block = 16, .committed = 2100, .staged = 9, .rows = 9};
   const History history = random_history(shape, 8);
-  const Output enough = attend(*GetParam().open(), shape, history);
+  const auto ops = GetParam().open();
+  const Output enough = attend(*ops, shape, history);
   for (const size_t bytes : {size_t{64}, size_t{1} << 10, size_t{4} << 10}) {
     SCOPED_TRACE(testing::Message() << bytes << " bytes");
     const Output got = attend(*GetParam().open_with_shares(bytes), shape, history);
-    expect_definition(shape, history, GetParam(), got);
+    expect_definition(shape, history, GetParam(), *ops, got);
     if (!GetParam().reproducible) continue;
     EXPECT_TRUE(same_bytes(enough.out.data(), got.out.data(), got.out.size()));
     EXPECT_TRUE(
@@ -364,16 +364,16 @@ TEST_P(Attention, ABatchOfCallsGivesWhatEachGivesAlone) {
       ops->stage_kv(layer.kv->floats(), layer.kv->floats(), kWidth, layout, staged_rows,
                     {layer.k->data(), layer.v->data()});
       for (const int32_t window : {0, 5}) {
-        const auto out = nan_on_device(*ops, kRows * kWidth * sizeof(float));
+        const auto out = empty_operand(*ops, kRows, kWidth);
         ops->attention({.q = layer.q->floats(),
-                        .out = out->floats(),
+                        .out = out->data(),
                         .positions = positions.data(),
                         .num_heads = 1,
                         .window = window,
                         .layout = layout,
                         .staged = {layer.k->data(), layer.v->data()},
                         .segments = {&segment, 1}});
-        outputs.push_back(from_device(*ops, *out));
+        outputs.push_back(from_operand(*ops, *out, kWidth));
       }
     }
     return outputs;

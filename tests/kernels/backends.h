@@ -75,9 +75,48 @@ inline std::unique_ptr<DeviceBuffer> nan_on_device(Ops& ops, size_t bytes) {
   return on_device(ops, std::vector<uint8_t>(bytes, 0xFF));
 }
 
-inline std::vector<float> from_device(Ops& ops, DeviceBuffer& buffer) {
-  std::vector<float> values(buffer.bytes() / sizeof(float));
+template <class Value = float>
+std::vector<Value> from_device(Ops& ops, DeviceBuffer& buffer) {
+  std::vector<Value> values(buffer.bytes() / sizeof(Value));
   ops.copy(buffer.data(), reinterpret_cast<std::byte*>(values.data()), buffer.bytes());
+  return values;
+}
+
+// What products take in, of rows of k values.
+inline std::unique_ptr<DeviceBuffer> operand(Ops& ops, const std::vector<float>& x, int64_t k) {
+  const int64_t rows = static_cast<int64_t>(x.size()) / k;
+  auto made = nan_on_device(ops, rows * ops.operand_row_bytes(k));
+  ops.to_operand(on_device(ops, x)->floats(), rows, k, made->data());
+  return made;
+}
+inline std::unique_ptr<DeviceBuffer> empty_operand(Ops& ops, int64_t rows, int64_t k) {
+  return nan_on_device(ops, rows * ops.operand_row_bytes(k));
+}
+
+// By how much the backend may have rounded a value of an operand.
+inline double operand_error(const Ops& ops, double value) {
+  if (ops.operand_row_bytes(64) == 64 * sizeof(float)) return 0.0;
+  return ops.dtype() == DType::kBFloat16 ? 0x1p-8 * std::abs(value)
+                                         : 0x1p-11 * std::abs(value) + 0x1p-25;
+}
+
+// In float32, or in the compute dtype, with zeros behind each row up to where the next one begins.
+inline std::vector<float> from_operand(Ops& ops, DeviceBuffer& operand, int64_t k) {
+  constexpr int64_t kWhole = 64;
+  const auto bytes = from_device<uint8_t>(ops, operand);
+  const int64_t value_bytes = ops.operand_row_bytes(kWhole) / kWhole;
+  const int64_t stride = ops.operand_row_bytes(k) / value_bytes;
+  const DType dtype = value_bytes == sizeof(float) ? DType::kFloat32 : ops.dtype();
+  const int64_t rows = static_cast<int64_t>(bytes.size()) / ops.operand_row_bytes(k);
+  std::vector<float> values;
+  for (int64_t i = 0; i < rows * stride; ++i) {
+    const float value = weight_value({.data = bytes.data(), .dtype = dtype}, i);
+    if (i % stride < k) {
+      values.push_back(value);
+    } else {
+      EXPECT_EQ(value, 0.0F);
+    }
+  }
   return values;
 }
 

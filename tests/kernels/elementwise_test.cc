@@ -1,4 +1,4 @@
-// Row operations against double precision, and the moves of keys and values.
+// Row operations against double precision.
 #include <algorithm>
 #include <numbers>
 #include <utility>
@@ -18,10 +18,10 @@ TEST_P(RowOps, RmsNorm) {
   for (const int64_t hidden : {1, 7, 64, 257, 2048}) {
     const auto x = random.floats(3 * hidden, 2.0F);
     const auto weight = random.floats(hidden);
-    const auto normed = ops->allocate(3 * hidden * sizeof(float));
+    const auto normed = empty_operand(*ops, 3, hidden);
     ops->rms_norm(on_device(*ops, x)->floats(), on_device(*ops, weight)->floats(), 1e-5F, 3, hidden,
-                  normed->floats());
-    const std::vector<float> out = from_device(*ops, *normed);
+                  normed->data());
+    const std::vector<float> out = from_operand(*ops, *normed, hidden);
     for (int64_t row = 0; row < 3; ++row) {
       double sum = 0.0;
       for (int64_t i = 0; i < hidden; ++i) sum += std::pow(x[row * hidden + i], 2.0);
@@ -29,7 +29,8 @@ TEST_P(RowOps, RmsNorm) {
       for (int64_t i = 0; i < hidden; ++i) {
         const double expected = x[row * hidden + i] * scale * weight[i];
         ASSERT_NEAR(out[row * hidden + i], expected,
-                    (static_cast<double>(hidden) / 8 + 8) * 0x1p-24 * std::abs(expected) + 1e-30);
+                    (static_cast<double>(hidden) / 8 + 8) * 0x1p-24 * std::abs(expected) +
+                        operand_error(*ops, expected) + 1e-30);
       }
     }
   }
@@ -42,14 +43,14 @@ TEST_P(RowOps, SiluMul) {
   auto gate_up = random.floats(2 * 2 * kInner, 4.0F);
   gate_up[0] = 100.0F;
   gate_up[1] = -100.0F;
-  const auto product = ops->allocate(2 * kInner * sizeof(float));
-  ops->silu_mul(on_device(*ops, gate_up)->floats(), 2, kInner, product->floats());
-  const std::vector<float> out = from_device(*ops, *product);
+  const auto product = empty_operand(*ops, 2, kInner);
+  ops->silu_mul(on_device(*ops, gate_up)->floats(), 2, kInner, product->data());
+  const std::vector<float> out = from_operand(*ops, *product, kInner);
   for (int64_t i = 0; i < 2 * kInner; ++i) {
     const int64_t at = i / kInner * 2 * kInner + i % kInner;
     const double gate = gate_up[at];
     const double expected = gate / (1.0 + std::exp(-gate)) * gate_up[at + kInner];
-    ASSERT_NEAR(out[i], expected, 1e-6 * std::abs(expected) + 1e-7);
+    ASSERT_NEAR(out[i], expected, 1e-6 * std::abs(expected) + 1e-7 + operand_error(*ops, expected));
   }
 }
 
@@ -132,9 +133,18 @@ struct Checkpoint {
   WeightSource source;
 };
 
-std::vector<float> embed(Ops& ops, const EmbeddingTable& table, const std::vector<int32_t>& ids) {
+// The odd ones of the ids are known, the others lie on the device.
+std::vector<float> embed(Ops& ops, const EmbeddingTable& table, const std::vector<int32_t>& ids,
+                         int32_t first = 0) {
+  const auto drawn = ops.allocate(ids.size() * sizeof(int32_t));
+  ops.copy(reinterpret_cast<const std::byte*>(ids.data()), drawn->data(), drawn->bytes());
+  const auto* const places = reinterpret_cast<const int32_t*>(drawn->data());
+  std::vector<TokenId> tokens;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    tokens.push_back(i % 2 == 0 ? TokenId{.drawn = places + i} : TokenId{.id = ids[i]});
+  }
   const auto out = nan_on_device(ops, ids.size() * table.k() * sizeof(float));
-  ops.embed(table, ids, out->floats());
+  ops.embed(table, tokens, first, out->floats());
   return from_device(ops, *out);
 }
 
@@ -158,10 +168,20 @@ TEST_P(RowOps, EmbedsRowsOfEveryFormat) {
   }
 }
 
+TEST_P(RowOps, EmbedsAShareOfTheIds) {
+  const auto ops = GetParam().open();
+  Random random(5);
+  const Checkpoint checkpoint(random, DType::kFloat32, 6, 24);
+  const auto table = ops->pack_table(checkpoint.source, nullptr);
+  const auto found = embed(*ops, *table, {11, 12, 17, 18, 0, 14, 13}, 12);
+  const auto expected = checkpoint.rows(ops->dtype(), {-1, 0, 5, -1, -1, 2, 1});
+  EXPECT_TRUE(same_bytes(found.data(), expected.data(), expected.size()));
+}
+
 TEST_P(RowOps, EmbedsWithoutIdsOfItsOwn) {
   const auto ops = GetParam().open();
   const auto table = ops->pack_table({.n = 0, .k = 24}, nullptr);
-  EXPECT_EQ(embed(*ops, *table, {-1, -1}), std::vector<float>(2 * 24, 0.0F));
+  EXPECT_EQ(embed(*ops, *table, {0, 7}, 7), std::vector<float>(2 * 24, 0.0F));
   EXPECT_TRUE(embed(*ops, *table, {}).empty());
 }
 
@@ -215,81 +235,21 @@ TEST_P(RowOps, CopiesColumns) {
   EXPECT_EQ(from_device(*ops, *to)[0], 0.0F);
 }
 
-TEST_P(RowOps, ComparesAndCopiesStagedRows) {
+TEST_P(RowOps, SendsResultsBehindWhatWritesThem) {
   const auto ops = GetParam().open();
-  const KvLayout layout{.kv_heads = 2, .head_dim = 16, .dtype = ops->dtype()};
-  constexpr int64_t kWidth = 32;
-  Random random(6);
-  const auto k = random.floats(3 * kWidth);
-  const auto v = random.floats(3 * kWidth);
-  const size_t bytes = 4 * kWidth * dtype_bytes(layout.dtype);
-  const auto fresh_k = ops->allocate(bytes);
-  const auto fresh_v = ops->allocate(bytes);
-  const auto read_k = ops->allocate(bytes);
-  const auto read_v = ops->allocate(bytes);
-  const KvRows fresh{fresh_k->data(), fresh_v->data()};
-  const KvRows read{read_k->data(), read_v->data()};
-  const std::vector<int32_t> ids = {2, 0, 3};
-  ops->stage_kv(on_device(*ops, k)->floats(), on_device(*ops, v)->floats(), kWidth, layout, ids,
-                fresh);
-  ops->copy_kv(layout, {{2, 3}}, fresh, read);
-  ops->zero_kv(layout, {{0}}, read);
-  std::vector<KvDistance> distance(3);
-  ops->compare_kv(layout, ids, fresh, read, distance.data());
-  EXPECT_TRUE(distance[0].identical);
-  EXPECT_FALSE(distance[1].identical);
-  EXPECT_TRUE(distance[2].identical);
-  EXPECT_EQ(distance[0].difference_squared, 0.0F);
-  double norm = 0.0;
-  for (int64_t i = kWidth; i < 2 * kWidth; ++i) {
-    norm += std::pow(rounded(k[i], layout.dtype), 2.0) + std::pow(rounded(v[i], layout.dtype), 2.0);
+  const auto results = ops->allocate_results(sizeof(int32_t) * 4);
+  auto* const ids = reinterpret_cast<int32_t*>(results->device());
+  const auto logits = on_device(*ops, std::vector<float>{0, 0, 5, 0});
+  const SampleArgs third{.logits = logits->floats(), .vocabulary = 4, .temperature = 0.0F};
+  for (int32_t turn = 0; turn < 2; ++turn) {
+    SampleArgs args = third;
+    args.drawn = ids + turn;
+    ops->sample({&args, 1});
+    results->send(sizeof(int32_t) * 2);
+    results->wait();
+    EXPECT_TRUE(results->is_there());
+    EXPECT_EQ(reinterpret_cast<const int32_t*>(results->host())[turn], 2);
   }
-  EXPECT_NEAR(distance[1].difference_squared, norm, 1e-5 * norm);
-  EXPECT_NEAR(distance[1].norm_squared, norm, 1e-5 * norm);
-}
-
-// A slot holds the same bytes whether its row came from floats or was staged before.
-TEST_P(RowOps, CommitsWhatWasStaged) {
-  const auto ops = GetParam().open();
-  constexpr int64_t kWidth = 48;
-  KvLayout layout{.slots_per_block = 4, .kv_heads = 3, .head_dim = 16, .dtype = ops->dtype()};
-  const size_t value_bytes = dtype_bytes(layout.dtype);
-  layout.block_bytes = static_cast<int64_t>(2 * kWidth * 4 * value_bytes) + 32;
-  Random random(8);
-  const auto k = on_device(*ops, random.floats(3 * (kWidth + 4)));
-  const auto v = on_device(*ops, random.floats(3 * (kWidth + 4)));
-  const std::vector<int32_t> blocks = {1, 0, 1};
-  const std::vector<int32_t> slots = {3, 2, 0};
-  const std::vector<int32_t> ids = {4, 1, 0};
-  const auto staged_k = nan_on_device(*ops, 5 * kWidth * value_bytes);
-  const auto staged_v = nan_on_device(*ops, 5 * kWidth * value_bytes);
-  const KvRows staged{staged_k->data(), staged_v->data()};
-  const auto appended = nan_on_device(*ops, 2 * layout.block_bytes);
-  const auto committed = nan_on_device(*ops, 2 * layout.block_bytes);
-  layout.base = appended->data();
-  ops->append_kv(k->floats(), v->floats(), kWidth + 4, layout, blocks, slots);
-  ops->stage_kv(k->floats(), v->floats(), kWidth + 4, layout, ids, staged);
-  layout.base = committed->data();
-  ops->commit_kv(staged, ids, layout, blocks, slots);
-  const std::vector<float> expected = from_device(*ops, *appended);
-  EXPECT_TRUE(same_bytes(from_device(*ops, *committed).data(), expected.data(), expected.size()));
-  // Key of the first row, second head: block 1, slot 3.
-  std::vector<std::byte> bytes(appended->bytes());
-  ops->copy(appended->data(), bytes.data(), bytes.size());
-  const std::byte* const key = bytes.data() + layout.block_bytes + (4 + 3) * 16 * value_bytes;
-  const std::vector<float> rows = from_device(*ops, *k);
-  for (int32_t i = 0; i < 16; ++i) {
-    EXPECT_EQ(weight_value({.data = key, .dtype = layout.dtype}, i),
-              rounded(rows[16 + i], layout.dtype));
-  }
-}
-
-TEST(BFloat16, RoundsToNearestEven) {
-  EXPECT_EQ(float_to_bfloat16(1.0F), 0x3F80);
-  EXPECT_EQ(float_to_bfloat16(1.00390625F), 0x3F80);  // halfway, even below
-  EXPECT_EQ(float_to_bfloat16(1.01171875F), 0x3F82);  // halfway, even above
-  EXPECT_EQ(float_to_bfloat16(std::numeric_limits<float>::infinity()), 0x7F80);
-  EXPECT_TRUE(std::isnan(bfloat16_to_float(float_to_bfloat16(std::nanf("")))));
 }
 
 // Every number comes back; between two neighbours the middle goes to the even one, and what lies

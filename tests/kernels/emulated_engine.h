@@ -25,6 +25,19 @@ using ConfigChanges = std::map<std::string, std::string>;
 // The demo model's shape and made-up weights, with parts of its config changed.
 WorkerConfig changed_config(const std::string& name, const ConfigChanges& changes);
 
+// A cyclic group of two layers and nothing besides: what products take in depends on walks alone.
+ConfigChanges small_group();
+WorkerConfig small_group_config();
+
+// While it lives, kernels run when somebody waits for them, and not before.
+class DeviceFallsBehind {
+ public:
+  DeviceFallsBehind();
+  ~DeviceFallsBehind();
+  DeviceFallsBehind(const DeviceFallsBehind&) = delete;
+  DeviceFallsBehind& operator=(const DeviceFallsBehind&) = delete;
+};
+
 struct Rank {
   std::unique_ptr<Ops> ops;
   LoadedModel loaded;
@@ -42,6 +55,11 @@ struct DeviceChoice {
 };
 std::vector<std::unique_ptr<Ops>> devices(int count, const DeviceChoice& choice = {});
 
+// The plain reference, of one rank.
+std::vector<std::unique_ptr<Ops>> reference();
+// The only rank's; its test has failed where it cannot be had.
+LoadedModel load_on_device(const WorkerConfig& config, bool records_batches = false);
+
 struct Generated {
   std::vector<int32_t> tokens;
   std::vector<float> logprobs;  // own, then top ones, of all tokens they were asked for
@@ -49,9 +67,10 @@ struct Generated {
 };
 
 // What the sequences get, by number from 1 on. Each of the Ops is a rank's; the scheduler is the
-// first one's.
+// first one's, whose `load` is what it was at the end.
 std::map<uint64_t, Generated> generate(const WorkerConfig& config,
                                        const std::vector<SequenceSpec>& specs,
-                                       std::vector<std::unique_ptr<Ops>> ops);
+                                       std::vector<std::unique_ptr<Ops>> ops,
+                                       SchedulerLoad* load = nullptr);
 
 }  // namespace lckv

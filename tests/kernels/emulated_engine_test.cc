@@ -41,15 +41,9 @@ std::vector<SequenceSpec> workload() {
   return {plain, drawn};
 }
 
-const ConfigChanges kSmallGroup = {{"0_6_6_6_6_6_6_7", "1_1"},
-                                   {"\"num_hidden_layers\": 8", "\"num_hidden_layers\": 2"}};
-
-// A cyclic group of two layers and nothing besides: what products take in depends on walks alone.
-WorkerConfig small_group_config() { return changed_config("small_group", kSmallGroup); }
-
 // With an output matrix of its own; of two ranks' shares of the vocabulary one ends in padding.
 WorkerConfig untied_config() {
-  ConfigChanges changes = kSmallGroup;
+  ConfigChanges changes = small_group();
   changes["\"tie_word_embeddings\": true"] = "\"tie_word_embeddings\": false";
   changes["\"vocab_size\": 4096"] = "\"vocab_size\": 4095";
   return changed_config("untied", changes);
@@ -66,12 +60,6 @@ Tokens tokens_of(std::vector<std::unique_ptr<Ops>> ops,
   return tokens;
 }
 
-std::vector<std::unique_ptr<Ops>> reference() {
-  std::vector<std::unique_ptr<Ops>> ops;
-  ops.push_back(open_reference_ops(DType::kFloat32));
-  return ops;
-}
-
 TEST(EmulatedEngine, GivesTheTokensOfTheReference) {
   const Tokens expected = tokens_of(reference());
   EXPECT_EQ(expected.at(1).size(), 3U);
@@ -83,17 +71,6 @@ TEST(EmulatedEngine, GivesTheTokensOfTheReference) {
   EXPECT_EQ(tokens_of(devices(2, {.are_one = true}), sharing), expected) << "of one device";
   const emulated_cuda::NoPeerMemory none;
   EXPECT_EQ(tokens_of(devices(2)), expected) << "over NCCL";
-}
-
-LoadedModel load_on_device(const WorkerConfig& config, bool records_batches = false) {
-  auto loaded = read_model(config);
-  EXPECT_TRUE(loaded.ok()) << loaded.status();
-  loaded->ops = make_cuda_ops(
-      {.dtype = loaded->plan.dtype, .reproducible = true, .records_batches = records_batches},
-      {.num_multiprocessors = 2});
-  EXPECT_TRUE(open_weights(config, *loaded).ok());
-  EXPECT_TRUE(load_weights(config, single_rank_collectives(), *loaded).ok());
-  return *std::move(loaded);
 }
 
 // Made-up weights are zeros once they were given back: nothing is looked up in them afterwards.
@@ -113,59 +90,6 @@ TEST(EmulatedEngine, ATiedEmbeddingTakesNoMemoryOfItsOwn) {
   const auto [tied, tied_table] = weight_bytes(small_group_config());
   const auto [untied, untied_table] = weight_bytes(untied_config());
   EXPECT_EQ(tied - tied_table, untied - 2 * untied_table);
-}
-
-// The only rank, whose n-th wait is in vain.
-class WaitsInVain final : public Collectives {
- public:
-  explicit WaitsInVain(int which) : left_(which) {}
-  int rank() const override { return 0; }
-  int size() const override { return 1; }
-  absl::Status all_reduce(float*, int64_t) override { return absl::OkStatus(); }
-  absl::Status all_gather(const float* data, int64_t count, float* out) override {
-    return alone_->all_gather(data, count, out);
-  }
-  absl::Status broadcast(void*, int64_t, int) override { return absl::OkStatus(); }
-  absl::Status barrier() override { return absl::OkStatus(); }
-  absl::Status wait() override {
-    return --left_ == 0 ? absl::DeadlineExceededError("no peer") : absl::OkStatus();
-  }
-
- private:
-  int left_;
-  const std::unique_ptr<Collectives> alone_ = single_rank_collectives();
-};
-
-// A peer that stands still is met where it is waited for, not in what reads the device.
-TEST(ModelRunner, WaitsForRanksBeforeItReadsTheDevice) {
-  const WorkerConfig config = small_group_config();
-  std::vector<std::string> places;
-  for (int which : {1, 2}) {
-    auto loaded = read_model(config);
-    ASSERT_TRUE(loaded.ok()) << loaded.status();
-    loaded->ops = open_reference_ops(DType::kFloat32);
-    ASSERT_TRUE(open_weights(config, *loaded).ok());
-    ASSERT_TRUE(load_weights(config, std::make_unique<WaitsInVain>(which), *loaded).ok());
-    auto runner = make_runner(*loaded);
-    ASSERT_TRUE(runner.ok()) << runner.status();
-    Scheduler scheduler(loaded->plan.scheduler, loaded->passes);
-    const auto spec =
-        std::make_shared<const SequenceSpec>(SequenceSpec{.prompt = {5, 17}, .max_new_tokens = 1});
-    ASSERT_TRUE(scheduler.submit(SequenceId{1}, spec, absl::Now()).ok());
-    absl::Status status;
-    while (const auto plan = scheduler.plan(absl::Now())) {
-      StepTimes times;
-      const auto result = (*runner)->run(*plan, times);
-      status = result.status();
-      if (!status.ok()) break;
-      scheduler.commit(*result, absl::Now());
-    }
-    EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
-    places.emplace_back(status.message());
-  }
-  EXPECT_THAT(places, testing::ElementsAre(
-                          testing::HasSubstr("waiting for ranks before comparing KV: no peer"),
-                          testing::HasSubstr("waiting for ranks before sampling: no peer")));
 }
 
 uint64_t used(const Ops& ops) {

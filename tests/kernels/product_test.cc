@@ -39,7 +39,7 @@ TEST_P(Product, MatchesDoublePrecision) {
     const auto packed = ops->pack(sources);
     ASSERT_EQ(packed->n(), shape.n);
     const auto sums = on_device(*ops, before);
-    ops->matmul(*packed, on_device(*ops, x)->floats(), shape.rows, sums->floats(),
+    ops->matmul(*packed, operand(*ops, x, shape.k)->data(), shape.rows, sums->floats(),
                 on_device(*ops, bias)->floats(), true);
     const std::vector<float> y = from_device(*ops, *sums);
     for (int64_t row = 0; row < shape.rows; ++row) {
@@ -62,8 +62,8 @@ TEST_P(Product, MatchesDoublePrecision) {
 // y of one row of ones, over the matrix's columns.
 std::vector<float> product_of(Ops& ops, const PackedWeight& weight) {
   const auto y = ops.allocate(weight.n() * sizeof(float));
-  ops.matmul(weight, on_device(ops, std::vector<float>(weight.k(), 1.0F))->floats(), 1, y->floats(),
-             nullptr, false);
+  const std::vector<float> ones(weight.k(), 1.0F);
+  ops.matmul(weight, operand(ops, ones, weight.k())->data(), 1, y->floats(), nullptr, false);
   return from_device(ops, *y);
 }
 
@@ -117,7 +117,7 @@ INSTANTIATE_TEST_SUITE_P(All, Reproducible, testing::ValuesIn(reproducible_backe
 std::vector<float> multiply(Ops& ops, const PackedWeight& weight, const std::vector<float>& x) {
   const int64_t rows = static_cast<int64_t>(x.size()) / weight.k();
   const auto y = ops.allocate(rows * weight.n() * sizeof(float));
-  ops.matmul(weight, on_device(ops, x)->floats(), rows, y->floats(), nullptr, false);
+  ops.matmul(weight, operand(ops, x, weight.k())->data(), rows, y->floats(), nullptr, false);
   return from_device(ops, *y);
 }
 

@@ -96,9 +96,11 @@ TEST(Logprobs, AreThoseOfTheSoftmaxInOrder) {
   for (const float logit : logits) sum += std::exp(static_cast<double>(logit));
   float own = 0.0F;
   std::vector<TopEntry> top(5);
-  row_logprobs({.logits = logits.data(), .id = 2}, 5, &own, nullptr);
+  row_logprobs({.logits = logits.data(), .token = {.id = 2}, .own = &own}, 5);
   EXPECT_NEAR(own, 2.0 - std::log(sum), 1e-6);
-  row_logprobs({.logits = logits.data(), .id = 4, .num_top = 5}, 5, &own, top.data());
+  row_logprobs(
+      {.logits = logits.data(), .token = {.id = 4}, .own = &own, .num_top = 5, .top = top.data()},
+      5);
   EXPECT_NEAR(own, -200.0 - std::log(sum), 1e-4);
   std::vector<int32_t> order;
   for (const TopEntry& entry : top) {
@@ -124,6 +126,55 @@ std::vector<float> mixed_logits(Random& random, int32_t vocabulary) {
   return logits;
 }
 
+std::vector<int32_t> sample(Ops& ops, std::vector<SampleArgs> rows) {
+  const auto drawn = on_device(ops, std::vector<int32_t>(rows.size(), -1));
+  auto* id = reinterpret_cast<int32_t*>(drawn->data());
+  for (SampleArgs& row : rows) row.drawn = id++;
+  ops.sample(rows);
+  return from_device<int32_t>(ops, *drawn);
+}
+
+struct Logged {
+  float own = 0.0F;
+  std::vector<TopEntry> top;  // most likely first, equal ones by id
+};
+
+void put_in_order(std::vector<TopEntry>& top) {
+  std::sort(top.begin(), top.end(), [](const TopEntry& left, const TopEntry& right) {
+    return left.logprob != right.logprob ? left.logprob > right.logprob : left.id < right.id;
+  });
+}
+
+// The even ones of the rows' ids are known, the others lie on the device.
+std::vector<Logged> find_logprobs(Ops& ops, std::vector<LogprobArgs> rows, int32_t vocabulary) {
+  std::vector<int32_t> ids;
+  size_t num_top = 0;
+  for (const LogprobArgs& row : rows) {
+    ids.push_back(row.token.id);
+    num_top += row.num_top;
+  }
+  const auto drawn = on_device(ops, ids);
+  const auto own = nan_on_device(ops, rows.size() * sizeof(float));
+  const auto top = nan_on_device(ops, num_top * sizeof(TopEntry));
+  auto* next = reinterpret_cast<TopEntry*>(top->data());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (i % 2 == 1) rows[i].token = {.drawn = reinterpret_cast<int32_t*>(drawn->data()) + i};
+    rows[i].own = own->floats() + i;
+    rows[i].top = next;
+    next += rows[i].num_top;
+  }
+  ops.logprobs(rows, vocabulary);
+  std::vector<Logged> found;
+  const auto all = from_device<TopEntry>(ops, *top);
+  auto entry = all.begin();
+  for (const float value : from_device(ops, *own)) {
+    const auto end = entry + rows[found.size()].num_top;
+    put_in_order(found.emplace_back(Logged{.own = value, .top = {entry, end}}).top);
+    entry = end;
+  }
+  return found;
+}
+
 TEST_P(Sampling, DrawsTheTokensOfTheHost) {
   const auto ops = GetParam().open();
   Random random(21);
@@ -145,8 +196,7 @@ TEST_P(Sampling, DrawsTheTokensOfTheHost) {
       args.logits = on_devices.back()->floats();
       rows.push_back(args);
     }
-    std::vector<int32_t> drawn(rows.size());
-    ops->sample(rows, drawn.data());
+    const auto drawn = sample(*ops, rows);
     for (size_t i = 0; i < rows.size(); ++i) {
       SampleArgs& args = rows[i];
       args.logits = logits[i].data();
@@ -174,10 +224,9 @@ TEST_P(Sampling, ManyRowsOfALargeVocabulary) {
                     .temperature = i % 3 == 1 ? 1.0F : 0.0F,
                     .top_k = 1});
   }
-  std::vector<int32_t> drawn(kRows, -1);
-  ops->sample(rows, drawn.data());
+  const auto drawn = sample(*ops, rows);
   for (int32_t i = 0; i < kRows; ++i) EXPECT_EQ(drawn[i], 1000 * i);
-  ops->sample({}, nullptr);
+  ops->sample({});
 }
 
 TEST_P(Sampling, ChangesTheLogitsNamed) {
@@ -198,9 +247,7 @@ TEST_P(Sampling, InfiniteLogitsTakeAll) {
     const SampleArgs args{.logits = row->floats(),
                           .vocabulary = static_cast<int32_t>(logits.size()),
                           .position = position};
-    int32_t id = -1;
-    ops->sample({&args, 1}, &id);
-    return id;
+    return sample(*ops, {args}).front();
   };
   std::set<int32_t> drawn;
   for (uint32_t i = 0; i < 30; ++i) {
@@ -218,7 +265,6 @@ TEST_P(Sampling, LogprobsAreThoseOfTheHost) {
     std::vector<std::vector<float>> logits;
     std::vector<std::unique_ptr<DeviceBuffer>> on_devices;
     std::vector<LogprobArgs> rows;
-    size_t num_all = 0;
     for (const int32_t num_top : {0, 1, std::min(20, vocabulary), vocabulary, 0}) {
       for (const int32_t id : {0, vocabulary - 1, vocabulary / 2}) {
         auto& row = logits.emplace_back(random.floats(vocabulary, 4.0F));
@@ -226,36 +272,33 @@ TEST_P(Sampling, LogprobsAreThoseOfTheHost) {
           row[i] = row[random.below(vocabulary)];  // equal ones
         }
         on_devices.push_back(on_device(*ops, row));
-        rows.push_back({.logits = on_devices.back()->floats(), .id = id, .num_top = num_top});
-        num_all += num_top;
+        rows.push_back(
+            {.logits = on_devices.back()->floats(), .token = {.id = id}, .num_top = num_top});
       }
     }
-    std::vector<float> own(rows.size());
-    std::vector<TopEntry> all(num_all);
-    ops->logprobs(rows, vocabulary, own.data(), all.data());
-    const TopEntry* top = all.data();
+    const std::vector<Logged> found = find_logprobs(*ops, rows, vocabulary);
     for (size_t i = 0; i < rows.size(); ++i) {
-      LogprobArgs args = rows[i];
-      float own_alone = 0.0F;
-      std::vector<TopEntry> alone(args.num_top);
-      ops->logprobs({&args, 1}, vocabulary, &own_alone, alone.data());
-      args.logits = logits[i].data();
-      float expected_own = 0.0F;
-      std::vector<TopEntry> expected(args.num_top);
-      row_logprobs(args, vocabulary, &expected_own, expected.data());
-      ASSERT_NEAR(own[i], expected_own, 1e-5);
-      ASSERT_EQ(own[i], own_alone);
-      for (int32_t j = 0; j < args.num_top; ++j, ++top) {
-        ASSERT_EQ(top->id, expected[j].id) << j << " of " << args.num_top;
-        ASSERT_NEAR(top->logprob, expected[j].logprob, 1e-5);
-        ASSERT_EQ(top->logprob, alone[j].logprob);
+      const Logged alone = find_logprobs(*ops, {rows[i]}, vocabulary).front();
+      Logged expected{.top = std::vector<TopEntry>(rows[i].num_top)};
+      row_logprobs({.logits = logits[i].data(),
+                    .token = rows[i].token,
+                    .own = &expected.own,
+                    .num_top = rows[i].num_top,
+                    .top = expected.top.data()},
+                   vocabulary);
+      put_in_order(expected.top);
+      ASSERT_NEAR(found[i].own, expected.own, 1e-5);
+      ASSERT_EQ(found[i].own, alone.own);
+      for (int32_t j = 0; j < rows[i].num_top; ++j) {
+        ASSERT_EQ(found[i].top[j].id, expected.top[j].id) << j << " of " << rows[i].num_top;
+        ASSERT_NEAR(found[i].top[j].logprob, expected.top[j].logprob, 1e-5);
+        ASSERT_EQ(found[i].top[j].logprob, alone.top[j].logprob);
       }
     }
   }
-  ops->logprobs({}, 9, nullptr, nullptr);
+  ops->logprobs({}, 9);
 }
 
-// More than a backend may have scratch memory for.
 TEST_P(Sampling, ManyLogprobsOfALargeVocabulary) {
   const auto ops = GetParam().open();
   constexpr int32_t kVocabulary = 1 << 20;
@@ -265,20 +308,19 @@ TEST_P(Sampling, ManyLogprobsOfALargeVocabulary) {
   const auto row = on_device(*ops, logits);
   std::vector<LogprobArgs> rows;
   for (int32_t i = 0; i < kRows; ++i) {
-    rows.push_back({.logits = row->floats(), .id = i, .num_top = i == 4 ? 1 : kVocabulary});
+    rows.push_back(
+        {.logits = row->floats(), .token = {.id = i}, .num_top = i == 4 ? 1 : kVocabulary});
   }
-  std::vector<float> own(kRows);
-  std::vector<TopEntry> top((kRows - 1) * size_t{kVocabulary} + 1);
-  ops->logprobs(rows, kVocabulary, own.data(), top.data());
+  const std::vector<Logged> found = find_logprobs(*ops, rows, kVocabulary);
   const double norm = std::log(1.0 / (1.0 - std::exp(-1.0)));
-  size_t at = 0;
-  for (const LogprobArgs& args : rows) {
-    EXPECT_NEAR(own[args.id], -args.id - norm, 1e-5);
+  for (int32_t i = 0; i < kRows; ++i) {
+    EXPECT_NEAR(found[i].own, -i - norm, 1e-5);
     int32_t num_wrong = 0;
-    for (int32_t id = 0; id < args.num_top; ++id, ++at) {
-      num_wrong += top[at].id != id || top[at].logprob > static_cast<float>(-id) ? 1 : 0;
+    for (int32_t id = 0; id < rows[i].num_top; ++id) {
+      const TopEntry& entry = found[i].top[id];
+      num_wrong += entry.id != id || entry.logprob > static_cast<float>(-id) ? 1 : 0;
     }
-    EXPECT_EQ(num_wrong, 0) << "row " << args.id;
+    EXPECT_EQ(num_wrong, 0) << "row " << i;
   }
 }
 

@@ -18,14 +18,13 @@ void ProbedOps::fill(std::byte* memory, size_t bytes, uint8_t value) {
   }
 }
 
-void ProbedOps::logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
-                         TopEntry* top) {
+void ProbedOps::logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary) {
   for (const LogprobArgs& row : rows) {
     auto& kept = logits_.emplace_back(vocabulary);
     inner_->copy(reinterpret_cast<const std::byte*>(row.logits),
                  reinterpret_cast<std::byte*>(kept.data()), kept.size() * sizeof(float));
   }
-  inner_->logprobs(rows, vocabulary, own, top);
+  inner_->logprobs(rows, vocabulary);
 }
 
 }  // namespace lckv

@@ -34,7 +34,14 @@ class ProbedOps : public Ops {
   void forget_batches() override { inner_->forget_batches(); }
   int32_t padded_rows(int32_t rows) const override { return inner_->padded_rows(rows); }
   bool repeats_batches(int32_t rows) const override { return inner_->repeats_batches(rows); }
+  bool returns_early() const override { return inner_->returns_early(); }
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override;
+  std::unique_ptr<HostBuffer> allocate_host(size_t bytes) override {
+    return inner_->allocate_host(bytes);
+  }
+  std::unique_ptr<ResultBuffer> allocate_results(size_t bytes) override {
+    return inner_->allocate_results(bytes);
+  }
   std::unique_ptr<PackedWeight> pack(std::span<const WeightSource> sources) override {
     return inner_->pack(sources);
   }
@@ -54,15 +61,20 @@ class ProbedOps : public Ops {
   std::unique_ptr<DeviceBuffer> upload(std::span<const WeightSource> sources) override {
     return inner_->upload(sources);
   }
-  void embed(const EmbeddingTable& table, std::span<const int32_t> ids, float* out) override {
-    inner_->embed(table, ids, out);
+  void embed(const EmbeddingTable& table, std::span<const TokenId> tokens, int32_t first,
+             float* out) override {
+    inner_->embed(table, tokens, first, out);
   }
   void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t hidden,
-                float* out) override {
+                std::byte* out) override {
     inner_->rms_norm(x, weight, eps, rows, hidden, out);
   }
-  void matmul(const PackedWeight& weight, const float* x, int64_t rows, float* y, const float* bias,
-              bool accumulate) override {
+  int64_t operand_row_bytes(int64_t k) const override { return inner_->operand_row_bytes(k); }
+  void to_operand(const float* x, int64_t rows, int64_t k, std::byte* out) override {
+    inner_->to_operand(x, rows, k, out);
+  }
+  void matmul(const PackedWeight& weight, const std::byte* x, int64_t rows, float* y,
+              const float* bias, bool accumulate) override {
     inner_->matmul(weight, x, rows, y, bias, accumulate);
   }
   std::unique_ptr<DeviceBuffer> rope_table(const RopeOptions& options,
@@ -73,7 +85,7 @@ class ProbedOps : public Ops {
             int32_t head_dim, DeviceBuffer& table) override {
     inner_->rope(x, row_stride, positions, heads, head_dim, table);
   }
-  void silu_mul(const float* gate_up, int64_t rows, int64_t inner, float* out) override {
+  void silu_mul(const float* gate_up, int64_t rows, int64_t inner, std::byte* out) override {
     inner_->silu_mul(gate_up, rows, inner, out);
   }
   void gather_rows(const float* x, std::span<const int32_t> ids, int64_t hidden,
@@ -110,9 +122,17 @@ class ProbedOps : public Ops {
     block_base_ = layout.base;
     inner_->commit_kv(staged, ids, layout, blocks, slots);
   }
+  void rope_kv(const NewKv& rows, std::span<const int32_t> positions,
+               DeviceBuffer& table) override {
+    block_base_ = rows.layout.base;
+    inner_->rope_kv(rows, positions, table);
+  }
   void attention(const AttentionArgs& args) override { inner_->attention(args); }
   void copy(const std::byte* from, std::byte* to, size_t bytes) override {
     inner_->copy(from, to, bytes);
+  }
+  void copy_block(const std::byte* from, std::byte* to, size_t bytes) override {
+    inner_->copy_block(from, to, bytes);
   }
   void copy_columns(const float* from, int64_t from_stride, int64_t rows, int64_t width, float* to,
                     int64_t to_stride) override {
@@ -122,11 +142,8 @@ class ProbedOps : public Ops {
                      std::span<const float> values) override {
     inner_->change_logits(logits, change, ids, values);
   }
-  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
-                TopEntry* top) override;
-  void sample(std::span<const SampleArgs> rows, int32_t* ids) override {
-    inner_->sample(rows, ids);
-  }
+  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary) override;
+  void sample(std::span<const SampleArgs> rows) override { inner_->sample(rows); }
 
  protected:
   const Ops& inner() const { return *inner_; }

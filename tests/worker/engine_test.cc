@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -17,9 +19,39 @@ namespace {
 // Far longer than anything here takes: only a defect waits this long.
 constexpr auto kDeadline = std::chrono::seconds(60);
 
+// Of a runner that has two steps launched: how many, in the order of its calls.
+struct Ahead {
+  std::vector<int> num_launched;
+};
+
+class RunsAhead final : public StepRunner {
+ public:
+  RunsAhead(std::unique_ptr<StepRunner> runner, Ahead& ahead)
+      : runner_(std::move(runner)), ahead_(ahead) {}
+  void set_before_layer(std::function<void()> hook) override { runner_->set_before_layer(hook); }
+  int max_launched() const override { return 2; }
+  absl::Status launch(const StepPlan& plan, StepTimes& times) override {
+    results_.push_back(runner_->run(plan, times));
+    ahead_.num_launched.push_back(static_cast<int>(results_.size()));
+    return absl::OkStatus();
+  }
+  absl::StatusOr<StepResult> collect(StepTimes&) override {
+    auto result = std::move(results_.front());
+    results_.pop_front();
+    ahead_.num_launched.push_back(static_cast<int>(results_.size()));
+    return result;
+  }
+
+ private:
+  const std::unique_ptr<StepRunner> runner_;
+  Ahead& ahead_;
+  std::deque<absl::StatusOr<StepResult>> results_;
+};
+
 class EngineTest : public testing::Test {
  protected:
-  void open(EngineOptions options, std::unique_ptr<Collectives> ranks = nullptr) {
+  void open(EngineOptions options, std::unique_ptr<Collectives> ranks = nullptr,
+            Ahead* ahead = nullptr) {
     const LocalOptions local{.model = "tests/golden/cases/lckv-w2-nodiag"};
     LocalRunner runner = open_local_runner(local, std::move(ranks)).value();
     SchedulerOptions scheduler{.max_num_seqs = local.max_num_seqs,
@@ -30,10 +62,13 @@ class EngineTest : public testing::Test {
                                .slots_per_block = runner.geometry.slots_per_block,
                                .staging_rows = local.staging_rows,
                                .prefill_lookahead = 16,
-                               .reproducible = true};
+                               .reproducible = true,
+                               .max_uncommitted_plans = ahead == nullptr ? 1 : 2};
+    std::unique_ptr<StepRunner> steps = std::move(runner.runner);
+    if (ahead != nullptr) steps = std::make_unique<RunsAhead>(std::move(steps), *ahead);
     engine_ = std::make_unique<Engine>(
         std::move(options), std::make_unique<Scheduler>(std::move(scheduler), runner.passes),
-        std::move(runner.runner), [this](const StepReport& report) { take(report); });
+        std::move(steps), [this](const StepReport& report) { take(report); });
   }
   void take(const StepReport& report) {
     const std::lock_guard lock(mutex_);
@@ -199,6 +234,49 @@ TEST_F(EngineTest, TellsEachPlanBeforeItsResultAndWhatItIsDoing) {
   engine_->stop();
   ASSERT_GE(told.size(), 10U);
   for (size_t i = 0; i < told.size(); ++i) EXPECT_EQ(told[i], i / 2 + 1);
+}
+
+TEST_F(EngineTest, LaunchesAStepBeforeTheOneBeforeItIsCommitted) {
+  const auto run = [this](EngineOptions options, Ahead* ahead) {
+    num_finished_ = 0;
+    tokens_.clear();
+    open(std::move(options), nullptr, ahead);
+    ASSERT_TRUE(submit(1, 12).ok());
+    ASSERT_TRUE(submit(2, 5).ok());
+    engine_->start();
+    ASSERT_TRUE(wait_for([this] { return num_finished_ == 2; }));
+    engine_->stop();
+  };
+  run({}, nullptr);
+  const auto expected = tokens_;
+  EXPECT_EQ(expected.at(1).size(), 12U);
+  Ahead ahead;
+  bool is_prompt_held_for = false;
+  uint64_t num_committed = 0;
+  run({.on_hold =
+           [&] {
+             const std::lock_guard lock(mutex_);
+             is_prompt_held_for = is_prompt_held_for || tokens_.empty();
+           },
+       .on_result = [&](const StepResult& result) { num_committed = result.step; }},
+      &ahead);
+  EXPECT_EQ(tokens_, expected);
+  // Tokens that are not known yet are decoded from all the same: most steps find one launched.
+  EXPECT_GE(std::ranges::count(ahead.num_launched, 2), 8);
+  EXPECT_EQ(ahead.num_launched.back(), 0) << "nothing stays launched";
+  EXPECT_EQ(2 * num_committed, ahead.num_launched.size());
+  EXPECT_TRUE(is_prompt_held_for) << "a walk is waited for";
+}
+
+TEST_F(EngineTest, WhatIsLaunchedIsCollectedWhereItStops) {
+  Ahead ahead;
+  open({}, nullptr, &ahead);
+  engine_->start();
+  ASSERT_TRUE(submit(1, 450).ok());
+  ASSERT_TRUE(wait_for([this] { return !tokens_[1].empty(); }));
+  engine_->stop();
+  EXPECT_EQ(ahead.num_launched.back(), 0);
+  EXPECT_EQ(num_finished_, 0);
 }
 
 TEST_F(EngineTest, StopEndsInTheMiddleOfWork) {

@@ -1,8 +1,9 @@
-// A leader and ranks over real sockets: who may join, the rendezvous, plans in order, and what the
-// leader hears of ranks that fail.
+// A leader and ranks over real sockets: who may join, the rendezvous, plans in order, how ranks
+// follow them, and what the leader hears of ranks that fail.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstdlib>
 #include <future>
 #include <map>
@@ -15,6 +16,7 @@
 #include "worker/group/follower_link.h"
 #include "worker/group/leader_address.h"
 #include "worker/group/leader_group.h"
+#include "worker/group/run_rank.h"
 
 namespace lckv {
 namespace {
@@ -257,6 +259,62 @@ TEST_F(GroupTest, PlansComeInOrderToAllUntilTheEnd) {
     EXPECT_TRUE(link->next().value().end);
   }
   ended.get();
+  EXPECT_TRUE(failures_.empty());
+}
+
+// Says what it is told to do, and lets two steps be launched.
+class SaysWhatItDoes final : public StepRunner {
+ public:
+  void set_before_layer(std::function<void()>) override {}
+  int max_launched() const override { return 2; }
+  absl::Status launch(const StepPlan& plan, StepTimes&) override {
+    said += absl::StrCat(" launch ", plan.step);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<StepResult> collect(StepTimes&) override {
+    said += absl::StrCat(" collect ", ++num_collected_);
+    if (num_collected_ == kLast) is_done.set_value();
+    return StepResult{.step = num_collected_};
+  }
+
+  static constexpr uint64_t kLast = 4;
+  std::promise<void> is_done;
+  std::string said;
+
+ private:
+  uint64_t num_collected_ = 0;
+};
+
+// So that their exchanges come in one order on all ranks, and no rank waits for a plan that never
+// comes while its leader waits for the rank.
+TEST_F(GroupTest, RanksLaunchAndCollectAsTheLeaderDoes) {
+  start();
+  group_->send({.step = 1});
+  group_->send({.step = 2});
+  group_->idle();
+  group_->send({.step = 3});
+  group_->hold();
+  group_->send({.step = 4});
+  group_->hold();
+  std::vector<std::future<void>> ranks;
+  std::array<SaysWhatItDoes, 2> runners;
+  for (size_t i = 0; i < runners.size(); ++i) {
+    ranks.push_back(std::async(std::launch::async, [&, i] {
+      RankProgress progress;
+      EXPECT_EQ(run_rank(*links_[i], runners[i], progress), absl::OkStatus());
+      EXPECT_EQ(progress.look().step, SaysWhatItDoes::kLast);
+    }));
+  }
+  for (SaysWhatItDoes& runner : runners) {
+    EXPECT_EQ(runner.is_done.get_future().wait_for(absl::ToChronoSeconds(kDeadline)),
+              std::future_status::ready);
+  }
+  group_->end(absl::Now() + kDeadline);
+  for (auto& rank : ranks) rank.get();
+  for (const SaysWhatItDoes& runner : runners) {
+    EXPECT_EQ(runner.said,
+              " launch 1 launch 2 collect 1 launch 3 collect 2 collect 3 launch 4 collect 4");
+  }
   EXPECT_TRUE(failures_.empty());
 }
 

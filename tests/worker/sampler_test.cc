@@ -17,14 +17,13 @@ constexpr SeatId kSeat{1};
 class CountedOps final : public ProbedOps {
  public:
   CountedOps() : ProbedOps(open_reference_ops(DType::kFloat32), 0) {}
-  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary, float* own,
-                TopEntry* top) override {
+  void logprobs(std::span<const LogprobArgs> rows, int32_t vocabulary) override {
     ++num_logprobs;
-    ProbedOps::logprobs(rows, vocabulary, own, top);
+    ProbedOps::logprobs(rows, vocabulary);
   }
-  void sample(std::span<const SampleArgs> rows, int32_t* ids) override {
+  void sample(std::span<const SampleArgs> rows) override {
     ++num_samples;
-    ProbedOps::sample(rows, ids);
+    ProbedOps::sample(rows);
   }
 
   int num_logprobs = 0;
@@ -37,15 +36,28 @@ class SamplerTest : public testing::Test {
     spec.sampling.temperature = 0.0F;
     sampler_.open({.seat = kSeat,
                    .spec = std::make_shared<const SequenceSpec>(std::move(spec)),
-                   .generated = std::move(generated)});
+                   .generated = std::move(generated)},
+                  ++last_step_);
+  }
+  Draw launch(std::span<const SampleRow> rows, float* logits) {
+    results_.go_back(0);
+    const auto ids = results_.take<int32_t>(rows.size());
+    return sampler_.draw(++last_step_, rows, logits, ids, results_);
+  }
+  std::vector<SampleResult> draw_all(std::span<const SampleRow> rows, float* logits) {
+    std::vector<SampleResult> results;
+    sampler_.read(launch(rows, logits), results);
+    return results;
   }
   SampleResult draw(std::vector<float> logits, int32_t index = 0, int32_t num_logprobs = -1) {
     const SampleRow row{.seat = kSeat, .index = index, .num_logprobs = num_logprobs};
-    return sampler_.draw({&row, 1}, logits.data()).front();
+    return draw_all({&row, 1}, logits.data()).front();
   }
 
   CountedOps ops_;
   Sampler sampler_{{.max_num_seqs = 4, .max_rows = 5, .vocabulary = 4}, ops_};
+  StepResults results_{1024, ops_};
+  uint64_t last_step_ = 0;
 };
 
 TEST_F(SamplerTest, LogprobsAreTheModelsOwn) {
@@ -105,12 +117,42 @@ TEST_F(SamplerTest, AClosedSeatForgets) {
   EXPECT_EQ(draw({2.0F, 1.0F, 0.0F, 0.0F}).token, 0);
 }
 
+// A step may be read after the next one has closed the seat, or given it to another.
+TEST_F(SamplerTest, WhatIsReadLateIsCountedForTheSequenceThatDrewIt) {
+  SequenceSpec spec{.prompt = {3}};
+  spec.sampling.repetition_penalty = 4.0F;
+  open(spec);
+  const SampleRow row{.seat = kSeat};
+  EXPECT_TRUE(sampler_.need_tokens({&row, 1}));
+  std::vector<float> logits = {2.0F, 1.0F, 0.0F, 0.0F};
+  const Draw drawn = launch({&row, 1}, logits.data());
+  sampler_.close(kSeat);
+  std::vector<SampleResult> results;
+  sampler_.read(drawn, results);
+  EXPECT_EQ(results.at(0).token, 0);
+  open(spec);
+  sampler_.read(drawn, results);
+  EXPECT_EQ(draw({2.0F, 1.0F, 0.0F, 0.0F}).token, 0) << "not drawn by this one";
+  EXPECT_EQ(draw({2.0F, 1.0F, 0.0F, 0.0F}).token, 1);
+}
+
+TEST_F(SamplerTest, CountsTheRowsThatHaveRoom) {
+  const std::vector<SampleRow> rows = {{}, {.num_logprobs = 0}, {.num_logprobs = 3},
+                                       {}, {.num_logprobs = 4}, {}};
+  EXPECT_EQ(sampler_.count_rows(rows, 1024), 5U) << "max_rows";
+  EXPECT_EQ(sampler_.count_rows(rows, 16 + 64), 5U);
+  EXPECT_EQ(sampler_.count_rows(rows, 16 + 63), 4U);
+  EXPECT_EQ(sampler_.count_rows(rows, 16), 2U);
+  EXPECT_EQ(sampler_.count_rows(rows, 15), 1U);
+  EXPECT_EQ(sampler_.count_rows(std::span(rows).subspan(4), 0), 0U);
+}
+
 TEST_F(SamplerTest, PromptTokensAreOnlyScored) {
   open({});
   std::vector<float> logits = {0.0F, 0.0F, 0.0F, 0.0F};
   const SampleRow row{
       .kind = SampleRow::Kind::kPromptLogprob, .seat = kSeat, .target = 2, .num_logprobs = 0};
-  const SampleResult result = sampler_.draw({&row, 1}, logits.data()).front();
+  const SampleResult result = draw_all({&row, 1}, logits.data()).front();
   EXPECT_EQ(result.token, 2);
   EXPECT_NEAR(result.logprob->own, -std::log(4.0F), 1e-6);
 }
@@ -122,7 +164,8 @@ TEST_F(SamplerTest, RowsOfAllKindsTogetherAreEachItsOwn) {
     SequenceSpec spec = seat == 3 ? penalized : SequenceSpec{};
     spec.sampling.temperature = 0.0F;
     sampler_.open(
-        {.seat = SeatId{seat}, .spec = std::make_shared<const SequenceSpec>(std::move(spec))});
+        {.seat = SeatId{seat}, .spec = std::make_shared<const SequenceSpec>(std::move(spec))},
+        ++last_step_);
   }
   const std::vector<SampleRow> rows = {
       {.seat = SeatId{2}},
@@ -139,7 +182,7 @@ TEST_F(SamplerTest, RowsOfAllKindsTogetherAreEachItsOwn) {
   const auto tokens = [&] {
     std::vector<float> own = logits;
     std::vector<int32_t> drawn;
-    for (const SampleResult& result : sampler_.draw(rows, own.data())) {
+    for (const SampleResult& result : draw_all(rows, own.data())) {
       drawn.push_back(result.token);
     }
     return drawn;
@@ -156,7 +199,8 @@ TEST_F(SamplerTest, LogprobsOfAllRowsAreFoundTogether) {
     spec.sampling.temperature = 0.0F;
     if (seat != 2) spec.sampling.logit_bias = {{seat, 100.0F}};
     sampler_.open(
-        {.seat = SeatId{seat}, .spec = std::make_shared<const SequenceSpec>(std::move(spec))});
+        {.seat = SeatId{seat}, .spec = std::make_shared<const SequenceSpec>(std::move(spec))},
+        ++last_step_);
   }
   const std::vector<SampleRow> rows = {
       {.seat = SeatId{3}, .num_logprobs = 1},
@@ -174,7 +218,7 @@ TEST_F(SamplerTest, LogprobsOfAllRowsAreFoundTogether) {
     std::vector<float> own;
     for (const auto& row : logits) own.insert(own.end(), row.begin(), row.end());
     const int num_samples = ops_.num_samples;
-    const auto results = sampler_.draw(rows, own.data());
+    const auto results = draw_all(rows, own.data());
     EXPECT_EQ(ops_.num_samples, num_samples + 1);
     EXPECT_EQ(ops_.num_logprobs, turn);
     const std::vector<int32_t> tokens = {3, 0, 1, 2, 0};

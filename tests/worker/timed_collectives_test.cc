@@ -22,6 +22,7 @@ class Watched final : public Collectives {
   absl::Status broadcast(void*, int64_t, int) override { return during_(); }
   absl::Status barrier() override { return during_(); }
   absl::Status wait() override { return during_(); }
+  absl::Status wait_for(absl::FunctionRef<bool()>) override { return during_(); }
 
  private:
   const std::function<absl::Status()> during_;

@@ -21,8 +21,8 @@ absl::StatusOr<std::unique_ptr<DeviceKv>> DeviceKv::create(const RunnerOptions& 
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(
         absl::StrCat("not enough memory for ", options.num_blocks, " KV blocks of ",
-                     options.block_bytes, " bytes, ", options.num_host_blocks, " on the host, and ",
-                     options.staging_rows, " staging rows"));
+                     options.block_bytes, " bytes, ", options.num_host_blocks,
+                     " on the host (--swap-space), and ", options.staging_rows, " staging rows"));
   }
 }
 
@@ -34,7 +34,7 @@ DeviceKv::DeviceKv(const RunnerOptions& options, const PassPlan& passes, Ops& op
 void DeviceKv::allocate(const RunnerOptions& options, const PassPlan& passes, int32_t hidden_size) {
   LCKV_CHECK(static_cast<int32_t>(options.slots_per_block.size()) == passes.num_units());
   blocks_ = ops_.allocate(static_cast<size_t>(options.num_blocks) * block_bytes_);
-  host_blocks_.reset(new std::byte[static_cast<size_t>(options.num_host_blocks) * block_bytes_]);
+  host_blocks_ = ops_.allocate_host(static_cast<size_t>(options.num_host_blocks) * block_bytes_);
   for (int32_t u = 0; u < passes.num_units(); ++u) {
     const LayerSpec& spec = passes.layers.layers[passes.units[u].layer];
     const int32_t slots = options.slots_per_block[u];
@@ -73,13 +73,13 @@ KvRows DeviceKv::allocate_rows(const KvLayout& layout, int32_t num_rows) {
 void DeviceKv::change(const StepPlan& plan) {
   const auto device = [this](BlockId block) { return blocks_->data() + raw(block) * block_bytes_; };
   const auto host = [this](HostBlockId block) {
-    return host_blocks_.get() + raw(block) * block_bytes_;
+    return host_blocks_->data() + raw(block) * block_bytes_;
   };
   for (const BlockCopy& copy : plan.to_host) {
-    ops_.copy(device(copy.device), host(copy.host), block_bytes_);
+    ops_.copy_block(device(copy.device), host(copy.host), block_bytes_);
   }
   for (const BlockCopy& copy : plan.to_device) {
-    ops_.copy(host(copy.host), device(copy.device), block_bytes_);
+    ops_.copy_block(host(copy.host), device(copy.device), block_bytes_);
   }
   for (const SeatId seat : plan.closed) tables_.close(seat);
   for (const TableTrim& trim : plan.trims) tables_.trim(trim.seat, trim.unit, trim.num_blocks);

@@ -79,7 +79,7 @@ class DeviceKv {
   const int64_t block_bytes_;
   MirroredTables tables_;
   std::unique_ptr<DeviceBuffer> blocks_;
-  std::unique_ptr<std::byte[]> host_blocks_;
+  std::unique_ptr<HostBuffer> host_blocks_;
   std::vector<std::unique_ptr<DeviceBuffer>> staged_;
   std::vector<Unit> units_;
   std::vector<Group> groups_;

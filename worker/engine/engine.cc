@@ -75,11 +75,12 @@ void Engine::loop() {
     beat_ = now + options_.beat_interval;
   }
   // Other ranks have these plans already and wait for our part.
-  for (StepReport unseen; !planned_.empty();) {
-    if (const absl::Status status = run_next(unseen); !status.ok()) {
-      if (options_.failed) options_.failed(status);
-      return;
-    }
+  for (StepReport unseen; !planned_.empty() || !launched_.empty();) {
+    absl::Status status = launch_planned(unseen);
+    if (status.ok()) status = commit_next(unseen);
+    if (status.ok()) continue;
+    if (options_.failed) options_.failed(status);
+    return;
   }
 }
 
@@ -141,20 +142,33 @@ absl::StatusOr<bool> Engine::step(StepReport& report) {
     if (options_.on_plan) options_.on_plan(*planned);
     planned_.push_back(*std::move(planned));
   }
-  if (planned_.empty()) return false;
+  if (planned_.empty() && launched_.empty()) return false;
   report.plan_time = absl::Now() - start;
-  if (absl::Status status = run_next(report); !status.ok()) return status;
+  if (absl::Status status = launch_planned(report); !status.ok()) return status;
+  if (absl::Status status = commit_next(report); !status.ok()) return status;
   report.step_time = absl::Now() - start;
   return true;
 }
 
-absl::Status Engine::run_next(StepReport& report) {
-  const StepPlan plan = std::move(planned_.front());
-  planned_.pop_front();
-  running_step_ = plan.step;
-  report_seats(plan);
+absl::Status Engine::launch_planned(StepReport& report) {
+  while (!planned_.empty() && std::ssize(launched_) < runner_->max_launched()) {
+    const StepPlan& plan = launched_.emplace_back(std::move(planned_.front()));
+    planned_.pop_front();
+    running_step_ = plan.step;
+    report_seats(plan);
+    progress_.begin(plan.step, Operation::kRun);
+    if (absl::Status status = runner_->launch(plan, report.times); !status.ok()) return status;
+  }
+  const bool holds = std::ssize(launched_) < runner_->max_launched();
+  if (holds && options_.on_hold) options_.on_hold();
+  return absl::OkStatus();
+}
+
+absl::Status Engine::commit_next(StepReport& report) {
+  const StepPlan plan = std::move(launched_.front());
+  launched_.pop_front();
   progress_.begin(plan.step, Operation::kRun);
-  const auto result = runner_->run(plan, report.times);
+  const auto result = runner_->collect(report.times);
   if (!result.ok()) return result.status();
   progress_.enter(Operation::kReport);
   if (options_.on_result) options_.on_result(*result);

@@ -1,4 +1,5 @@
-// Engine: the loop. Drain the mailbox, plan a step, run it, commit it, report it.
+// Engine: the loop. Drain the mailbox, plan steps, launch them, commit the oldest, report it. Where
+// the device runs on its own, one step more than it runs is launched already.
 //
 // One thread, started by start() and joined by stop(), owns the Scheduler and the StepRunner.
 // post() may be called from any thread; everything else from the owner's.
@@ -47,7 +48,8 @@ struct Refusal {
 struct StepReport {
   uint64_t step = 0;      // of the last step committed
   bool ran_step = false;  // false: only commands were taken, or a beat was due
-  // They take part in the step that runs next, for the first time. A report of its own, before it.
+  // They take part in the step that is launched next, for the first time. A report of its own,
+  // before it; the step before may still run.
   std::vector<SequenceId> seated;
   std::vector<SequenceEvent> events;
   std::vector<Refusal> refusals;
@@ -73,8 +75,10 @@ struct EngineOptions {
   // Kept up to date by the loop, which it must outlive. Null: nobody watches.
   RankProgress* progress = nullptr;
   // On the engine's thread: each plan as soon as it is made, and what came of it before it is
-  // committed. Must not block. Empty: nobody else needs them.
+  // committed. Must not block. All empty: nobody else needs them.
   std::function<void(const StepPlan&)> on_plan;
+  // No plan follows before a step that was launched is committed, though one might be launched.
+  std::function<void()> on_hold;
   std::function<void(const StepResult&)> on_result;
   // Called once, on the engine's thread, where a step failed: a peer of a replica of several ranks
   // did not come or is gone. The status names rank, step and operation. The loop has ended: nothing
@@ -92,8 +96,8 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   void start();
-  // Ends the loop after the step in progress and joins the thread. Sequences still there end
-  // silently.
+  // Ends the loop after all steps that were planned, and joins the thread. Sequences still there
+  // end silently.
   void stop();
   // ResourceExhausted where the mailbox is full; then nothing was taken.
   absl::Status post(EngineCommand command);
@@ -107,9 +111,10 @@ class Engine {
   void before_layer();
   // A report of what has been so far.
   StepReport report_now() const;
-  // Plans what can be planned, runs and commits one step. False where no sequence can take part.
+  // Plans and launches what can be, and commits one step. False where no sequence can take part.
   absl::StatusOr<bool> step(StepReport& report);
-  absl::Status run_next(StepReport& report);
+  absl::Status launch_planned(StepReport& report);
+  absl::Status commit_next(StepReport& report);
 
   const EngineOptions options_;
   const std::unique_ptr<Scheduler> scheduler_;
@@ -118,12 +123,13 @@ class Engine {
   RankProgress& progress_;
   const StepSink sink_;
   // The engine's thread's:
-  std::deque<StepPlan> planned_;  // and not run yet
-  absl::Time beat_;               // when the next report is due
+  std::deque<StepPlan> planned_;   // and not launched yet
+  std::deque<StepPlan> launched_;  // and not committed yet
+  absl::Time beat_;                // when the next report is due
   uint64_t num_commands_ = 0;
   uint64_t num_layers_ = 0;
   uint64_t last_step_ = 0;     // committed
-  uint64_t running_step_ = 0;  // or run last
+  uint64_t running_step_ = 0;  // or launched last
 
   // Standard mutexes throughout: ThreadSanitizer sees them, not those of a prebuilt Abseil.
   std::mutex mutex_;  // guards the next three

@@ -1,7 +1,7 @@
 #include "worker/engine/model_runner.h"
 
 #include <algorithm>
-#include <deque>
+#include <array>
 #include <new>
 #include <span>
 #include <utility>
@@ -9,18 +9,21 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "kernels/check.h"
 #include "worker/engine/device_kv.h"
 #include "worker/engine/range_inputs.h"
 #include "worker/engine/sampler.h"
+#include "worker/engine/stopwatch.h"
 #include "worker/engine/walk_rows.h"
 
 namespace lckv {
 namespace {
 
-// Sampled ids are kept for the plans made before their step was committed: far fewer than this.
-constexpr size_t kStepsKept = 16;
+// A step's results are kept for plans made before they were committed: more than are ever made.
+constexpr uint64_t kStepsKept = 4;
+constexpr int kMaxLaunched = 2;
+// Log-probabilities of a step that the host need not wait for before the step's end.
+constexpr size_t kLogprobBytes = 1 << 20;
 constexpr int64_t kLogitBytes = 64 << 20;
 constexpr int64_t kLogitRowsMin = 16;
 
@@ -30,18 +33,6 @@ int64_t num_logit_rows(const RunnerOptions& options, const Model& model) {
   return std::min<int64_t>(std::max(kLogitBytes / row_bytes, kLogitRowsMin),
                            options.max_batched_rows);
 }
-
-class Stopwatch {
- public:
-  explicit Stopwatch(absl::Duration& total) : total_(total) {}
-  ~Stopwatch() { total_ += absl::Now() - start_; }
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
-
- private:
-  absl::Duration& total_;
-  const absl::Time start_ = absl::Now();
-};
 
 }  // namespace
 
@@ -77,27 +68,45 @@ class ModelRunner::Impl {
     return {std::move(model_), std::move(ops_), std::move(ranks_)};
   }
   void set_before_layer(std::function<void()> hook) { before_layer_ = std::move(hook); }
-  absl::StatusOr<StepResult> run(const StepPlan& plan, StepTimes& times);
+  int max_launched() const { return ops_->returns_early() ? kMaxLaunched : 1; }
+  absl::Status launch(const StepPlan& plan, StepTimes& times);
+  absl::StatusOr<StepResult> collect(StepTimes& times);
 
  private:
-  struct Sampled {
+  // A step that was launched, and was collected or not.
+  struct Launched {
     uint64_t step = 0;
-    std::vector<int32_t> tokens;
+    std::unique_ptr<StepResults> results;
+    std::vector<GroupRows> walks;                   // [group]
+    std::vector<ResultSpan<KvDistance>> distances;  // [group]
+    ResultSpan<int32_t> ids;                        // of the plan's samples
+    size_t first_logprobs = 0;                      // where they begin in the results
+    std::vector<Draw> draws;                        // not read yet
+    std::vector<SampleResult> samples;              // of those that were
   };
+  Launched& begin(const StepPlan& plan);
+  absl::Status run(const StepPlan& plan, Launched& step, StepTimes& times);
   void change_seats(const StepPlan& plan);
-  // Reading what the device computed would wait for a peer unseen.
-  absl::Status wait_for_ranks(const char* before) {
-    absl::Status status = ranks_->wait();
-    if (status.ok()) return status;
-    return absl::Status(status.code(),
-                        absl::StrCat("waiting for ranks before ", before, ": ", status.message()));
-  }
-  absl::Status run_ranges(const StepPlan& plan, StepResult& result, StepTimes& times);
+  absl::Status run_ranges(const StepPlan& plan, Launched& step, StepTimes& times);
   absl::Status run_ordinary(const StepPlan& plan, int32_t index);
-  absl::StatusOr<std::vector<int32_t>> run_walk(const StepPlan& plan, int32_t group);
+  absl::StatusOr<ResultSpan<KvDistance>> run_walk(const StepPlan& plan, int32_t group,
+                                                  StepResults& results);
   absl::Status embed(const StepPlan& plan);
-  absl::Status sample(const StepPlan& plan, StepResult& result, StepTimes& times);
-  int32_t resolve(const PlanToken& token) const;
+  TokenId resolve(const PlanToken& token);
+  absl::Status sample(const StepPlan& plan, Launched& step, StepTimes& times);
+  absl::Status compute_logits(std::span<const SampleRow> rows);
+  // Rows whose logits are there, of the plan's samples from `begin` on: in as many draws as it
+  // takes to have room for their log-probabilities.
+  absl::Status draw(std::span<const SampleRow> rows, size_t begin, Launched& step);
+  absl::Status read_before(const Launched& step);
+  // Waits for what was sent, and reads the draws.
+  absl::Status read(Launched& step);
+  absl::Status named(const absl::Status& status, uint64_t step) const {
+    if (status.ok()) return status;
+    return absl::Status(status.code(), absl::StrCat("rank ", ranks_->rank(), ", step ", step, ", ",
+                                                    status.message()));
+  }
+  Launched& launched(uint64_t step) { return steps_[step % kStepsKept]; }
   void add_ids(PlanSpan staged) {
     ids_.insert(ids_.end(), staging_.begin() + staged.begin,
                 staging_.begin() + staged.begin + staged.count);
@@ -115,8 +124,10 @@ class ModelRunner::Impl {
   std::unique_ptr<WalkRows> walk_rows_;
 
   std::function<void()> before_layer_ = [] {};
-  uint64_t last_step_ = 0;
-  std::deque<Sampled> sampled_;                // of the last steps, ascending
+  uint64_t last_step_ = 0;  // launched
+  uint64_t num_collected_ = 0;
+  std::array<Launched, kStepsKept> steps_;
+  std::vector<TokenId> tokens_;                // that are embedded
   std::vector<int32_t> staging_;               // the plan's, as numbers
   std::vector<int32_t> ids_;                   // rows that the next call is about
   std::unique_ptr<DeviceBuffer> hidden_;       // [max_batched_rows, hidden]
@@ -136,37 +147,85 @@ absl::Status ModelRunner::Impl::allocate() {
   hidden_ = ops_->allocate(hidden_bytes * options_.max_batched_rows);
   last_hidden_ = ops_->allocate(hidden_bytes * logit_rows_);
   logits_ = ops_->allocate(logit_bytes * logit_rows_);
+  size_t result_bytes = StepResults::bytes_of<int32_t>(options_.max_batched_rows) +
+                        std::max(kLogprobBytes, Sampler::max_row_bytes(model_->vocabulary_size()));
+  for (int32_t group = 0; group < passes_.num_groups(); ++group) {
+    result_bytes += walk_rows_->max_result_bytes(group);
+  }
+  for (Launched& step : steps_) step.results = std::make_unique<StepResults>(result_bytes, *ops_);
   return absl::OkStatus();
 }
 
-absl::StatusOr<StepResult> ModelRunner::Impl::run(const StepPlan& plan, StepTimes& times) {
+absl::Status ModelRunner::Impl::launch(const StepPlan& plan, StepTimes& times) {
   LCKV_CHECK(plan.step == last_step_ + 1);
+  LCKV_CHECK(plan.step <= num_collected_ + static_cast<uint64_t>(max_launched()));
   last_step_ = plan.step;
   ops_->enter_thread();
+  return named(run(plan, begin(plan), times), plan.step);
+}
+
+ModelRunner::Impl::Launched& ModelRunner::Impl::begin(const StepPlan& plan) {
+  Launched& step = launched(plan.step);
+  step.step = plan.step;
+  step.results->go_back(0);
+  step.walks = plan.groups;
+  step.distances.clear();
+  step.ids = step.results->take<int32_t>(plan.samples.size());
+  step.draws.clear();
+  step.samples.clear();
+  return step;
+}
+
+absl::Status ModelRunner::Impl::run(const StepPlan& plan, Launched& step, StepTimes& times) {
   LCKV_CHECK(static_cast<int32_t>(plan.groups.size()) == passes_.num_groups());
   LCKV_CHECK(plan.ordinary.size() == plan.groups.size() + 1);
-  StepResult result{.step = plan.step};
-  absl::Status status = plan.to_host.empty() && plan.to_device.empty()
-                            ? absl::OkStatus()
-                            : wait_for_ranks("copying blocks");
-  if (status.ok()) {
+  {
     const Stopwatch watch(times.copies);
     kv_->change(plan);
     change_seats(plan);
   }
   staging_.clear();
   for (const StagingRow row : plan.staging) staging_.push_back(raw(row));
-  if (status.ok()) status = run_ranges(plan, result, times);
-  if (status.ok()) status = sample(plan, result, times);
-  if (!status.ok()) {
-    return absl::Status(status.code(), absl::StrCat("rank ", ranks_->rank(), ", step ", plan.step,
-                                                    ", ", status.message()));
+  if (absl::Status status = run_ranges(plan, step, times); !status.ok()) return status;
+  if (absl::Status status = sample(plan, step, times); !status.ok()) return status;
+  step.results->send();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> ModelRunner::Impl::collect(StepTimes& times) {
+  LCKV_CHECK(num_collected_ < last_step_);
+  const Stopwatch watch(times.sample);
+  Launched& step = launched(++num_collected_);
+  if (absl::Status status = read(step); !status.ok()) return named(status, step.step);
+  StepResult result{.step = step.step, .samples = std::move(step.samples)};
+  for (size_t group = 0; group < step.walks.size(); ++group) {
+    result.settled_rows.push_back(
+        WalkRows::count_settled(step.walks[group], step.distances[group].host));
   }
   return result;
 }
 
-absl::Status ModelRunner::Impl::run_ranges(const StepPlan& plan, StepResult& result,
-                                           StepTimes& times) {
+absl::Status ModelRunner::Impl::read(Launched& step) {
+  // Waiting for the device alone would be waiting for a peer unseen.
+  absl::Status status = ranks_->wait_for([&step] { return step.results->are_there(); });
+  if (!status.ok()) {
+    return absl::Status(status.code(), absl::StrCat("waiting for ranks before reading results: ",
+                                                    status.message()));
+  }
+  step.results->wait();
+  for (const Draw& draw : step.draws) sampler_.read(draw, step.samples);
+  step.draws.clear();
+  return absl::OkStatus();
+}
+
+absl::Status ModelRunner::Impl::read_before(const Launched& step) {
+  for (uint64_t before = num_collected_ + 1; before < step.step; ++before) {
+    if (absl::Status status = read(launched(before)); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ModelRunner::Impl::run_ranges(const StepPlan& plan, Launched& step, StepTimes& times) {
   for (int32_t index = 0; index <= passes_.num_groups(); ++index) {
     {
       const Stopwatch watch(times.ordinary);
@@ -174,36 +233,35 @@ absl::Status ModelRunner::Impl::run_ranges(const StepPlan& plan, StepResult& res
     }
     if (index == passes_.num_groups()) break;
     const Stopwatch watch(times.walks);
-    auto settled = run_walk(plan, index);
-    if (!settled.ok()) return settled.status();
-    result.settled_rows.push_back(*std::move(settled));
+    const auto distances = run_walk(plan, index, *step.results);
+    if (!distances.ok()) return distances.status();
+    step.distances.push_back(*distances);
   }
   return absl::OkStatus();
 }
 
 void ModelRunner::Impl::change_seats(const StepPlan& plan) {
   for (const SeatId seat : plan.closed) sampler_.close(seat);
-  for (const SeatOpening& opening : plan.opened) sampler_.open(opening);
+  for (const SeatOpening& opening : plan.opened) sampler_.open(opening, plan.step);
 }
 
-int32_t ModelRunner::Impl::resolve(const PlanToken& token) const {
-  if (token.step == 0) return token.token;
-  const auto found = std::find_if(sampled_.begin(), sampled_.end(), [&token](const Sampled& step) {
-    return step.step == token.step;
-  });
-  LCKV_CHECK(found != sampled_.end());
-  return found->tokens.at(token.sample);
+TokenId ModelRunner::Impl::resolve(const PlanToken& token) {
+  if (token.step == 0) return {.id = token.token};
+  const Launched& step = launched(token.step);
+  LCKV_CHECK(step.step == token.step);
+  LCKV_CHECK(token.sample >= 0 && token.sample < static_cast<int64_t>(step.ids.host.size()));
+  return {.drawn = step.ids.device + token.sample};
 }
 
 absl::Status ModelRunner::Impl::embed(const StepPlan& plan) {
-  ids_.clear();
+  tokens_.clear();
   for (const OrdinarySegment& segment : plan.ordinary.front().segments) {
     LCKV_CHECK(segment.tokens.count == segment.num_rows);
     for (int32_t i = 0; i < segment.num_rows; ++i) {
-      ids_.push_back(resolve(plan.tokens.at(segment.tokens.begin + i)));
+      tokens_.push_back(resolve(plan.tokens.at(segment.tokens.begin + i)));
     }
   }
-  return model_->embed(ids_, hidden_->floats());
+  return model_->embed(tokens_, hidden_->floats());
 }
 
 absl::Status ModelRunner::Impl::run_ordinary(const StepPlan& plan, int32_t index) {
@@ -231,10 +289,11 @@ absl::Status ModelRunner::Impl::run_ordinary(const StepPlan& plan, int32_t index
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<int32_t>> ModelRunner::Impl::run_walk(const StepPlan& plan,
-                                                                 int32_t group) {
+absl::StatusOr<ResultSpan<KvDistance>> ModelRunner::Impl::run_walk(const StepPlan& plan,
+                                                                   int32_t group,
+                                                                   StepResults& results) {
   const GroupRows& rows = plan.groups[group];
-  if (rows.num_rows == 0) return std::vector<int32_t>();
+  if (rows.num_rows == 0) return ResultSpan<KvDistance>();
   LCKV_CHECK(rows.num_rows <= options_.max_batched_rows);
   const int64_t hidden_size = model_->hidden_size();
   walk_rows_->clear_new(group, rows, staging_);
@@ -249,35 +308,50 @@ absl::StatusOr<std::vector<int32_t>> ModelRunner::Impl::run_walk(const StepPlan&
   ops_->gather_rows(kv_->input(group), staged_rows, hidden_size, batch.hidden);
   if (absl::Status status = model_->run(batch); !status.ok()) return status;
   ops_->scatter_rows(batch.hidden, staged_rows, hidden_size, kv_->output(group));
-  return walk_rows_->end(group, rows, staging_);
+  return walk_rows_->end(group, rows, staging_, results);
 }
 
-absl::Status ModelRunner::Impl::sample(const StepPlan& plan, StepResult& result, StepTimes& times) {
-  const int64_t hidden_size = model_->hidden_size();
-  Sampled sampled{.step = plan.step};
-  result.samples.reserve(plan.samples.size());
-  for (size_t begin = 0; begin < plan.samples.size(); begin += logit_rows_) {
-    const size_t end = std::min(begin + logit_rows_, plan.samples.size());
+absl::Status ModelRunner::Impl::sample(const StepPlan& plan, Launched& step, StepTimes& times) {
+  const std::span<const SampleRow> all = plan.samples;
+  step.first_logprobs = step.results->here();
+  for (size_t begin = 0; begin < all.size(); begin += logit_rows_) {
+    const auto rows = all.subspan(begin, std::min<size_t>(logit_rows_, all.size() - begin));
     {
       const Stopwatch watch(times.logits);
-      ids_.clear();
-      for (size_t i = begin; i < end; ++i) ids_.push_back(plan.samples[i].row);
-      ops_->gather_rows(hidden_->floats(), ids_, hidden_size, last_hidden_->floats());
-      absl::Status status = model_->logits(last_hidden_->floats(),
-                                           static_cast<int64_t>(ids_.size()), logits_->floats());
-      if (status.ok()) status = wait_for_ranks("sampling");
-      if (!status.ok()) return status;
+      if (absl::Status status = compute_logits(rows); !status.ok()) return status;
     }
     const Stopwatch watch(times.sample);
-    const auto rows = std::span(plan.samples).subspan(begin, end - begin);
-    for (SampleResult& sample : sampler_.draw(rows, logits_->floats())) {
-      sampled.tokens.push_back(sample.token);
-      result.samples.push_back(std::move(sample));
+    if (sampler_.need_tokens(rows)) {
+      if (absl::Status status = read_before(step); !status.ok()) return status;
     }
+    if (absl::Status status = draw(rows, begin, step); !status.ok()) return status;
   }
-  sampled_.push_back(std::move(sampled));
-  if (sampled_.size() > kStepsKept) sampled_.pop_front();
   return absl::OkStatus();
+}
+
+absl::Status ModelRunner::Impl::draw(std::span<const SampleRow> rows, size_t begin,
+                                     Launched& step) {
+  for (size_t at = 0, count = 0; at < rows.size(); at += count) {
+    count = sampler_.count_rows(rows.subspan(at), step.results->room());
+    if (count == 0) {
+      step.results->send();
+      if (absl::Status status = read(step); !status.ok()) return status;
+      step.results->go_back(step.first_logprobs);
+      count = sampler_.count_rows(rows.subspan(at), step.results->room());
+    }
+    float* const logits = logits_->floats() + static_cast<int64_t>(at) * model_->vocabulary_size();
+    step.draws.push_back(sampler_.draw(step.step, rows.subspan(at, count), logits,
+                                       step.ids.subspan(begin + at, count), *step.results));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ModelRunner::Impl::compute_logits(std::span<const SampleRow> rows) {
+  ids_.clear();
+  for (const SampleRow& row : rows) ids_.push_back(row.row);
+  ops_->gather_rows(hidden_->floats(), ids_, model_->hidden_size(), last_hidden_->floats());
+  return model_->logits(last_hidden_->floats(), static_cast<int64_t>(ids_.size()),
+                        logits_->floats());
 }
 
 ModelRunner::ModelRunner() = default;
@@ -305,8 +379,12 @@ void ModelRunner::set_before_layer(std::function<void()> hook) {
   impl_->set_before_layer(std::move(hook));
 }
 
-absl::StatusOr<StepResult> ModelRunner::run(const StepPlan& plan, StepTimes& times) {
-  return impl_->run(plan, times);
+int ModelRunner::max_launched() const { return impl_->max_launched(); }
+
+absl::Status ModelRunner::launch(const StepPlan& plan, StepTimes& times) {
+  return impl_->launch(plan, times);
 }
+
+absl::StatusOr<StepResult> ModelRunner::collect(StepTimes& times) { return impl_->collect(times); }
 
 }  // namespace lckv

@@ -1,6 +1,10 @@
 // ModelRunner: turns a StepPlan into device inputs, runs the model's ranges and the sampler, and
 // tells what came of it. It knows addresses, never requests.
 //
+// Where the device runs on its own, a step is launched while the one before it runs: it reads
+// tokens drawn there where they lie, and the host waits only for the tokens of the step before
+// where a row's penalties count them.
+//
 // Owner and only thread: the engine's. All memory is allocated by create().
 #pragma once
 
@@ -50,7 +54,9 @@ class ModelRunner final : public StepRunner {
   static Parts take_apart(std::unique_ptr<ModelRunner> runner);
 
   void set_before_layer(std::function<void()> hook) override;
-  absl::StatusOr<StepResult> run(const StepPlan& plan, StepTimes& times) override;
+  int max_launched() const override;
+  absl::Status launch(const StepPlan& plan, StepTimes& times) override;
+  absl::StatusOr<StepResult> collect(StepTimes& times) override;
 
  private:
   ModelRunner();

@@ -1,6 +1,7 @@
 #include "worker/engine/sampler.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "kernels/check.h"
@@ -13,25 +14,49 @@ bool counts_generated(const SamplingSpec& sampling) {
 }
 bool counts_seen(const SamplingSpec& sampling) { return sampling.repetition_penalty != 1.0F; }
 
+// What is not a number is least likely, so that there is an order.
+float rank_of(float logprob) {
+  return std::isnan(logprob) ? -std::numeric_limits<float>::infinity() : logprob;
+}
+
 }  // namespace
 
 Sampler::Sampler(const SamplerOptions& options, Ops& ops)
     : vocabulary_(options.vocabulary),
+      max_rows_(options.max_rows),
       ops_(ops),
       seats_(options.max_num_seqs),
       max_kept_(std::min(options.max_num_seqs, options.max_rows)),
       kept_(ops.allocate(sizeof(float) * max_kept_ * vocabulary_)) {
   LCKV_CHECK(vocabulary_ > 0 && max_kept_ > 0);
   // What memory a draw takes is taken now, and not while requests are served.
-  const SampleArgs first{.logits = kept_->floats(), .vocabulary = vocabulary_, .temperature = 0.0F};
-  int32_t token = 0;
-  ops_.sample({&first, 1}, &token);
+  const auto drawn = ops_.allocate(sizeof(int32_t));
+  const SampleArgs first{.logits = kept_->floats(),
+                         .vocabulary = vocabulary_,
+                         .temperature = 0.0F,
+                         .drawn = reinterpret_cast<int32_t*>(drawn->data())};
+  ops_.sample({&first, 1});
 }
 
-void Sampler::open(const SeatOpening& opening) {
+size_t Sampler::count_rows(std::span<const SampleRow> rows, size_t bytes) const {
+  size_t num_logged = 0;
+  size_t num_top = 0;
+  size_t count = 0;
+  for (; count < std::min<size_t>(rows.size(), max_rows_); ++count) {
+    if (rows[count].num_logprobs < 0) continue;
+    num_top += rows[count].num_logprobs;
+    const size_t needed =
+        StepResults::bytes_of<float>(++num_logged) + StepResults::bytes_of<TopEntry>(num_top);
+    if (needed > bytes) break;
+  }
+  return count;
+}
+
+void Sampler::open(const SeatOpening& opening, uint64_t step) {
   Seat& seat = seats_.at(raw(opening.seat));
   LCKV_CHECK(seat.spec == nullptr && opening.spec != nullptr);
   seat.spec = opening.spec;
+  seat.opened = step;
   const SamplingSpec& sampling = seat.spec->sampling;
   if (counts_generated(sampling)) {
     for (const int32_t token : opening.generated) ++seat.generated[token];
@@ -44,43 +69,76 @@ void Sampler::open(const SeatOpening& opening) {
 
 void Sampler::close(SeatId id) { seats_.at(raw(id)) = {}; }
 
-std::vector<SampleResult> Sampler::draw(std::span<const SampleRow> rows, float* logits) {
-  std::vector<SampleResult> results(rows.size());
+bool Sampler::need_tokens(std::span<const SampleRow> rows) const {
+  return std::any_of(rows.begin(), rows.end(), [this](const SampleRow& row) {
+    if (row.kind != SampleRow::Kind::kSample) return false;
+    const SamplingSpec& sampling = seat_of(row).spec->sampling;
+    return counts_generated(sampling) || counts_seen(sampling);
+  });
+}
+
+Draw Sampler::draw(uint64_t step, std::span<const SampleRow> rows, float* logits,
+                   const ResultSpan<int32_t>& ids, StepResults& results) {
   draws_.clear();
   logged_.clear();
   num_kept_ = 0;
+  size_t num_top = 0;
   for (size_t i = 0; i < rows.size(); ++i) {
     const SampleRow& row = rows[i];
     float* const own = logits + static_cast<int64_t>(i) * vocabulary_;
-    const float* given = own;
+    LogprobArgs logged{.logits = own, .num_top = row.num_logprobs};
     if (row.kind == SampleRow::Kind::kSample) {
-      given = adjust(row, own);
+      logged.logits = adjust(row, own);
+      logged.token.drawn = ids.device + i;
       draws_.push_back(sample_args(row, own));
+      draws_.back().drawn = ids.device + i;
     } else {
       LCKV_CHECK(row.num_logprobs >= 0);
-      results[i].token = row.target;
+      logged.token.id = row.target;
     }
-    if (row.num_logprobs >= 0) logged_.push_back({.logits = given, .num_top = row.num_logprobs});
+    if (row.num_logprobs < 0) continue;
+    LCKV_CHECK(row.num_logprobs <= vocabulary_);
+    logged_.push_back(logged);
+    num_top += row.num_logprobs;
   }
-  tokens_.resize(draws_.size());
-  ops_.sample(draws_, tokens_.data());
-  auto token = tokens_.begin();
-  for (size_t i = 0; i < rows.size(); ++i) {
-    if (rows[i].kind != SampleRow::Kind::kSample) continue;
-    results[i].token = *token++;
-    count(results[i].token, seat_of(rows[i]));
+  Draw draw{.step = step, .rows = {rows.begin(), rows.end()}, .ids = ids};
+  ops_.sample(draws_);
+  if (logged_.empty()) return draw;
+  draw.own = results.take<float>(logged_.size());
+  draw.top = results.take<TopEntry>(num_top);
+  float* own = draw.own.device;
+  TopEntry* top = draw.top.device;
+  for (LogprobArgs& logged : logged_) {
+    logged.own = own++;
+    logged.top = top;
+    top += logged.num_top;
   }
-  if (!logged_.empty()) find_logprobs(rows, results);
-  return results;
+  ops_.logprobs(logged_, vocabulary_);
+  return draw;
 }
 
-Sampler::Seat& Sampler::seat_of(const SampleRow& row) {
-  Seat& seat = seats_.at(raw(row.seat));
+void Sampler::read(const Draw& draw, std::vector<SampleResult>& results) {
+  auto own = draw.own.host.begin();
+  size_t first_top = 0;
+  for (size_t i = 0; i < draw.rows.size(); ++i) {
+    const SampleRow& row = draw.rows[i];
+    SampleResult& result = results.emplace_back();
+    const bool is_drawn = row.kind == SampleRow::Kind::kSample;
+    result.token = is_drawn ? draw.ids.host[i] : row.target;
+    if (is_drawn) count(result.token, draw.step, seats_.at(raw(row.seat)));
+    if (row.num_logprobs < 0) continue;
+    result.logprob = logprob_of(*own++, draw.top.host.subspan(first_top, row.num_logprobs));
+    first_top += row.num_logprobs;
+  }
+}
+
+const Sampler::Seat& Sampler::seat_of(const SampleRow& row) const {
+  const Seat& seat = seats_.at(raw(row.seat));
   LCKV_CHECK(seat.spec != nullptr);
   return seat;
 }
 
-SampleArgs Sampler::sample_args(const SampleRow& row, const float* logits) {
+SampleArgs Sampler::sample_args(const SampleRow& row, const float* logits) const {
   const SamplingSpec& sampling = seat_of(row).spec->sampling;
   return {.logits = logits,
           .vocabulary = vocabulary_,
@@ -93,8 +151,9 @@ SampleArgs Sampler::sample_args(const SampleRow& row, const float* logits) {
           .position = static_cast<uint32_t>(row.index)};
 }
 
-void Sampler::count(int32_t token, Seat& seat) const {
+void Sampler::count(int32_t token, uint64_t step, Seat& seat) const {
   LCKV_CHECK(token >= 0 && token < vocabulary_);
+  if (seat.spec == nullptr || seat.opened > step) return;
   const SamplingSpec& sampling = seat.spec->sampling;
   if (counts_generated(sampling)) ++seat.generated[token];
   if (counts_seen(sampling)) seat.seen.insert(token);
@@ -141,31 +200,21 @@ const float* Sampler::keep(const float* logits) {
   return kept;
 }
 
-void Sampler::find_logprobs(std::span<const SampleRow> rows, std::vector<SampleResult>& results) {
-  auto logged = logged_.begin();
-  size_t num_top = 0;
-  for (size_t i = 0; i < rows.size(); ++i) {
-    if (rows[i].num_logprobs < 0) continue;
-    LCKV_CHECK(rows[i].num_logprobs <= vocabulary_);
-    num_top += rows[i].num_logprobs;
-    (logged++)->id = results[i].token;
+TokenLogprob Sampler::logprob_of(float own, std::span<const TopEntry> top) {
+  std::vector<TopEntry> order(top.begin(), top.end());
+  std::sort(order.begin(), order.end(), [](const TopEntry& left, const TopEntry& right) {
+    const float a = rank_of(left.logprob);
+    const float b = rank_of(right.logprob);
+    return a != b ? a > b : left.id < right.id;
+  });
+  TokenLogprob found{.own = own};
+  found.top_ids.reserve(order.size());
+  found.top_logprobs.reserve(order.size());
+  for (const TopEntry& entry : order) {
+    found.top_ids.push_back(entry.id);
+    found.top_logprobs.push_back(entry.logprob);
   }
-  std::vector<float> own(logged_.size());
-  std::vector<TopEntry> top(num_top);
-  ops_.logprobs(logged_, vocabulary_, own.data(), top.data());
-  auto next_own = own.begin();
-  auto next_top = top.begin();
-  for (size_t i = 0; i < rows.size(); ++i) {
-    if (rows[i].num_logprobs < 0) continue;
-    TokenLogprob& found = results[i].logprob.emplace();
-    found.own = *next_own++;
-    found.top_ids.reserve(rows[i].num_logprobs);
-    found.top_logprobs.reserve(rows[i].num_logprobs);
-    for (int32_t j = 0; j < rows[i].num_logprobs; ++j, ++next_top) {
-      found.top_ids.push_back(next_top->id);
-      found.top_logprobs.push_back(next_top->logprob);
-    }
-  }
+  return found;
 }
 
 }  // namespace lckv

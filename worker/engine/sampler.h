@@ -2,7 +2,8 @@
 //
 // Per seat it keeps what sampling depends on besides the logits: the ids that penalties count, in
 // the order bias, penalties, suppression of ends, then Ops::sample. Log-probabilities are the
-// model's own: before all of these. Owner: ModelRunner. Thread: the engine's only.
+// model's own: before all of these. A draw is begun, and read once its results are there. Owner:
+// ModelRunner. Thread: the engine's only.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "kernels/ops.h"
+#include "worker/engine/step_results.h"
 #include "worker/scheduler/step_plan.h"
 
 namespace lckv {
@@ -23,35 +25,61 @@ struct SamplerOptions {
   int32_t vocabulary = 0;
 };
 
+// A draw that was begun.
+struct Draw {
+  uint64_t step = 0;
+  std::vector<SampleRow> rows;
+  ResultSpan<int32_t> ids;  // of each row that draws
+  // Of the rows that ask for log-probabilities, one after the other.
+  ResultSpan<float> own;
+  ResultSpan<TopEntry> top;
+};
+
 class Sampler {
  public:
   // `ops` must outlive it.
   Sampler(const SamplerOptions& options, Ops& ops);
 
-  void open(const SeatOpening& opening);
+  // Room that log-probabilities of any one row may take.
+  static size_t max_row_bytes(int32_t vocabulary) {
+    return StepResults::bytes_of<float>(1) + StepResults::bytes_of<TopEntry>(vocabulary);
+  }
+  // As many of the rows, from the first, as may be drawn at once and have their log-probabilities
+  // in `bytes`.
+  size_t count_rows(std::span<const SampleRow> rows, size_t bytes) const;
+
+  void open(const SeatOpening& opening, uint64_t step);
   void close(SeatId seat);
-  // One result for each of the rows, which draw at most once for a seat. `logits` [rows,
-  // vocabulary] are overwritten.
-  std::vector<SampleResult> draw(std::span<const SampleRow> rows, float* logits);
+  // Whether what a row draws depends on the tokens that its seat drew before: all of them are to be
+  // read first.
+  bool need_tokens(std::span<const SampleRow> rows) const;
+  // The rows draw at most once for a seat. `logits` [rows, vocabulary] are overwritten; ids, and
+  // what else is taken of `results`, are there once they were sent.
+  Draw draw(uint64_t step, std::span<const SampleRow> rows, float* logits,
+            const ResultSpan<int32_t>& ids, StepResults& results);
+  // Adds a result for each of the draw's rows. In the order in which they were drawn.
+  void read(const Draw& draw, std::vector<SampleResult>& results);
 
  private:
   struct Seat {
     std::shared_ptr<const SequenceSpec> spec;  // null: empty
+    uint64_t opened = 0;                       // in which step
     // Filled only where a penalty needs them.
     absl::flat_hash_map<int32_t, int32_t> generated;  // id -> how often
     absl::flat_hash_set<int32_t> seen;                // in prompt or generated
   };
-  Seat& seat_of(const SampleRow& row);
-  SampleArgs sample_args(const SampleRow& row, const float* logits);
-  void count(int32_t token, Seat& seat) const;
+  const Seat& seat_of(const SampleRow& row) const;
+  SampleArgs sample_args(const SampleRow& row, const float* logits) const;
+  // A token of a seat that may have been closed since the step that drew it.
+  void count(int32_t token, uint64_t step, Seat& seat) const;
   // Makes the request's changes. Returns where the logits are as the model gave them, if
   // log-probabilities are asked for.
   const float* adjust(const SampleRow& row, float* logits);
   const float* keep(const float* logits);
-  // Of the rows that ask for them, of which logged_ has all but the ids.
-  void find_logprobs(std::span<const SampleRow> rows, std::vector<SampleResult>& results);
+  static TokenLogprob logprob_of(float own, std::span<const TopEntry> top);
 
   const int32_t vocabulary_;
+  const int32_t max_rows_;
   Ops& ops_;
   std::vector<Seat> seats_;
   const int32_t max_kept_;
@@ -59,7 +87,6 @@ class Sampler {
   // Of the draw at hand.
   int32_t num_kept_ = 0;
   std::vector<SampleArgs> draws_;
-  std::vector<int32_t> tokens_;
   std::vector<LogprobArgs> logged_;
   std::vector<int32_t> ids_;  // of logits that change next
   std::vector<float> values_;

@@ -6,7 +6,9 @@
 // Owner: ModelRunner. Thread: the engine's only.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -14,6 +16,7 @@
 #include "kernels/collectives.h"
 #include "kernels/ops.h"
 #include "worker/engine/device_kv.h"
+#include "worker/engine/step_results.h"
 #include "worker/kv/pass_plan.h"
 #include "worker/scheduler/step_plan.h"
 
@@ -28,20 +31,27 @@ class WalkRows {
   // `staging` in all calls: StepPlan::staging as numbers.
   // New rows that do not start warm are read as zeros first.
   void clear_new(int32_t group, const GroupRows& rows, std::span<const int32_t> staging);
-  // After the walk. Returns the rows settled per segment, from its first one: the same on every
-  // rank. Errors: what the ranks' collectives give.
-  absl::StatusOr<std::vector<int32_t>> end(int32_t group, const GroupRows& rows,
-                                           std::span<const int32_t> staging);
+  // After the walk; the distances that decide which rows are settled are in `results` then. Which
+  // rows that are the host is told later, so what only some of them need is done for all that may:
+  // a row that is not settled has its slot filled again before anyone sees it, and of a settled one
+  // nothing is read from staging. Errors: what the ranks' collectives give.
+  absl::StatusOr<ResultSpan<KvDistance>> end(int32_t group, const GroupRows& rows,
+                                             std::span<const int32_t> staging,
+                                             StepResults& results);
+  // Room that the walk of one group may take of the results.
+  size_t max_result_bytes(int32_t group) const;
+  // Rows settled per segment, from its first one: the same on every rank.
+  static std::vector<int32_t> count_settled(const GroupRows& rows,
+                                            std::span<const KvDistance> distances);
 
  private:
-  absl::Status compare(int32_t group, const GroupRows& rows, std::span<const int32_t> staging);
+  absl::StatusOr<ResultSpan<KvDistance>> compare(int32_t group, const GroupRows& rows,
+                                                 std::span<const int32_t> staging,
+                                                 StepResults& results);
   // Distances over the heads of all ranks, from those over this one's.
-  absl::Status add_ranks();
-  std::vector<int32_t> count_settled(const GroupRows& rows) const;
-  void commit(int32_t group, const GroupRows& rows, std::span<const int32_t> staging,
-              const std::vector<int32_t>& num_settled);
-  void promote(int32_t group, const GroupRows& rows, std::span<const int32_t> staging,
-               const std::vector<int32_t>& num_settled);
+  absl::Status add_ranks(const ResultSpan<KvDistance>& distances);
+  void commit(int32_t group, const GroupRows& rows, std::span<const int32_t> staging);
+  void promote(int32_t group, const GroupRows& rows, std::span<const int32_t> staging);
   // Adds `count` staging rows of the walk, from its row `first` on.
   void add_ids(const WalkSegment& segment, std::span<const int32_t> staging, int32_t first,
                int32_t count);
@@ -50,12 +60,9 @@ class WalkRows {
   Ops& ops_;
   const DeviceKv& kv_;
   Collectives& ranks_;
-  const bool counts_heads_;            // of those ranks that hold the same KV heads the first does
-  std::vector<int32_t> ids_;           // staging rows that the next call is about
-  std::vector<float> tolerances_;      // of each
-  std::vector<KvDistance> distances_;  // of each in each unit, unit by unit
-  std::vector<float> sums_;            // what the ranks add up
-  std::vector<uint8_t> came_out_;      // of each: as it had been read, in every unit
+  const int32_t max_rows_;
+  const std::unique_ptr<DeviceBuffer> zeros_;  // null where this rank has distances to give
+  std::vector<int32_t> ids_;                   // staging rows that the next call is about
   SlotList slots_;
 };
 

@@ -95,6 +95,7 @@ absl::Status FollowerLink::ready() {
 }
 
 absl::StatusOr<LeaderTurn> FollowerLink::next() {
+  if (has_told_end_) return LeaderTurn{.end = true};
   auto frame = read();
   if (!frame.ok()) return frame.status();
   LeaderTurn turn;
@@ -105,6 +106,9 @@ absl::StatusOr<LeaderTurn> FollowerLink::next() {
       turn.plan = *std::move(plan);
       break;
     }
+    case LeaderFrame::kHold:
+      turn.holds = true;
+      break;
     case LeaderFrame::kIdle:
       break;
     case LeaderFrame::kEnd:
@@ -138,9 +142,14 @@ absl::Status FollowerLink::write(const RankFrame& frame) {
     const std::lock_guard lock(writing_);
     if (!ended_.has_value() && stream_->Write(frame)) return absl::OkStatus();
   }
-  // The reading side knows why.
-  const auto last = read();
-  return last.ok() ? absl::UnavailableError("the connection to the leader broke") : last.status();
+  // The reading side knows why. A leader that ends in order waits for nobody's last words.
+  for (;;) {
+    const auto last = read();
+    if (!last.ok()) return last.status();
+    if (last->has_end()) break;
+  }
+  has_told_end_ = true;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<LeaderFrame> FollowerLink::read() {

@@ -25,7 +25,8 @@ namespace lckv {
 
 // What the leader sends in order.
 struct LeaderTurn {
-  std::optional<StepPlan> plan;  // absent: it idles, or ends
+  std::optional<StepPlan> plan;  // absent: it holds, idles or ends
+  bool holds = false;            // sends no plan before a step that it has sent is done
   bool end = false;
 };
 
@@ -69,6 +70,7 @@ class FollowerLink {
   std::string life_;
   std::mutex writing_;                 // held for every write, and while the next is set
   std::optional<absl::Status> ended_;  // the call's, once it is over
+  bool has_told_end_ = false;          // the leader, when a frame could not be written any more
 };
 
 }  // namespace lckv

@@ -123,6 +123,12 @@ void LeaderGroup::send(const StepPlan& plan) {
   broadcast(frame);
 }
 
+void LeaderGroup::hold() {
+  auto frame = std::make_shared<LeaderFrame>();
+  frame->mutable_hold();
+  broadcast(frame);
+}
+
 void LeaderGroup::idle() {
   auto frame = std::make_shared<LeaderFrame>();
   frame->mutable_idle();

@@ -61,6 +61,8 @@ class LeaderGroup final : public internal::v1::Ranks::CallbackService {
 
   // To all ranks, in the order of calls.
   void send(const StepPlan& plan);
+  // No plan follows before a step that was sent is done.
+  void hold();
   void idle();
   // The leader's own result of the step, to hold the ranks' against.
   void done(uint64_t step, uint64_t digest);

@@ -21,24 +21,36 @@ void log_seats(const StepPlan& plan) {
 }  // namespace
 
 absl::Status run_rank(FollowerLink& link, StepRunner& runner, RankProgress& progress) {
-  uint64_t step = 0;
-  runner.set_before_layer([&] { progress.begin(step, Operation::kRun); });
+  uint64_t launched = 0;  // the last step that was, as the next
+  uint64_t collected = 0;
+  StepTimes times;
+  const auto collect = [&]() -> absl::Status {
+    progress.begin(collected + 1, Operation::kRun);
+    const auto result = runner.collect(times);
+    if (!result.ok()) return result.status();
+    collected = result->step;
+    progress.enter(Operation::kReport);
+    return link.done(collected, digest_of(*result));
+  };
+  runner.set_before_layer([&] { progress.begin(launched, Operation::kRun); });
   for (;;) {
     progress.enter(Operation::kWait);
     const auto turn = link.next();
     if (!turn.ok()) return turn.status();
     // Also where the leader idles: it is the proof that both loops turn.
-    progress.begin(step, Operation::kWait);
+    progress.begin(launched, Operation::kWait);
     if (turn->end) return absl::OkStatus();
-    if (!turn->plan.has_value()) continue;
-    step = turn->plan->step;
-    progress.begin(step, Operation::kRun);
-    log_seats(*turn->plan);
-    StepTimes times;
-    const auto result = runner.run(*turn->plan, times);
-    if (!result.ok()) return result.status();
-    progress.enter(Operation::kReport);
-    if (absl::Status status = link.done(step, digest_of(*result)); !status.ok()) return status;
+    if (turn->plan.has_value()) {
+      launched = turn->plan->step;
+      progress.begin(launched, Operation::kRun);
+      log_seats(*turn->plan);
+      if (absl::Status status = runner.launch(*turn->plan, times); !status.ok()) return status;
+    }
+    // One, as the leader does: when no more may be launched, or nothing more comes.
+    const uint64_t num_launched = launched - collected;
+    const bool is_full = num_launched == static_cast<uint64_t>(runner.max_launched());
+    if (num_launched == 0 || (!is_full && !turn->holds)) continue;
+    if (absl::Status status = collect(); !status.ok()) return status;
   }
 }
 

@@ -1,5 +1,5 @@
-// run_rank: the loop of a rank that is not the leader: read a plan, run it, say so. What it holds
-// is a pure function of the plans.
+// run_rank: the loop of a rank that is not the leader: read a plan, launch it, collect as the
+// leader does, say so. What it holds is a pure function of the plans.
 #pragma once
 
 #include <functional>

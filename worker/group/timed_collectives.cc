@@ -27,6 +27,9 @@ class TimedCollectives final : public Collectives {
   absl::Status wait() override {
     return timed(Operation::kWaitForRanks, [&] { return ranks_->wait(); });
   }
+  absl::Status wait_for(absl::FunctionRef<bool()> are_there) override {
+    return timed(Operation::kWaitForRanks, [&] { return ranks_->wait_for(are_there); });
+  }
 
  private:
   template <class Call>

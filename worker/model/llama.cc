@@ -17,7 +17,6 @@ namespace {
 
 // Logits of so many bytes are gathered at once.
 constexpr int64_t kGatherBytes = int64_t{16} << 20;
-constexpr int32_t kNoId = -1;  // its embedding is zeros
 
 float* floats(const std::unique_ptr<DeviceBuffer>& buffer) {
   return buffer == nullptr ? nullptr : buffer->floats();
@@ -51,7 +50,7 @@ class LlamaModel : public Model {
   int32_t max_rows() const override { return max_rows_; }
   size_t weight_bytes() const override { return weights_.bytes + offloaded_.slot_bytes(); }
 
-  absl::Status embed(std::span<const int32_t> ids, float* hidden) override;
+  absl::Status embed(std::span<const TokenId> tokens, float* hidden) override;
   absl::Status run(const RangeBatch& batch) override;
   void guess(const RangeBatch& batch) override;
   absl::Status logits(const float* hidden, int64_t rows, float* logits) override;
@@ -59,7 +58,7 @@ class LlamaModel : public Model {
  private:
   void allocate();
   void attend(int32_t layer, const RangeBatch& batch);
-  void project_kv(int32_t layer, const RangeBatch& batch);
+  NewKv project_kv(int32_t layer, const RangeBatch& batch);
   void widen(int32_t layer, const RangeBatch& batch);
   absl::Status add_share(const PackedWeight& weight, const std::unique_ptr<DeviceBuffer>& x,
                          const RangeBatch& batch, const std::unique_ptr<DeviceBuffer>& bias);
@@ -84,15 +83,14 @@ class LlamaModel : public Model {
   const LlamaWeights weights_;
   OffloadedLayers offloaded_;
   std::unique_ptr<DeviceBuffer> rope_;
-  std::vector<int32_t> own_ids_;  // of the batch that is being embedded, from our first id
 
   // Activations, [max_rows, ...] each.
-  std::unique_ptr<DeviceBuffer> normed_;    // hidden
+  std::unique_ptr<DeviceBuffer> normed_;    // operand: hidden
   std::unique_ptr<DeviceBuffer> q_;         // heads * head_dim
   std::unique_ptr<DeviceBuffer> kv_;        // k, then v
-  std::unique_ptr<DeviceBuffer> attended_;  // heads * head_dim
+  std::unique_ptr<DeviceBuffer> attended_;  // operand: heads * head_dim
   std::unique_ptr<DeviceBuffer> gate_up_;   // 2 * intermediate
-  std::unique_ptr<DeviceBuffer> inner_;     // intermediate
+  std::unique_ptr<DeviceBuffer> inner_;     // operand: intermediate
   // Null where one rank has all logits: [gather_rows_, vocabulary_share_], and of every rank.
   int64_t gather_rows_ = 0;
   std::unique_ptr<DeviceBuffer> own_logits_;
@@ -113,12 +111,15 @@ void LlamaModel::allocate() {
   const auto rows_of = [this](int64_t width) {
     return ops_.allocate(static_cast<size_t>(max_rows_) * width * sizeof(float));
   };
-  normed_ = rows_of(config_.hidden_size);
+  const auto operands_of = [this](int64_t width) {
+    return ops_.allocate(static_cast<size_t>(max_rows_ * ops_.operand_row_bytes(width)));
+  };
+  normed_ = operands_of(config_.hidden_size);
   q_ = rows_of(q_width);
   kv_ = rows_of(kv_max);
-  attended_ = rows_of(q_width);
+  attended_ = operands_of(q_width);
   gate_up_ = rows_of(2 * static_cast<int64_t>(inner_size_));
-  inner_ = rows_of(inner_size_);
+  inner_ = operands_of(inner_size_);
   if (shard_.size == 1) return;
   const int64_t row_bytes = int64_t{vocabulary_share_} * static_cast<int64_t>(sizeof(float));
   gather_rows_ = std::clamp<int64_t>(kGatherBytes / (row_bytes * shard_.size), 1, max_rows_);
@@ -127,20 +128,11 @@ void LlamaModel::allocate() {
 }
 
 // Each rank looks up the ids that it has and leaves the others zero.
-absl::Status LlamaModel::embed(std::span<const int32_t> ids, float* hidden) {
-  for (const int32_t id : ids) LCKV_CHECK(id >= 0 && id < vocabulary_size());
-  if (shard_.size == 1) {
-    ops_.embed(*weights_.embedding, ids, hidden);
-    return absl::OkStatus();
-  }
-  const int32_t first = shard_.rank * vocabulary_share_;
-  const auto is_own = [this, first](int32_t id) {
-    return id >= first && id < first + weights_.embedding->n();
-  };
-  own_ids_.clear();
-  for (const int32_t id : ids) own_ids_.push_back(is_own(id) ? id - first : kNoId);
-  ops_.embed(*weights_.embedding, own_ids_, hidden);
-  const auto count = static_cast<int64_t>(ids.size()) * hidden_size();
+absl::Status LlamaModel::embed(std::span<const TokenId> tokens, float* hidden) {
+  for (const TokenId& token : tokens) LCKV_CHECK(token.id >= 0 && token.id < vocabulary_size());
+  ops_.embed(*weights_.embedding, tokens, shard_.rank * vocabulary_share_, hidden);
+  if (shard_.size == 1) return absl::OkStatus();
+  const auto count = static_cast<int64_t>(tokens.size()) * hidden_size();
   return within(ranks_->all_reduce(hidden, count), "all_reduce of embeddings");
 }
 
@@ -175,20 +167,27 @@ absl::Status LlamaModel::add_share(const PackedWeight& weight,
                                    const std::unique_ptr<DeviceBuffer>& x, const RangeBatch& batch,
                                    const std::unique_ptr<DeviceBuffer>& bias) {
   const bool is_first = shard_.rank == 0;
-  ops_.matmul(weight, x->floats(), batch.num_rows(), batch.hidden,
-              is_first ? floats(bias) : nullptr, /*accumulate=*/is_first);
+  ops_.matmul(weight, x->data(), batch.num_rows(), batch.hidden, is_first ? floats(bias) : nullptr,
+              /*accumulate=*/is_first);
   if (shard_.size == 1) return absl::OkStatus();
   return ranks_->all_reduce(batch.hidden, batch.num_rows() * hidden_size());
 }
 
-// kv_ = keys, rotated, and values of normed_.
-void LlamaModel::project_kv(int32_t layer, const RangeBatch& batch) {
+// Keys and values of normed_, which are to be rotated.
+NewKv LlamaModel::project_kv(int32_t layer, const RangeBatch& batch) {
   const LlamaLayer& weights = weights_.layers[layer];
-  const LayerSpec& spec = passes_.layers.layers[layer];
-  ops_.matmul(*weights.kv, normed_->floats(), batch.num_rows(), kv_->floats(),
+  ops_.matmul(*weights.kv, normed_->data(), batch.num_rows(), kv_->floats(),
               floats(weights.kv_bias), /*accumulate=*/false);
-  ops_.rope(kv_->floats(), 2 * kv_width(layer), batch.positions, spec.kv_heads, spec.head_dim,
-            *rope_);
+  const UnitRows& own = batch.units[passes_.unit_of_layer[layer]];
+  NewKv rows{.kv = kv_->floats(), .layout = own.layout};
+  if (batch.range % 2 == 1) {
+    rows.staged_rows = batch.staged_rows;
+    rows.staged = own.fresh;
+  } else {
+    rows.blocks = own.blocks;
+    rows.slots = own.slots;
+  }
+  return rows;
 }
 
 // attended_ = what o_proj takes in.
@@ -196,30 +195,23 @@ void LlamaModel::attend(int32_t layer, const RangeBatch& batch) {
   const LlamaLayer& weights = weights_.layers[layer];
   const LayerSpec& spec = passes_.layers.layers[layer];
   const int64_t rows = batch.num_rows();
-  const bool in_group = batch.range % 2 == 1;
   ops_.rms_norm(batch.hidden, weights.attention_norm->floats(), config_.rms_norm_eps, rows,
-                config_.hidden_size, normed_->floats());
-  ops_.matmul(*weights.q, normed_->floats(), rows, q_->floats(), floats(weights.q_bias), false);
-  ops_.rope(q_->floats(), num_heads_ * config_.head_dim, batch.positions, num_heads_,
-            config_.head_dim, *rope_);
-
-  if (const int32_t unit = passes_.unit_of_layer[layer]; unit >= 0) {
-    project_kv(layer, batch);
-    const UnitRows& own = batch.units[unit];
-    const float* k = kv_->floats();
-    const float* v = k + kv_width(layer);
-    const int64_t stride = 2 * kv_width(layer);
-    if (in_group) {
-      ops_.stage_kv(k, v, stride, own.layout, batch.staged_rows, own.fresh);
-    } else {
-      ops_.append_kv(k, v, stride, own.layout, own.blocks, own.slots);
-    }
+                config_.hidden_size, normed_->data());
+  ops_.matmul(*weights.q, normed_->data(), rows, q_->floats(), floats(weights.q_bias), false);
+  if (passes_.unit_of_layer[layer] >= 0) {
+    NewKv own = project_kv(layer, batch);
+    own.q = q_->floats();
+    own.num_heads = num_heads_;
+    ops_.rope_kv(own, batch.positions, *rope_);
+  } else {
+    ops_.rope(q_->floats(), num_heads_ * config_.head_dim, batch.positions, num_heads_,
+              config_.head_dim, *rope_);
   }
 
   const bool is_cyclic = spec.source > layer;
   const UnitRows& read = batch.units[raw(passes_.source_unit(layer))];
   AttentionArgs args{.q = q_->floats(),
-                     .out = attended_->floats(),
+                     .out = attended_->data(),
                      .positions = batch.positions.data(),
                      .num_heads = num_heads_,
                      .scale = 1.0F / std::sqrt(static_cast<float>(config_.head_dim)),
@@ -238,9 +230,9 @@ void LlamaModel::widen(int32_t layer, const RangeBatch& batch) {
   const LlamaLayer& weights = weights_.layers[layer];
   const int64_t rows = batch.num_rows();
   ops_.rms_norm(batch.hidden, weights.mlp_norm->floats(), config_.rms_norm_eps, rows,
-                config_.hidden_size, normed_->floats());
-  ops_.matmul(*weights.gate_up, normed_->floats(), rows, gate_up_->floats(), nullptr, false);
-  ops_.silu_mul(gate_up_->floats(), rows, inner_size_, inner_->floats());
+                config_.hidden_size, normed_->data());
+  ops_.matmul(*weights.gate_up, normed_->data(), rows, gate_up_->floats(), nullptr, false);
+  ops_.silu_mul(gate_up_->floats(), rows, inner_size_, inner_->data());
 }
 
 void LlamaModel::guess(const RangeBatch& batch) {
@@ -248,25 +240,24 @@ void LlamaModel::guess(const RangeBatch& batch) {
   for (const UnitId unit : passes_.groups[batch.range / 2].units_read_upward) {
     const int32_t layer = passes_.units[raw(unit)].layer;
     ops_.rms_norm(batch.hidden, weights_.layers[layer].attention_norm->floats(),
-                  config_.rms_norm_eps, batch.num_rows(), config_.hidden_size, normed_->floats());
-    project_kv(layer, batch);
-    const UnitRows& own = batch.units[raw(unit)];
-    ops_.stage_kv(kv_->floats(), kv_->floats() + kv_width(layer), 2 * kv_width(layer), own.layout,
-                  batch.staged_rows, own.read);
+                  config_.rms_norm_eps, batch.num_rows(), config_.hidden_size, normed_->data());
+    NewKv own = project_kv(layer, batch);
+    own.staged = batch.units[raw(unit)].read;
+    ops_.rope_kv(own, batch.positions, *rope_);
   }
 }
 
 absl::Status LlamaModel::logits(const float* hidden, int64_t rows, float* logits) {
   LCKV_CHECK(rows > 0 && rows <= max_rows_);
   ops_.rms_norm(hidden, weights_.final_norm->floats(), config_.rms_norm_eps, rows,
-                config_.hidden_size, normed_->floats());
+                config_.hidden_size, normed_->data());
   if (shard_.size == 1) {
-    ops_.matmul(*weights_.head, normed_->floats(), rows, logits, nullptr, false);
+    ops_.matmul(*weights_.head, normed_->data(), rows, logits, nullptr, false);
     return absl::OkStatus();
   }
   for (int64_t row = 0; row < rows; row += gather_rows_) {
     const int64_t some = std::min(gather_rows_, rows - row);
-    ops_.matmul(*weights_.head, normed_->floats() + row * hidden_size(), some,
+    ops_.matmul(*weights_.head, normed_->data() + row * ops_.operand_row_bytes(hidden_size()), some,
                 own_logits_->floats(), nullptr, false);
     absl::Status status = gather_logits(some, logits + row * vocabulary_size());
     if (!status.ok()) return within(status, "all_gather of logits");

@@ -57,8 +57,8 @@ class Model {
   virtual int32_t max_rows() const = 0;     // of a batch
   virtual size_t weight_bytes() const = 0;  // on this rank's device
 
-  // hidden[ids.size(), hidden_size]
-  virtual absl::Status embed(std::span<const int32_t> ids, float* hidden) = 0;
+  // hidden[tokens.size(), hidden_size]
+  virtual absl::Status embed(std::span<const TokenId> tokens, float* hidden) = 0;
   // All layers of the range over the rows.
   virtual absl::Status run(const RangeBatch& batch) = 0;
   // A first guess of the KV that a walk over the rows will give: the source layers' own projections

@@ -79,7 +79,8 @@ struct OrdinarySegment {
 enum class WalkEnd : uint8_t {
   // Row 0 is settled, and each further one whose predecessors all came out as they had been read
   // (design: bitwise at tolerance 0, else by RMS over K and V per cached layer). Settled rows are
-  // committed to slots; the others' new values become what the next walk reads.
+  // committed to slots; the others' new values become what the next walk reads, and what their
+  // slots hold is open.
   kSettle,
   kPass,     // iterated: not the last pass; nothing is promoted before the pass's last chunk
   kPassEnd,  // iterated: the pass's last chunk: all staged rows' new values become what is read

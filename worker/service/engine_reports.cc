@@ -135,6 +135,7 @@ void EngineService::report(const StepReport& report) {
     if (draining_ && !moving_ && now >= move_time_) moving_ = tell_all_ = true;
     for (auto& [id, link] : links_) {
       sessions.push_back(link.session);
+      link.missed_news = !link.greeted && (link.missed_news || tell_all_);
       if (!link.greeted) continue;
       const Load load = load_of(link);
       std::vector<WorkerFrame> to_send;

@@ -117,8 +117,16 @@ void EngineService::greet(const std::vector<std::shared_ptr<lckv::Session>>& ses
       *frame.mutable_load() = load_of(it->second);
     }
     session->send(std::move(frame));
-    const std::lock_guard lock(mutex_);
-    if (const auto it = links_.find(session->id()); it != links_.end()) it->second.greeted = true;
+    WorkerFrame news;
+    {
+      const std::lock_guard lock(mutex_);
+      const auto it = links_.find(session->id());
+      if (it == links_.end()) continue;
+      it->second.greeted = true;
+      if (!it->second.missed_news) continue;
+      *news.mutable_load() = load_of(it->second);
+    }
+    session->send(std::move(news));
   }
 }
 

@@ -71,9 +71,10 @@ class EngineService final : public internal::v1::Engine::CallbackService {
   // A session and what it has here.
   struct Link {
     std::shared_ptr<lckv::Session> session;
-    std::string router;      // whose it is; empty until it is opened
-    bool greeted = false;    // Hello is queued: other frames may follow
-    bool had_credit = true;  // as the router was told last
+    std::string router;        // whose it is; empty until it is opened
+    bool greeted = false;      // Hello is queued: other frames may follow
+    bool missed_news = false;  // a load that all are told came before
+    bool had_credit = true;    // as the router was told last
     uint64_t num_taken = 0;
     std::unordered_map<uint64_t, SequenceId> handles;  // of live sequences
   };

@@ -55,7 +55,7 @@ TokenLogprob logprobs_of(int32_t token, int32_t num_top, int32_t vocabulary) {
 SimulatedRunner::SimulatedRunner(const SimulatedRunnerOptions& options, StepCost cost)
     : options_(options), cost_(std::move(cost)), seats_(options.max_num_seqs) {}
 
-absl::StatusOr<StepResult> SimulatedRunner::run(const StepPlan& plan, StepTimes& times) {
+absl::Status SimulatedRunner::launch(const StepPlan& plan, StepTimes& times) {
   const absl::Time began = absl::Now();
   LCKV_CHECK(plan.step == last_step_ + 1);
   LCKV_CHECK(static_cast<int32_t>(plan.groups.size()) == options_.num_groups);
@@ -63,20 +63,20 @@ absl::StatusOr<StepResult> SimulatedRunner::run(const StepPlan& plan, StepTimes&
   for (const SeatId seat : plan.closed) seats_.at(raw(seat)) = {};
   for (const SeatOpening& opening : plan.opened) open(opening);
 
-  StepResult result{.step = plan.step};
+  result_ = {.step = plan.step};
   for (size_t group = 0; group < plan.groups.size(); ++group) {
-    std::vector<int32_t>& settled = result.settled_rows.emplace_back();
+    std::vector<int32_t>& settled = result_.settled_rows.emplace_back();
     for (const WalkSegment& segment : plan.groups[group].segments) {
       settled.push_back(settle(segment, seats_.at(raw(segment.seat)).walked[group]));
     }
   }
-  for (const SampleRow& row : plan.samples) result.samples.push_back(draw(row));
+  for (const SampleRow& row : plan.samples) result_.samples.push_back(draw(row));
 
   StepTimes cost;
   cost_.add(plan, cost);
   pass(began + cost.copies + cost.ordinary + cost.walks + cost.logits + cost.sample);
   times = cost;
-  return result;
+  return absl::OkStatus();
 }
 
 void SimulatedRunner::pass(absl::Time end) {

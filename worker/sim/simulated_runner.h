@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "worker/engine/step_runner.h"
@@ -32,7 +33,8 @@ class SimulatedRunner final : public StepRunner {
   SimulatedRunner(const SimulatedRunnerOptions& options, StepCost cost);
 
   void set_before_layer(std::function<void()> hook) override { before_layer_ = std::move(hook); }
-  absl::StatusOr<StepResult> run(const StepPlan& plan, StepTimes& times) override;
+  absl::Status launch(const StepPlan& plan, StepTimes& times) override;
+  absl::StatusOr<StepResult> collect(StepTimes&) override { return std::move(result_); }
 
  private:
   struct Seat {
@@ -54,6 +56,7 @@ class SimulatedRunner final : public StepRunner {
   const StepCost cost_;
   std::function<void()> before_layer_ = [] {};
   uint64_t last_step_ = 0;
+  StepResult result_;  // of the last step
   std::vector<Seat> seats_;
 };
 

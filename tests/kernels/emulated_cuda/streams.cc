@@ -138,6 +138,13 @@ void let_ahead(Ahead ahead) {
   ahead_now = ahead;
 }
 
+uint64_t num_done() {
+  const std::lock_guard<std::recursive_mutex> lock(mutex);
+  uint64_t num_done = 0;
+  for (const cudaStream_t stream : streams()) num_done += stream->num_done;
+  return num_done;
+}
+
 bool is_recording() { return records; }
 int num_graph_launches() { return num_launches; }
 

@@ -12,5 +12,7 @@ namespace emulated_cuda {
 enum class Ahead : uint8_t { kKernels, kCopies };
 // kKernels unless said otherwise. While nothing is to be done on any stream.
 void let_ahead(Ahead ahead);
+// What all streams have done so far.
+uint64_t num_done();
 
 }  // namespace emulated_cuda
