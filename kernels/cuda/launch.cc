@@ -1,14 +1,12 @@
 #include "kernels/cuda/launch.h"
 
-#include <cstdio>
-#include <cstdlib>
+#include "kernels/device_failure.h"
 
 namespace lckv {
 
 void check_cuda(cudaError_t error, const char* operation) {
   if (error == cudaSuccess) return;
-  std::fprintf(stderr, "CUDA error in %s: %s\n", operation, cudaGetErrorString(error));
-  std::_Exit(1);
+  end_on_device_failure("CUDA", operation, cudaGetErrorString(error));
 }
 
 }  // namespace lckv

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdio>
-#include <cstdlib>
 #include <map>
 #include <optional>
 #include <string>
@@ -11,6 +9,7 @@
 
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/lt_library.h"
+#include "kernels/device_failure.h"
 
 namespace lckv {
 namespace {
@@ -22,13 +21,14 @@ class CheckedLt {
  public:
   CheckedLt() {
     auto loaded = load_lt_library();
-    if (!loaded.ok()) end("opening cuBLASLt", std::string(loaded.status().message()).c_str());
+    if (!loaded.ok()) end_on_device_failure("cuBLASLt", "opening it", loaded.status().message());
     functions_ = *loaded;
   }
   const LtLibrary* operator->() const { return &functions_; }
 
   void check(cublasStatus_t status, const char* operation) const {
-    if (status != CUBLAS_STATUS_SUCCESS) end(operation, functions_.status_string(status));
+    if (status == CUBLAS_STATUS_SUCCESS) return;
+    end_on_device_failure("cuBLASLt", operation, functions_.status_string(status));
   }
   template <class Value>
   void set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t attribute,
@@ -44,11 +44,6 @@ class CheckedLt {
   }
 
  private:
-  [[noreturn]] static void end(const char* operation, const char* why) {
-    std::fprintf(stderr, "cuBLASLt error in %s: %s\n", operation, why);
-    std::_Exit(1);
-  }
-
   LtLibrary functions_;
 };
 

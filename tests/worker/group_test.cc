@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <array>
-#include <cstdlib>
 #include <future>
 #include <map>
 #include <thread>
@@ -12,7 +11,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "grpcpp/create_channel.h"
-#include "rpc/logging.h"
 #include "worker/group/follower_link.h"
 #include "worker/group/leader_address.h"
 #include "worker/group/leader_group.h"
@@ -346,43 +344,6 @@ TEST_F(GroupTest, RankThatIsGoneIsMissed) {
   const RankFailure failure = wait_for_failure();
   EXPECT_EQ(failure.rank, 2);
   EXPECT_TRUE(failure.second_hand);
-}
-
-// What RankWatch does ends the process.
-class RankWatchDeathTest : public testing::Test {
- protected:
-  [[noreturn]] static void wait_for_ever() {
-    absl::SleepFor(kDeadline);
-    std::_Exit(0);
-  }
-};
-
-TEST_F(RankWatchDeathTest, LoopThatStandsStillEndsTheProcess) {
-  EXPECT_EXIT(
-      {
-        set_up_logging({});
-        RankProgress progress;
-        progress.begin(7, Operation::kRun);
-        const RankWatch watch({.rank = 2, .step_timeout = absl::Milliseconds(300)}, progress);
-        wait_for_ever();
-      },
-      testing::ExitedWithCode(1),
-      "replica ended rank=2 step=7 operation=run why=\"nothing moved for 300ms "
-      "\\(--step-timeout\\)\"");
-}
-
-TEST_F(RankWatchDeathTest, StartHasALimitOfItsOwn) {
-  EXPECT_EXIT(
-      {
-        set_up_logging({});
-        RankProgress progress;
-        progress.enter(Operation::kLoad);
-        const RankWatch watch(
-            {.step_timeout = absl::ZeroDuration(), .start_timeout = absl::Milliseconds(300)},
-            progress);
-        wait_for_ever();
-      },
-      testing::ExitedWithCode(1), "operation=load why=\"nothing moved for 300ms");
 }
 
 TEST_F(GroupTest, LeaderThatIsGoneIsMissed) {

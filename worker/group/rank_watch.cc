@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "kernels/device_failure.h"
 #include "rpc/logging.h"
 
 namespace lckv {
@@ -39,9 +40,12 @@ void log_failure(const RankFailure& failure) {
 }
 
 RankWatch::RankWatch(const RankWatchOptions& options, const RankProgress& progress)
-    : options_(options), progress_(progress), thread_([this] { loop(); }) {}
+    : options_(options), progress_(progress), thread_([this] { loop(); }) {
+  on_device_failure([this](const std::string& line) { fail(absl::InternalError(line)); });
+}
 
 RankWatch::~RankWatch() {
+  on_device_failure(nullptr);
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;

@@ -1,8 +1,9 @@
 // RankWatch: the watchdog of one rank and its voice towards the launcher.
 //
 // A thread of its own looks at the loop's progress, pulses, and ends the process where a turn of
-// the loop or a layer of its step takes too long: with the one line that says why, which is the
-// launcher's to print where there is one. Owner: main. Every method may be called from any thread.
+// the loop or a layer of its step takes too long, or where its device fails: with the one line that
+// says why, which is the launcher's to print where there is one. Owner: main, which has one. Every
+// method may be called from any thread.
 #pragma once
 
 #include <condition_variable>
