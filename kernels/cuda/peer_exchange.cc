@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "kernels/cuda/launch.h"
 
 namespace lckv {
@@ -26,6 +27,16 @@ constexpr size_t kSharedUnit = size_t{2} << 20;
 constexpr size_t kMemoryBytes =
     (sizeof(ExchangeMemory) + kSharedUnit - 1) / kSharedUnit * kSharedUnit;
 
+// Both halves of a rank's memory and the first one again, each time by every block there can be.
+constexpr int kTrials = 3;
+constexpr int64_t kTrialBytes = kMaxExchangeBlocks * kExchangeThreads * kUnitBytes;
+constexpr int64_t kTrialFloats = kTrialBytes / static_cast<int64_t>(sizeof(float));
+// Sums of integers, which floats hold exactly.
+static_assert((kTrialFloats + kTrials) * (kMaxPeers * (kMaxPeers + 1) / 2) <= int64_t{1} << 24);
+static_assert(exchange_blocks(kTrialBytes) == kMaxExchangeBlocks && kTrialBytes <= kHalfBytes);
+constexpr absl::Duration kTrialTimeout = absl::Seconds(10);
+constexpr absl::Duration kLook = absl::Microseconds(20);
+
 uint64_t load(const uint64_t& word) {
   return std::atomic_ref<uint64_t>(const_cast<uint64_t&>(word)).load(std::memory_order_acquire);
 }
@@ -34,6 +45,17 @@ uint64_t load(const uint64_t& word) {
 absl::Status refused(absl::string_view what, cudaError_t error) {
   (void)cudaGetLastError();
   return absl::FailedPreconditionError(absl::StrCat(what, ": ", cudaGetErrorString(error)));
+}
+
+// The first reason that a rank gives, in their order.
+absl::Status agree(const Meeting& meeting, const std::string& subject, const absl::Status& own) {
+  const auto reasons = tell_each_other(meeting, subject, std::string(own.message()));
+  if (!reasons.ok()) return reasons.status();
+  for (size_t rank = 0; rank < reasons->size(); ++rank) {
+    if ((*reasons)[rank].empty()) continue;
+    return absl::FailedPreconditionError(absl::StrCat("rank ", rank, ": ", (*reasons)[rank]));
+  }
+  return absl::OkStatus();
 }
 
 std::string ranks_text(const std::vector<int>& ranks) {
@@ -55,6 +77,8 @@ PeerExchange::PeerExchange(const Meeting& meeting, cudaStream_t stream) : stream
   state_ = new (memory) ExchangeState{};
   check_cuda(cudaHostGetDevicePointer(&memory, state_, 0), "mapping page-locked memory");
   ranks_.state = static_cast<ExchangeState*>(memory);
+  // Taken before any peer waits for this rank: it may wait for the device.
+  tried_ = std::make_unique<CudaBuffer>(kTrialBytes, stream, Cleared::kNo);
   // Peers write there as soon as they have opened it.
   check_cuda(cudaStreamSynchronize(stream), "clearing device memory");
 }
@@ -77,13 +101,14 @@ absl::StatusOr<std::unique_ptr<PeerExchange>> PeerExchange::connect(const Meetin
   const absl::Status opened = exchange->is_exported_
                                   ? exchange->open(*handles)
                                   : refused("device memory cannot be shared", exported);
-  const auto reasons =
-      tell_each_other(meeting, "mapping of peer memory", std::string(opened.message()));
-  if (!reasons.ok()) return reasons.status();
-  for (size_t rank = 0; rank < reasons->size(); ++rank) {
-    if ((*reasons)[rank].empty()) continue;
-    return absl::FailedPreconditionError(absl::StrCat("rank ", rank, ": ", (*reasons)[rank]));
-  }
+  absl::Status agreed = agree(meeting, "mapping of peer memory", opened);
+  if (!agreed.ok()) return agreed;
+  // Half of what is left is for hearing how it went elsewhere.
+  const absl::Duration left = meeting.deadline - absl::Now();
+  const absl::Status tried = exchange->try_sums(absl::Now() + std::min(left / 2, kTrialTimeout));
+  agreed = agree(meeting, "trial of peer memory", tried);
+  if (!agreed.ok()) return agreed;
+  exchange->tried_.reset();
   exchange->is_connected_ = true;
   return exchange;
 }
@@ -102,6 +127,49 @@ absl::Status PeerExchange::open(const std::vector<std::string>& handles) {
     ranks_.memory[peer] = static_cast<ExchangeMemory*>(memory);
   }
   return absl::OkStatus();
+}
+
+// What the driver maps without an error may yet not be the peer's memory: where PCIe's access
+// control sends what is written to an IOMMU that translates, it is lost silently
+// (vllm-project/vllm#51513).
+absl::Status PeerExchange::try_sums(absl::Time deadline) {
+  std::vector<float> values(kTrialFloats);
+  const auto sum_of_ranks = static_cast<float>(ranks_.size * (ranks_.size + 1) / 2);
+  for (int trial = 0; trial < kTrials; ++trial) {
+    const auto number = [trial](int64_t i) { return static_cast<float>(i + trial); };
+    for (int64_t i = 0; i < kTrialFloats; ++i) {
+      values[i] = static_cast<float>(ranks_.rank + 1) * number(i);
+    }
+    const auto copy = [this](const void* from, void* to) {
+      check_cuda(cudaMemcpyAsync(to, from, kTrialBytes, cudaMemcpyDefault, stream_), "copy");
+    };
+    copy(values.data(), tried_->data());
+    all_reduce(tried_->floats(), kTrialFloats);
+    if (!ends_by(deadline)) {
+      abort();
+      return absl::FailedPreconditionError("what is written into peer memory does not arrive");
+    }
+    copy(tried_->data(), values.data());
+    check_cuda(cudaStreamSynchronize(stream_), "copy");
+    for (int64_t i = 0; i < kTrialFloats; ++i) {
+      if (values[i] == sum_of_ranks * number(i)) continue;
+      return absl::FailedPreconditionError("sums over peer memory are wrong");
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Whether all that the stream has to do is done by then.
+bool PeerExchange::ends_by(absl::Time deadline) const {
+  for (;;) {
+    const cudaError_t state = cudaStreamQuery(stream_);
+    if (state != cudaErrorNotReady) {
+      check_cuda(state, "exchanging with other ranks");
+      return true;
+    }
+    if (absl::Now() >= deadline) return false;
+    absl::SleepFor(kLook);
+  }
 }
 
 PeerExchange::~PeerExchange() {

@@ -12,6 +12,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "kernels/cuda/memory.h"
 #include "kernels/cuda/peer_kernels.h"
 #include "kernels/cuda/rank_devices.h"
 
@@ -22,8 +24,8 @@ namespace lckv {
 class PeerExchange {
  public:
   // Maps the memory of all ranks, which call it at the same time, each on a thread that its device
-  // belongs to. Errors: FailedPrecondition, with one reason on all ranks, where one of them cannot;
-  // as of tell_each_other.
+  // belongs to, and tries whether sums through it are right. Errors: FailedPrecondition, with one
+  // reason on all ranks, where one of them cannot or got no right sum; as of tell_each_other.
   static absl::StatusOr<std::unique_ptr<PeerExchange>> connect(const Meeting& meeting,
                                                                cudaStream_t stream);
   // Ends what waits for a peer, and tells all of them that this rank is gone.
@@ -50,13 +52,16 @@ class PeerExchange {
  private:
   PeerExchange(const Meeting& meeting, cudaStream_t stream);
   absl::Status open(const std::vector<std::string>& handles);
+  absl::Status try_sums(absl::Time deadline);
+  bool ends_by(absl::Time deadline) const;
 
   const cudaStream_t stream_;
   PeerRanks ranks_;
   ExchangeState* state_ = nullptr;  // in page-locked memory
   bool is_exported_ = false;
   bool is_connected_ = false;
-  std::vector<void*> opened_;  // of the peers
+  std::vector<void*> opened_;          // of the peers
+  std::unique_ptr<CudaBuffer> tried_;  // until it is known that sums are right
 };
 
 }  // namespace lckv

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "kernels/cuda/peer_kernels.h"
 #include "kernels/cuda/rank_devices.h"
@@ -23,6 +24,8 @@ using testing::MatchesRegex;
 
 // Of a wait that is in vain.
 constexpr absl::Duration kShort = absl::Milliseconds(300);
+// Half of it is for a trial in vain.
+constexpr absl::Duration kTrial = absl::Seconds(6);
 // Floats that are exchanged at once at the most.
 constexpr int64_t kAtOnce = kHalfBytes / static_cast<int64_t>(sizeof(float));
 
@@ -319,11 +322,12 @@ TEST(ConnectDevices, SaysInOneLineThatTwoRanksHaveOneDevice) {
   }
 }
 
-TEST(ConnectDevices, WhereMemoryCannotBeMappedNcclDoesItAll) {
-  const emulated_cuda::NoPeerMemory none;
+// `reason`: in what people read of it.
+void expect_nccl_alone(emulated_cuda::PeerMemory what, const std::string& reason) {
+  const emulated_cuda::NoPeerMemory none(what);
   CudaCollectivesOptions all = patient();
+  all.timeout = kTrial;
   std::vector<std::string> said(2);
-  std::vector<absl::Status> statuses(2);
   run_ranks(2, [&](int rank) {
     const auto ops = make_cuda_ops({.device = rank}, {});
     ops->enter_thread();
@@ -334,17 +338,27 @@ TEST(ConnectDevices, WhereMemoryCannotBeMappedNcclDoesItAll) {
     EXPECT_TRUE((*connected)->barrier().ok());
     EXPECT_TRUE((*connected)->barrier().ok());
   });
+  EXPECT_THAT(said[0], HasSubstr("over NCCL"));
+  EXPECT_THAT(said[0], HasSubstr(reason));
+  EXPECT_EQ(said[1], said[0]);
   std::vector<DeviceRank> ranks(2);
   all = patient();
+  all.timeout = kTrial;
   all.shares_device = true;
-  statuses = try_to_connect(all, ranks);
-  EXPECT_THAT(said[0], HasSubstr("over NCCL"));
-  EXPECT_THAT(said[0], HasSubstr("rank 0: device memory of rank 1 cannot be mapped"));
-  EXPECT_EQ(said[1], said[0]);
-  for (const absl::Status& status : statuses) {
+  for (const absl::Status& status : try_to_connect(all, ranks)) {
     EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr("--allow-shared-device: rank 0: device"));
+    EXPECT_EQ(status.message(), absl::StrCat("--allow-shared-device: ", reason));
   }
+}
+
+TEST(ConnectDevices, WhereMemoryCannotBeMappedNcclDoesItAll) {
+  expect_nccl_alone(emulated_cuda::PeerMemory::kRefused,
+                    "rank 0: device memory of rank 1 cannot be mapped: emulated");
+}
+
+TEST(ConnectDevices, WhereNothingArrivesInMappedMemoryNcclDoesItAll) {
+  expect_nccl_alone(emulated_cuda::PeerMemory::kLost,
+                    "rank 0: what is written into peer memory does not arrive");
 }
 
 TEST(ConnectDevices, MoreRanksThanPeersAreRefusedOneDevice) {

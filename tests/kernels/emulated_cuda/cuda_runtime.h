@@ -74,13 +74,15 @@ void allow_shared(const void* kernel, size_t bytes);
 size_t allowed_shared(const void* kernel);
 int lane();
 int any(int predicate);
-// Whether ranks can map each other's memory from now on.
-void map_peers(bool maps);
-// While one lives, they cannot.
+// What ranks that map each other's memory get from now on: it, an error, or without one some other
+// memory, where nothing arrives that a peer writes.
+enum class PeerMemory : uint8_t { kMapped, kRefused, kLost };
+void map_peers(PeerMemory what);
+// While one lives, they do not get it.
 class NoPeerMemory {
  public:
-  NoPeerMemory() { map_peers(false); }
-  ~NoPeerMemory() { map_peers(true); }
+  explicit NoPeerMemory(PeerMemory what = PeerMemory::kRefused) { map_peers(what); }
+  ~NoPeerMemory() { map_peers(PeerMemory::kMapped); }
 };
 // After a look at what other ranks write: waits a little where nothing is new, and now and then
 // where something is, so that what they do too early shows. After a store, so that what they see
@@ -254,6 +256,7 @@ cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);

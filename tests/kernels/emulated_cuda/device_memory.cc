@@ -46,6 +46,11 @@ size_t Memory::used() {
   return used_;
 }
 
+size_t Memory::size(void* begin) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return pieces_.at(begin).length;
+}
+
 void Memory::open() {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (++num_open_ > 1) return;

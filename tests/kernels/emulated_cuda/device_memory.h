@@ -17,6 +17,7 @@ class Memory {
   void free(void* begin);
   bool holds(const void* at);
   size_t used();
+  size_t size(void* begin);
   // Of whoever uses the device alone.
   std::recursive_mutex& device() { return device_; }
   // While anybody has opened it, all may touch it.

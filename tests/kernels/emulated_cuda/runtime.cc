@@ -17,7 +17,7 @@ constexpr size_t kFilledBytes = size_t{1} << 20;
 constexpr std::chrono::microseconds kLook(200);
 
 constinit thread_local int current_device = 0;
-std::atomic<bool> maps_peers = true;
+std::atomic<emulated_cuda::PeerMemory> peer_memory = emulated_cuda::PeerMemory::kMapped;
 
 // What kernels of ranks tell each other: who waits for it sleeps until there is more.
 struct Stores {
@@ -34,7 +34,7 @@ Stores& stores() {
 
 namespace emulated_cuda {
 
-void map_peers(bool maps) { maps_peers = maps; }
+void map_peers(PeerMemory what) { peer_memory = what; }
 
 void hold_up() {
   static thread_local uint64_t seen = 0;
@@ -118,8 +118,14 @@ cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t* handle, void* memory) {
   return cudaSuccess;
 }
 cudaError_t cudaIpcOpenMemHandle(void** memory, cudaIpcMemHandle_t handle, unsigned) {
+  using emulated_cuda::PeerMemory;
   std::memcpy(memory, handle.reserved, sizeof(*memory));
-  return maps_peers ? cudaSuccess : cudaErrorInvalidValue;
+  if (peer_memory == PeerMemory::kRefused) return cudaErrorInvalidValue;
+  // Not freed before the process ends.
+  if (peer_memory == PeerMemory::kLost) {
+    *memory = emulated_cuda::memory().allocate(emulated_cuda::memory().size(*memory));
+  }
+  return cudaSuccess;
 }
 cudaError_t cudaIpcCloseMemHandle(void*) { return cudaSuccess; }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,

@@ -234,6 +234,12 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   emulated_cuda::finish(stream);
   return cudaSuccess;
 }
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  if (stream->recording != nullptr) return cudaErrorStreamCaptureUnsupported;
+  if (stream->busy) return cudaErrorNotReady;
+  emulated_cuda::finish(stream);
+  return cudaSuccess;
+}
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   if (stream->recording != nullptr) return cudaErrorStreamCaptureUnsupported;
   if (event->stream == nullptr) return cudaSuccess;
