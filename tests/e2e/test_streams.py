@@ -12,6 +12,7 @@ import serving
 
 SEED = int(os.environ.get("TEST_SEED") or random.randrange(1 << 32))
 NUM_STREAMS = 200
+MOST_REPETITIONS = 6
 # So few blocks that the first repetition uses each of them: those never used are not resident yet.
 FLAGS = ["--dtype", "float32", "--max-num-seqs", 64, "--kv-cache-memory", "32MiB"]
 
@@ -118,9 +119,13 @@ def test_mixed_streams_leave_nothing_behind():
             serving.wait_until(lambda: state() == before, "everything free again")
             return [at_rest(process) for process in (worker, system.router)]
 
-        resident = [run_once() for _ in range(3)]
-        if serving.PRESET != "release":  # sanitizers keep freed memory
-            return
-        # The second repetition has reached every high-water mark; from then on only a leak grows.
-        for last, previous in zip(resident[2], resident[1]):
-            assert last <= 1.01 * previous, f"memory grows: {resident}"
+        resident = [run_once() for _ in range(2)]
+        # The second repetition has reached every high-water mark; from then on only a leak grows each time. What a
+        # process keeps of what it has freed differs by a few hundred KiB from one time to the next.
+        for _ in range(MOST_REPETITIONS - 2):
+            resident.append(run_once())
+            if serving.PRESET != "release":  # sanitizers keep freed memory
+                return
+            if all(last <= 1.01 * previous for last, previous in zip(resident[-1], resident[-2])):
+                return
+        raise AssertionError(f"memory grows: {resident}")
