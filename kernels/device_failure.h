@@ -15,7 +15,7 @@ namespace lckv {
                                         absl::string_view why);
 
 // From now on `report` gets that line, on the thread that found out; it may end the process itself.
-// Null: nobody does. Any thread; the process has one.
+// Null: stderr does. Any thread; the process has one.
 void on_device_failure(std::function<void(const std::string& line)> report);
 
 }  // namespace lckv
