@@ -91,8 +91,12 @@ std::vector<AttentionShape> in_all_heads(AttentionShape shape) {
   return shapes;
 }
 
+// In one batch: the layers of a model share what is made of their rows on the host.
 double attention_seconds(Ops& ops, AttentionLoad& load) {
-  return bench::DeviceTimer(ops).seconds_of([&] { load.run(); });
+  ops.begin_batch();
+  const double taken = bench::DeviceTimer(ops).seconds_of([&] { load.run(); });
+  ops.end_batch();
+  return taken;
 }
 
 void bench_decode_attention(Ops& ops, const Scale& scale, const Limits& limits) {
@@ -135,15 +139,18 @@ double least_step_seconds(const ModelConfig& config, const Limits& limits, doubl
 }
 
 // What a step takes where its operations find the device busy with something else, which leaves the
-// host time to ask for all of them: no less than the device works.
+// host time to ask for all of them: no less than the device works. What else there was is known
+// from steps with twice as much of it: alone it may run at other clocks.
 double busy_seconds(Driver& driver, const StreamShape& streams, double step, const Scale& scale) {
   bench::ProductLoad load(driver.ops(), {scale.square, scale.square, scale.square});
-  const double one = load.seconds();
-  const int num_loads = static_cast<int>(2 * step / one) + 1;
-  const DecodeTimes times = decode(driver, streams, scale.decode_steps, [&] {
-    for (int i = 0; i < num_loads; ++i) load.run();
-  });
-  return quantile(times.steps, 0.5) - num_loads * one;
+  const int num_loads = static_cast<int>(step / load.seconds()) + 1;
+  const auto beside = [&](int loads) {
+    const DecodeTimes times = decode(driver, streams, scale.decode_steps, [&] {
+      for (int i = 0; i < loads; ++i) load.run();
+    });
+    return quantile(times.steps, 0.5);
+  };
+  return 2 * beside(num_loads) - beside(2 * num_loads);
 }
 
 // Whether the blocks hold the streams, the first of which decode while others are prefilled.

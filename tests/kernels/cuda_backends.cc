@@ -4,7 +4,9 @@
 
 namespace lckv {
 
-std::vector<Backend> all_backends() {
+namespace {
+
+std::vector<Backend> look_for_backends() {
   std::vector<Backend> out;
   for (const bool reproducible : {false, true}) {
     // Each for itself: cuBLASLt is only the free products'.
@@ -29,6 +31,14 @@ std::vector<Backend> all_backends() {
     }
   }
   return out;
+}
+
+}  // namespace
+
+// Every suite asks, and opening a device takes long under a sanitizer.
+std::vector<Backend> all_backends() {
+  static const std::vector<Backend> all = look_for_backends();
+  return all;
 }
 
 }  // namespace lckv

@@ -1,15 +1,19 @@
 """tests/gpu.sh without a GPU: what it packs runs elsewhere, and says of every part that and why it was skipped."""
 
-import importlib.util
 import json
 import os
 import pathlib
 import shutil
 import subprocess
+import sys
+import tarfile
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests/support"))
+import gpu_report  # noqa: E402
+
 MAX_BYTES = 60_000_000
 PARTS = ["kernels", "golden", "equalities", "serving", "bench", "sanitizer"]
 
@@ -59,7 +63,7 @@ def test_without_a_device_every_part_is_skipped(script, tmp_path):
     for name, part in report["parts"].items():
         assert part["status"] == "skipped"
         assert "CUDA" in part["runs"][0]["reason"]
-        assert f"{name:12} {name:16} skipped" in result.stdout
+        assert f"{name:12} {name:18} skipped" in result.stdout
 
 
 def test_long_parts_run_where_they_are_named(script, tmp_path):
@@ -88,69 +92,122 @@ def test_wrong_arguments_name_the_right_ones(arguments):
 BENCH_LOG = """
 Attention alone, decode, bfloat16, free
   head size 64, 8 per KV head, 256 x 4096                       3600.00 GB/s      =  0.837 of copy bandwidth (4300.00)  goal >= 0.9: missed
-  share of a step outside operations                               2.50 %          goal <= 3: met
+  batch 8: a step                                                 inf us
+    share of it outside operations                               2.50 %          goal <= 3: met
 """
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """What a run leaves: tests of which one fails, a measurement, a sanitizer that ran out of time."""
-    facts = {"date": "2026-01-02T03:04:05Z", "commit": "abc", "device": "NVIDIA X1", "driver": "1.2", "cuda": "13.0"}
-    (tmp_path / "facts.tsv").write_text("".join(f"{key}\t{value}\n" for key, value in facts.items()))
-    runs = [
-        ["kernels", "kernels", 4, 70, 1, ""],
-        ["bench", "device-bench", 9, 60, 0, ""],
-        ["sanitizer", "racecheck", 35, 35, 124, ""],
-        ["golden", "golden", 0, 0, 0, "a reason"],
-    ]
-    (tmp_path / "runs.tsv").write_text("".join("\t".join(map(str, row)) + "\n" for row in runs))
-    case = {"classname": "A", "result": "COMPLETED"}
-    cases = [
-        case | {"name": "good"},
-        case | {"name": "bad", "failures": [{"failure": "x"}]},
-        case | {"name": "left", "result": "SKIPPED", "skipped": [{"message": "a.cc:1\nno cuBLASLt\n"}]},
-    ]
-    (tmp_path / "kernels.json").write_text(json.dumps({"testsuites": [{"testsuite": cases}]}))
-    (tmp_path / "kernels.log").write_text("1 FAILED TEST\n")
-    (tmp_path / "device-bench.log").write_text(BENCH_LOG)
-    (tmp_path / "racecheck.log").write_text("")
-    return tmp_path
-
-
-def test_report_says_what_came_of_each_run(folder, capsys):
-    spec = importlib.util.spec_from_file_location("gpu_report", ROOT / "tests/support/gpu_report.py")
-    gpu_report = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(gpu_report)
-    assert gpu_report.main(folder) == 1
-    report = json.loads((folder / "2026-01-02-nvidia-x1-abc.json").read_text())
-    runs = {name: part["runs"][0] for name, part in report["parts"].items()}
-    assert runs["kernels"]["status"] == "failed"
-    expected = {"passed": 1, "failed": ["A.bad"], "skipped": 1, "reasons": ["no cuBLASLt"]}
-    assert runs["kernels"]["tests"] == expected
-    assert runs["bench"]["status"] == "passed"
-    attention, share = runs["bench"]["measurements"]
+def test_measurements_are_read_from_the_log(tmp_path):
+    (tmp_path / "log").write_text(BENCH_LOG)
+    result = gpu_report.bench_result(0, tmp_path / "log")
+    assert result["status"] == "passed"
+    attention, step, share = result["measurements"]
     assert attention["heading"] == "Attention alone, decode, bfloat16, free"
     assert attention["what"] == "head size 64, 8 per KV head, 256 x 4096"
     assert (attention["value"], attention["unit"], attention["ratio"]) == (3600.0, "GB/s", 0.837)
     assert (attention["limit_name"], attention["verdict"]) == ("copy bandwidth", "missed")
-    assert (share["what"], share["value"], share["verdict"]) == ("share of a step outside operations", 2.5, "met")
-    assert runs["sanitizer"]["reason"] == "ran past its 35 s"
-    assert runs["golden"] | {"status": "skipped", "reason": "a reason"} == runs["golden"]
-    assert "1 goals met, 1 missed" in capsys.readouterr().out
+    assert step["value"] == "inf" and "of" not in step
+    assert (share["of"], share["what"]) == ("batch 8: a step", "share of it outside operations")
+    assert (share["value"], share["verdict"]) == (2.5, "met")
+    assert gpu_report.bench_result(3, tmp_path / "log")["status"] == "failed"
+    cut_off = gpu_report.bench_result(None, tmp_path / "log")
+    assert cut_off["status"] == "incomplete" and len(cut_off["measurements"]) == 3
 
 
-# Stands for each program: one case that passes, or in golden_cuda_test fails, and a line of measurement.
+# GoogleTest's own words.
+TESTS_BEGIN = """Running main()
+[==========] Running 5 tests from 2 test suites.
+[ RUN      ] All/A.Good/cuda
+[       OK ] All/A.Good/cuda (12 ms)
+[ RUN      ] All/A.Bad/cuda
+a.cc:7: Failure
+Expected equality of these values:
+  1
+  2
+[  FAILED  ] All/A.Bad/cuda, where GetParam() = 24-byte object <01-00> (3 ms)
+[ RUN      ] All/A.Left/cuda
+a.cc:9: Skipped
+libcublasLt.so.13 cannot be loaded
+
+[  SKIPPED ] All/A.Left/cuda (0 ms)
+[ RUN      ] All/B.Ends/cuda
+"""
+TESTS_END = """[==========] Running 1 test from 1 test suite.
+[ RUN      ] All/B.Last/cuda
+[       OK ] All/B.Last/cuda (1 ms)
+[==========] 1 test from 1 test suite ran. (1 ms total)
+"""
+
+
+def test_tests_are_read_from_the_log_also_where_a_process_ended_within_one():
+    tests = gpu_report.Tests()
+    tests.read(TESTS_BEGIN + "an illegal memory access was encountered\n", 1)
+    assert tests.crashed
+    assert tests.names == ["All/A.Good/cuda", "All/A.Bad/cuda", "All/A.Left/cuda", "All/B.Ends/cuda"]
+    tests.read(TESTS_END, 0)
+    assert not tests.crashed
+    result = tests.result()
+    assert result["status"] == "failed"
+    assert {key: result["tests"][key] for key in ("planned", "passed", "skipped")} == {
+        "planned": 5,
+        "passed": 2,
+        "skipped": 1,
+    }
+    assert result["tests"]["reasons"] == ["libcublasLt.so.13 cannot be loaded"]
+    bad, ended = result["tests"]["failed"]
+    assert bad["name"] == "All/A.Bad/cuda" and "a.cc:7: Failure" in bad["message"]
+    assert ended["name"] == "All/B.Ends/cuda"
+    assert "illegal memory access" in ended["message"] and "exit code 1" in ended["message"]
+
+
+@pytest.mark.parametrize(
+    "log, code, status, reason",
+    [
+        (TESTS_END, 0, "passed", ""),
+        (TESTS_END.replace("Running 1 test", "Running 2 tests"), None, "incomplete", "ran past its limit"),
+        (TESTS_END.partition("[       OK ]")[0], None, "incomplete", "ran past its limit in All/B.Last/cuda"),
+        ("[==========] Running 0 tests from 0 test suites.\n", 0, "failed", "no test was chosen"),
+        ("libx.so: cannot open\n", 127, "failed", "exit code 127: libx.so: cannot open"),
+        (TESTS_END, -11, "failed", "exit code -11: [==========] 1 test from 1 test suite ran. (1 ms total)"),
+    ],
+)
+def test_tests_that_end_otherwise(log, code, status, reason):
+    tests = gpu_report.Tests()
+    tests.read(log, code)
+    result = tests.result()
+    assert (result["status"], result.get("reason", "")) == (status, reason)
+
+
+@pytest.mark.parametrize(
+    "log, code, status",
+    [
+        ("========= COMPUTE-SANITIZER\n[  PASSED  ] 9 tests.\n========= ERROR SUMMARY: 0 errors\n", 0, "passed"),
+        ("========= COMPUTE-SANITIZER\n", None, "incomplete"),
+        ("========= COMPUTE-SANITIZER\n========= Invalid __global__ read of size 4 bytes\n", None, "failed"),
+        ("========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 2 errors\n", 9, "failed"),
+        ("========= COMPUTE-SANITIZER\n========= Error: Race reported between\n", 0, "failed"),
+    ],
+)
+def test_what_a_sanitizer_said(tmp_path, log, code, status):
+    (tmp_path / "log").write_text(log)
+    assert gpu_report.sanitizer_result(code, tmp_path / "log")["status"] == status
+
+
+# Stands for each program: the last of golden_cuda_test's tests ends the process, lckv_device_bench waits for ever.
 PROGRAM = """#!/usr/bin/env python3
-import json, pathlib, sys
-failed = pathlib.Path(sys.argv[0]).name == "golden_cuda_test"
-for argument in sys.argv:
-    if argument.startswith("--gtest_output=json:"):
-        case = {"classname": "A", "name": "b", "result": "COMPLETED"}
-        if failed:
-            case["failures"] = [{"failure": "x"}]
-        pathlib.Path(argument.split(":", 1)[1]).write_text(json.dumps({"testsuites": [{"testsuite": [case]}]}))
-print("  what       1.00 GB/s")
-sys.exit(failed)
+import os, pathlib, sys, time
+name = pathlib.Path(sys.argv[0]).name
+left_out = "".join(sys.argv).partition("-A.")[2]
+tests = [test for test in ("b", "c", "d") if test not in left_out] if name == "golden_cuda_test" else ["b"]
+print(f"[==========] Running {len(tests)} tests from 1 test suite.")
+for test in tests:
+    print(f"[ RUN      ] A.{test}", flush=True)
+    if test == "c":
+        os._exit(1)
+    print(f"[       OK ] A.{test} (0 ms)")
+print("  what       1.00 GB/s", flush=True)
+if name == "lckv_device_bench":
+    time.sleep(1000)
 """
 
 
@@ -162,9 +219,12 @@ def write_program(path, text):
 
 def test_a_part_that_fails_keeps_none_from_running(tmp_path, monkeypatch):
     tree = tmp_path / "tree"
-    for name in ("tests/gpu.sh", "tests/support/gpu_report.py"):
+    for name in ("tests/gpu.sh", "tests/support/gpu_run.py", "tests/support/gpu_report.py"):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tree / name)
+    text = (tree / "tests/support/gpu_run.py").read_text()
+    assert '"device-bench", 70' in text
+    (tree / "tests/support/gpu_run.py").write_text(text.replace('"device-bench", 70', '"device-bench", 6'))
     for name in ("cuda_test", "golden_cuda_test", "equality_cuda_test", "lckv_device_bench", "lckv_serving_bench"):
         write_program(tree / "bin" / name, PROGRAM)
     write_program(tree / "tests/support/gpu_serving.py", PROGRAM)
@@ -173,11 +233,36 @@ def test_a_part_that_fails_keeps_none_from_running(tmp_path, monkeypatch):
     (tree / "commit").write_text("abc\n")
     result = run(tree / "tests/gpu.sh", "run")
     assert result.returncode == 1
-    (path,) = (tree / "build/gpu").glob("*-abc.json")
+    folder = tree / "build/gpu"
+    (path,) = folder.glob("*-abc.json")
     parts = json.loads(path.read_text())["parts"]
     assert {name: part["status"] for name, part in parts.items()} == {name: "passed" for name in PARTS} | {
-        "golden": "failed"
+        "golden": "failed",
+        "bench": "incomplete",
     }
-    assert parts["golden"]["runs"][0]["tests"]["failed"] == ["A.b"]
+    # The test after the one that ended the process ran too.
+    (golden,) = parts["golden"]["runs"]
+    assert golden["tests"]["passed"] == 2 and [test["name"] for test in golden["tests"]["failed"]] == ["A.c"]
     assert [entry["name"] for entry in parts["sanitizer"]["runs"]] == ["memcheck", "racecheck", "initcheck", "synccheck"]
     assert all(entry["measurements"][0]["value"] == 1.0 for entry in parts["bench"]["runs"])
+    assert "A.c" in (folder / "table.txt").read_text()
+    with tarfile.open(folder / "logs.tar.gz") as logs:
+        assert {"logs/golden.log", "logs/racecheck.log"} <= set(logs.getnames())
+    assert sorted(path.suffix for path in folder.iterdir()) == [".gz", ".json", ".txt"]
+
+
+def test_a_run_that_is_stopped_leaves_what_there_was(tmp_path):
+    tree = tmp_path / "tree"
+    (tree / "tests").mkdir(parents=True)
+    shutil.copytree(ROOT / "tests/support", tree / "tests/support")
+    for name in ("cuda_test", "golden_cuda_test"):
+        write_program(tree / "bin" / name, PROGRAM)
+    write_program(tree / "tests/support/gpu_serving.py", "import time\nprint('waits', flush=True)\ntime.sleep(1000)\n")
+    command = [tree / "tests/support/gpu_run.py", "--only", "kernels", "--only", "serving", "--out", tmp_path / "out"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while "kernels      kernels" not in process.stdout.readline():
+            assert process.poll() is None
+        process.terminate()
+        assert process.wait(20) == 1
+    (path,) = (tmp_path / "out").glob("*.json")
+    assert json.loads(path.read_text())["parts"]["kernels"]["status"] == "passed"

@@ -1,97 +1,165 @@
-#!/usr/bin/env python3
-"""Says what came of `tests/gpu.sh run`: `gpu_report.py FOLDER`.
+"""What came of the commands of `tests/gpu.sh run`: read from their logs, and told as a table and a .json file."""
 
-Reads what the script left there (facts.tsv, runs.tsv, logs, GoogleTest's reports), prints a table and writes all of it
-to FOLDER/DATE-DEVICE-COMMIT.json. Exits 1 where anything failed. Needs nothing but Python.
-"""
-
+import io
 import json
-import pathlib
+import math
+import os
 import re
-import sys
+import tarfile
 
-RUN_KEYS = ("part", "name", "seconds", "limit", "exit_code", "reason")
-# As tests/bench/lines.cc prints them.
+# As tests/bench/lines.cc prints them; one that is indented further belongs to the one above.
 MEASUREMENT = re.compile(
     r"^  (?P<what>.+?) +(?P<value>-?\d+\.\d\d|-?inf|-?nan) (?P<unit>\S*) *"
     r"(?:= +(?P<ratio>\S+) of (?P<limit_name>.+) \((?P<limit>\S+)\))?"
     r"(?:  goal (?P<goal>[<>]= \S+): (?P<verdict>met|missed))?$"
 )
-SANITIZER_SUMMARY = re.compile(r"(ERROR|RACECHECK) SUMMARY: (.*)")
-DEADLINE_CODES = (124, 137)  # of timeout
+TESTS_PLANNED = re.compile(r"^\[={10}\] Running (\d+) tests?")
+TEST_BEGAN = re.compile(r"\[ RUN      \] (\S+)$")
+# What a test printed may stand before it.
+TEST_ENDED = re.compile(r"\[( {7}OK | {2}FAILED {2}| {2}SKIPPED )\] ([^\s,]+)(?:, where| \()")
+SANITIZER_SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (.*)")
+SANITIZER_FINDING = re.compile(r"^=+ (?!COMPUTE-SANITIZER|ERROR SUMMARY|RACECHECK SUMMARY)\S.*(?:rror|nvalid|ninit|azard|eak)")
+MESSAGE_LINES = 20
+STATUSES = ("failed", "incomplete", "passed", "skipped")  # the first of a part's is the part's
 
 
-def read_table(path):
-    return [line.split("\t") for line in path.read_text().splitlines()]
-
-
-def gtest_counts(path):
-    """What ran, failed and was skipped, and why: a reason is told once."""
-    if not path.exists():
-        return None
-    cases = [case for suite in json.loads(path.read_text())["testsuites"] for case in suite["testsuite"]]
-    skipped = [case for case in cases if case["result"] == "SKIPPED"]
-    reasons = {entry["message"].strip().splitlines()[-1] for case in skipped for entry in case.get("skipped", [])}
-    return {
-        "passed": sum(case["result"] == "COMPLETED" and not case.get("failures") for case in cases),
-        "failed": [f'{case["classname"]}.{case["name"]}' for case in cases if case.get("failures")],
-        "skipped": len(skipped),
-        "reasons": sorted(reasons),
-    }
+def number(text):
+    """JSON knows no infinity."""
+    value = float(text)
+    return value if math.isfinite(value) else text
 
 
 def measurements(log):
     found = []
-    heading = ""
+    heading = above = ""
     for line in log.splitlines():
-        match = MEASUREMENT.match(line)
-        if match:
+        if match := MEASUREMENT.match(line):
             entry = {key: value for key, value in match.groupdict().items() if value}
-            for key in ("value", "ratio", "limit"):
-                if key in entry:
-                    entry[key] = float(entry[key])
-            found.append({"heading": heading, **entry, "what": entry["what"].strip()})
+            entry |= {key: number(entry[key]) for key in ("value", "ratio", "limit") if key in entry}
+            what = entry["what"].strip()
+            if entry["what"].startswith(" "):
+                entry["of"] = above
+            else:
+                above = what
+            found.append({"heading": heading, **entry, "what": what})
         elif line and not line.startswith(" "):
             heading = line
     return found
 
 
-def described(run, folder):
-    """A line of runs.tsv with its numbers and its verdict."""
-    run = dict(zip(RUN_KEYS, run))
-    run |= {key: int(run[key]) for key in ("seconds", "limit", "exit_code")}
-    if run["reason"]:
-        return run | {"status": "skipped"}
-    log = (folder / f'{run["name"]}.log').read_text(errors="replace")
-    tests = gtest_counts(folder / f'{run["name"]}.json')
-    if tests:
-        run["tests"] = tests
-    elif lines := measurements(log):
-        run["measurements"] = lines
-    if summary := SANITIZER_SUMMARY.search(log):
-        run["summary"] = summary.group(2)
-    if run["exit_code"] in DEADLINE_CODES:
-        return run | {"status": "failed", "reason": f'ran past its {run["limit"]} s'}
-    if run["exit_code"] != 0:
-        last = log.strip().splitlines()[-1:]
-        return run | {"status": "failed", "reason": " ".join([f'exit code {run["exit_code"]}:', *last])}
-    if tests and not tests["passed"]:
-        return run | {"status": "skipped", "reason": "; ".join(tests["reasons"]) or "no test was chosen"}
-    return run | {"status": "passed"}
+def last_line(log):
+    return (log.strip().splitlines() or ["it said nothing"])[-1]
 
 
-def status_of(runs):
-    for status in ("failed", "passed"):
-        if any(run["status"] == status for run in runs):
-            return status
-    return "skipped"
+def bench_result(code, path):
+    log = path.read_text(errors="replace")
+    result = {"measurements": lines} if (lines := measurements(log)) else {}
+    if code is None:
+        return result | {"status": "incomplete", "reason": "ran past its limit"}
+    if code != 0:
+        return result | {"status": "failed", "reason": f"exit code {code}: {last_line(log)}"}
+    return result | {"status": "passed"}
+
+
+def sanitizer_result(code, path):
+    log = path.read_text(errors="replace")
+    findings = [line for line in log.splitlines() if SANITIZER_FINDING.match(line)]
+    summary = SANITIZER_SUMMARY.search(log)
+    result = {"summary": summary[1]} if summary else {}
+    if findings:
+        return result | {"status": "failed", "reason": findings[0].strip("= ")}
+    if code is None:
+        return result | {"status": "incomplete", "reason": "ran past its limit without a finding"}
+    if code != 0:
+        return result | {"status": "failed", "reason": f"exit code {code}: {last_line(log)}"}
+    return result | {"status": "passed"}
+
+
+class Tests:
+    """What GoogleTest's logs say of one program's tests, which may have taken several processes."""
+
+    def __init__(self):
+        self.planned = None
+        self.names = []  # of all that began
+        self.passed = 0
+        self.failed = []  # names and messages
+        self.skipped = 0
+        self.reasons = []  # of those skipped, each once
+        self.ended = ""  # why the last process ended before its tests did
+        self.crashed = False
+
+    def read(self, log, code):
+        current, lines = None, []
+        for line in log.splitlines():
+            if planned := TESTS_PLANNED.match(line):
+                self.planned = self.planned or int(planned[1])
+            elif began := TEST_BEGAN.search(line):
+                current, lines = began[1], []
+                self.names.append(current)
+            elif current and (ended := TEST_ENDED.search(line)) and ended[2] == current:
+                self._end(current, ended[1].strip(), lines)
+                current = None
+            else:
+                lines.append(line)
+        self.crashed = code not in (0, 1, None) or (code == 1 and current is not None)
+        self.ended = ""
+        if code is None:
+            self.ended = f"ran past its limit{f' in {current}' if current else ''}"
+        elif self.crashed and current:
+            self._fail(current, [*lines, f"the process ended with exit code {code}"])
+        elif code != 0 and not self.failed:
+            self.ended = f"exit code {code}: {last_line(log)}"
+        self.crashed = self.crashed and current is not None
+
+    def _end(self, name, verdict, lines):
+        if verdict == "OK":
+            self.passed += 1
+        elif verdict == "FAILED":
+            self._fail(name, lines)
+        else:
+            self.skipped += 1
+            places = [i for i, line in enumerate(lines[:-1]) if line.endswith(": Skipped")]
+            self.reasons += [lines[i + 1] for i in places if lines[i + 1] not in self.reasons]
+
+    def _fail(self, name, lines):
+        self.failed.append({"name": name, "message": "\n".join(lines[-MESSAGE_LINES:])})
+
+    def result(self):
+        planned = self.planned or 0
+        result = {
+            "tests": {
+                "planned": planned,
+                "passed": self.passed,
+                "failed": self.failed,
+                "skipped": self.skipped,
+                "reasons": self.reasons,
+            }
+        }
+        not_done = planned - self.passed - len(self.failed) - self.skipped
+        if self.failed or self.ended.startswith("exit code"):
+            return result | {"status": "failed", "reason": self.ended}
+        if planned == 0:
+            return result | {"status": "failed", "reason": self.ended or "no test was chosen"}
+        if not_done:
+            return result | {"status": "incomplete", "reason": self.ended or "some did not run"}
+        if self.skipped == planned:
+            return result | {"status": "skipped", "reason": "; ".join(self.reasons)}
+        return result | {"status": "passed"}
+
+
+def status_of(part):
+    return min((run["status"] for run in part["runs"]), key=STATUSES.index)
+
+
+def is_good(report):
+    return all(status_of(part) in ("passed", "skipped") for part in report["parts"].values())
 
 
 def numbers_of(run):
-    """What the table says of a run."""
-    said = [run["reason"]] if run["reason"] else []
+    said = [run["reason"]] if run.get("reason") else []
     if tests := run.get("tests"):
         said.append(f'{tests["passed"]} passed, {len(tests["failed"])} failed, {tests["skipped"]} skipped')
+        said[-1] += f' of {tests["planned"]}'
         if run["status"] != "skipped":
             said += tests["reasons"]
     if lines := run.get("measurements"):
@@ -102,41 +170,68 @@ def numbers_of(run):
     return "; ".join(said)
 
 
-def table(report):
-    device, driver, cuda = (report[key] or "unknown" for key in ("device", "driver", "cuda"))
-    lines = [f'device {device}, driver {driver}, CUDA {cuda}, {report["date"]}, commit {report["commit"]}', ""]
-    lines.append(f'{"part":12} {"run":16} {"status":8} {"s":>4}  result')
-    for name, part in report["parts"].items():
-        for run in part["runs"]:
-            lines.append(f'{name:12} {run["name"]:16} {run["status"]:8} {run["seconds"]:4}  {numbers_of(run)}')
-            lines += [f"{'':44}{test}" for test in run.get("tests", {}).get("failed", [])]
-            lines += [f"{'':44}{shown(line)}" for line in run.get("measurements", [])]
-    return "\n".join(lines)
+def line_of(part, run):
+    return f'{part:12} {run["name"]:18} {run["status"]:10} {run["seconds"]:4}  {numbers_of(run)}'
 
 
 def shown(line):
-    ratio = f' = {line["ratio"]:.3f} of {line["limit_name"]}' if "ratio" in line else ""
+    ratio = f' = {line["ratio"]} of {line["limit_name"]}' if "ratio" in line else ""
     goal = f', goal {line["goal"]}: {line["verdict"]}' if "goal" in line else ""
-    return f'{line["what"]}: {line["value"]:.2f} {line.get("unit", "")}{ratio}{goal}'
+    indent = "  " if "of" in line else ""
+    return f'{indent}{line["what"]}: {line["value"]} {line.get("unit", "")}{ratio}{goal}'
 
 
-def main(folder):
-    folder = pathlib.Path(folder)
-    report = dict(read_table(folder / "facts.tsv"))
-    report["parts"] = {}
-    for row in read_table(folder / "runs.tsv"):
-        run = described(row, folder)
-        report["parts"].setdefault(run.pop("part"), {"runs": []})["runs"].append(run)
+def lines_of(part, run):
+    """Everything of one run, for the table."""
+    lines = [line_of(part, run)]
+    for test in run.get("tests", {}).get("failed", []):
+        lines += [f'    {test["name"]}', *(f"      {line}" for line in test["message"].splitlines())]
+    heading = None
+    for line in run.get("measurements", []):
+        if line["heading"] != heading:
+            heading = line["heading"]
+            lines.append(f"    {heading}")
+        lines.append(f"      {shown(line)}")
+    return lines
+
+
+def title(report):
+    device, driver, cuda = (report[key] or "unknown" for key in ("device", "driver", "cuda"))
+    return f'device {device}, driver {driver}, CUDA {cuda}, {report["date"]}, commit {report["commit"]}'
+
+
+def summary(report):
+    """A line for each run: what a reader wants to see last."""
+    lines = [title(report), "", f'{"part":12} {"run":18} {"status":10} {"s":>4}  result']
+    for name, part in report["parts"].items():
+        lines += [line_of(name, run) for run in part["runs"]]
+    return "\n".join(lines)
+
+
+def path_of(report, folder):
+    device = re.sub(r"[^a-z0-9]+", "-", (report["device"] or "unknown device").lower()).strip("-")
+    return folder / f'{report["date"][:10]}-{device}-{report["commit"]}.json'
+
+
+def write(report, folder, logs):
+    """All there is by now: .json, table.txt and logs.tar.gz. One that is cut off leaves the earlier ones whole."""
     for part in report["parts"].values():
-        part["status"] = status_of(part["runs"])
+        part["status"] = status_of(part)
         part["seconds"] = sum(run["seconds"] for run in part["runs"])
-    device = re.sub(r"[^a-z0-9]+", "-", (report["device"] or "unknown device").lower())
-    path = folder / f'{report["date"][:10]}-{device}-{report["commit"]}.json'
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    print(table(report))
-    print(f"\n{path}")
-    return 1 if any(part["status"] == "failed" for part in report["parts"].values()) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    runs = [(name, run) for name, part in report["parts"].items() for run in part["runs"]]
+    table = [summary(report)]
+    for name, run in runs:
+        if len(details := lines_of(name, run)) > 1:
+            table += ["", *details]
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        archive.add(logs, arcname="logs")
+    contents = {
+        path_of(report, folder): (json.dumps(report, indent=1, allow_nan=False) + "\n").encode(),
+        folder / "table.txt": ("\n".join(table) + "\n").encode(),
+        folder / "logs.tar.gz": packed.getvalue(),
+    }
+    for path, content in contents.items():
+        beside = path.with_name(path.name + ".new")
+        beside.write_bytes(content)
+        os.replace(beside, path)
