@@ -9,46 +9,128 @@
 #include "kernels/check.h"
 #include "kernels/cuda/attention_launch.cuh"
 #include "kernels/cuda/attention_scalar.cuh"
+#include "kernels/cuda/block_sums.cuh"
 #include "kernels/cuda/launch.h"
 
 namespace lckv {
 namespace {
 
-// Adds up the shares of a split history in its order. A share that saw nothing is passed over, so
-// that one share alone, alone or among empty ones, keeps its bits. Grid: merges by (KV heads and
-// chunks) by queries.
-template <class Value>
-__global__ void merge_kernel(const DeviceAttention args) {
-  const MergeItem item = args.merges[blockIdx.x];
-  const BlockQueries queries(args, item.row_begin, item.num_rows);
-  const auto query = static_cast<int32_t>(blockIdx.z);
-  if (!queries.contains(query)) return;
-  const auto share = [&](int32_t piece) {
-    return queries.share(item.first_partial + piece * item.num_rows, query);
+// Adds up the shares of one query's split history in their order.
+class Merge {
+ public:
+  // Of a share, relative to the top of all; nothing of one that saw nothing.
+  struct Weight {
+    float norm;
+    float factor;
   };
-  float top = kNothing;
-  for (int32_t i = 0; i < item.num_pieces; ++i) {
-    if (args.partial_norms[2 * share(i) + 1] != 0.0F) {
-      top = fmaxf(top, args.partial_norms[2 * share(i)]);
+  using Weights = Weight[kAttentionThreads];  // of neighbouring pieces
+
+  // `first_share`: of the first piece; the next one's lies `stride` behind it.
+  __device__ Merge(const DeviceAttention& args, int32_t num_pieces, int64_t first_share,
+                   int64_t stride, Weights& weights)
+      : args_(args),
+        num_pieces_(num_pieces),
+        first_share_(first_share),
+        stride_(stride),
+        element_stride_(stride * args.layout.head_dim),
+        thread_(static_cast<int32_t>(threadIdx.x)),
+        weights_(weights) {
+    float top = kNothing;
+    for (int32_t i = thread_; i < num_pieces_; i += kAttentionThreads) {
+      if (const float2 own = top_and_norm(i); own.y != 0.0F) top = fmaxf(top, own.x);
+    }
+    top_ = block_max<kAttentionThreads>(top);
+  }
+
+  // What the thread has of an element; all threads are to ask, also those that have none. A share
+  // that saw nothing is passed over, so that one alone, alone or among empty ones, keeps its bits.
+  struct Sums {
+    float top;
+    float norm;
+    float element;
+  };
+  __device__ Sums sums(int32_t at) {
+    Sums sums{top_, 0.0F, 0.0F};
+    const int32_t head_dim = args_.layout.head_dim;
+    const float* element =
+        args_.partial_sums + first_share_ * head_dim + (at < head_dim ? at : head_dim - 1);
+    for (int32_t begin = 0; begin < num_pieces_; begin += kAttentionThreads) {
+      weigh(begin + thread_);
+      const int32_t left = num_pieces_ - begin;
+      const int32_t count = left < kAttentionThreads ? left : kAttentionThreads;
+      int32_t i = 0;
+      for (; i + kAtOnce <= count; i += kAtOnce, element += kAtOnce * element_stride_) {
+        add<kAtOnce>(weights_ + i, element, sums);
+      }
+      for (; i < count; ++i, element += element_stride_) add<1>(weights_ + i, element, sums);
+    }
+    return sums;
+  }
+
+ private:
+  // Elements that a thread asks for before it uses the first of them.
+  static constexpr int kAtOnce = 8;
+
+  __device__ int64_t share(int32_t piece) const { return first_share_ + piece * stride_; }
+  __device__ float2 top_and_norm(int32_t piece) const {
+    return reinterpret_cast<const float2*>(args_.partial_norms)[share(piece)];
+  }
+
+  __device__ void weigh(int32_t piece) {
+    __syncthreads();  // all are done with what is overwritten
+    if (piece < num_pieces_) {
+      const float2 own = top_and_norm(piece);
+      weights_[thread_] = own.y != 0.0F ? Weight{own.y, expf(own.x - top_)} : Weight{};
+    }
+    __syncthreads();
+  }
+
+  // `element`: of the first share.
+  template <int kCount>
+  __device__ void add(const Weight* weights, const float* element, Sums& sums) const {
+    float elements[kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) elements[i] = element[i * element_stride_];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const bool saw = weights[i].norm != 0.0F;
+      sums.norm = fmaf(weights[i].norm, weights[i].factor, sums.norm);
+      sums.element = fmaf(saw ? elements[i] : 0.0F, weights[i].factor, sums.element);
     }
   }
-  const int64_t head_row = queries.head_row(args, query);
+
+  const DeviceAttention& args_;
+  const int32_t num_pieces_;
+  const int64_t first_share_;
+  const int64_t stride_;
+  const int64_t element_stride_;
+  const int32_t thread_;
+  float top_;
+  Weights& weights_;
+};
+
+// Grid: merges by (KV heads and chunks) by heads of a row in one block.
+template <class Value>
+__global__ void __launch_bounds__(kAttentionThreads) merge_kernel(const DeviceAttention args) {
+  __shared__ Merge::Weights weights;
+  const MergeItem item = args.merges[blockIdx.x];
+  const BlockQueries queries(args, item.row_begin, item.num_rows);
   const int32_t head_dim = args.layout.head_dim;
-  for (auto at = static_cast<int32_t>(threadIdx.x); at < head_dim; at += kAttentionThreads) {
-    float sum = 0.0F;
-    float norm = 0.0F;
-    for (int32_t i = 0; i < item.num_pieces; ++i) {
-      const float own = args.partial_norms[2 * share(i) + 1];
-      if (own == 0.0F) continue;
-      const float factor = expf(args.partial_norms[2 * share(i)] - top);
-      norm = fmaf(own, factor, norm);
-      sum = fmaf(args.partial_sums[share(i) * head_dim + at], factor, sum);
-    }
-    const QueryTotal total(args.seen[queries.row(query)], top, norm);
-    reinterpret_cast<Value*>(args.out)[head_row * head_dim + at] =
-        narrowed<Value>(total.element(sum));
-    if (at == 0 && args.log_sum_exp != nullptr) {
-      args.log_sum_exp[head_row] = total.log_sum_exp();
+  for (auto query = static_cast<int32_t>(blockIdx.z); queries.contains(query);
+       query += static_cast<int32_t>(gridDim.z)) {
+    const int64_t first = queries.share(item.first_partial, query);
+    const int64_t stride = queries.share(item.first_partial + item.num_rows, query) - first;
+    Merge merge(args, item.num_pieces, first, stride, weights);
+    const int64_t head_row = queries.head_row(args, query);
+    for (int32_t begin = 0; begin < head_dim; begin += kAttentionThreads) {
+      const auto at = begin + static_cast<int32_t>(threadIdx.x);
+      const Merge::Sums sums = merge.sums(at);
+      const QueryTotal total(args.seen[queries.row(query)], sums.top, sums.norm);
+      if (at < head_dim) {
+        reinterpret_cast<Value*>(args.out)[head_row * head_dim + at] =
+            narrowed<Value>(total.element(sums.element));
+      }
+      if (at == 0 && args.log_sum_exp != nullptr) args.log_sum_exp[head_row] = total.log_sum_exp();
     }
   }
 }
@@ -237,7 +319,7 @@ void CudaAttention::launch_plan(const AttentionArgs& args, const SentPlan& plan)
   device.partial_norms =
       device.partial_sums + bytes / sizeof(float) / (layout.head_dim + 2) * layout.head_dim;
   const auto across = static_cast<unsigned>(layout.kv_heads * device.shape.chunks);
-  const auto queries = static_cast<unsigned>(device.shape.rows * device.shape.heads);
+  const auto heads = static_cast<unsigned>(device.shape.heads);
   launch("attention", stream_,
          {.grid = dim3(plan.num_items, across),
           .threads = attention.threads,
@@ -245,7 +327,7 @@ void CudaAttention::launch_plan(const AttentionArgs& args, const SentPlan& plan)
          attention.kernel, device);
   with_values(layout.dtype, [&](auto value) {
     launch("merging attention", stream_,
-           {.grid = dim3(plan.num_merges, across, queries), .threads = kAttentionThreads},
+           {.grid = dim3(plan.num_merges, across, heads), .threads = kAttentionThreads},
            merge_kernel<decltype(value)>, device);
   });
 }

@@ -50,6 +50,7 @@ class ScalarAttention {
         part_(thread_ / kPairs) {}
 
   __device__ void run() {
+    if (item_.num_rows == 0) return;  // fills the room of a recorded plan
     load_queries();
     for (int32_t tile = first_tile_of(item_); tile < item_.end_tile;
          tile = tile_after(item_, tile)) {

@@ -81,6 +81,7 @@ class TensorAttention {
         pair_(lane_ % 4) {}
 
   __device__ void run() {
+    if (item_.num_rows == 0) return;  // fills the room of a recorded plan
     load_queries();
     const int32_t end = item_.end_tile * kAttentionTile;
     // Three steps at a time, by their first positions, each in one of the states that it passes

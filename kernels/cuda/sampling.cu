@@ -1,5 +1,7 @@
 #include "kernels/cuda/sampling.h"
 
+#include <type_traits>
+
 #include "kernels/check.h"
 #include "kernels/cuda/block_sums.cuh"
 #include "kernels/cuda/launch.h"
@@ -9,17 +11,43 @@ namespace lckv {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr int kDigitBits = 8;
+// Logits that a thread asks for before it uses the first of them.
+constexpr int kAtOnce = 8;
+
+// Keys are looked at digit by digit, the first one first. Logits differ little in sign and
+// exponent: with less beside these in the first digit, nearly all of them would be added up at one
+// place.
+constexpr int kKeyBits = 32;
+constexpr int kDigitBits = 11;
 constexpr int kDigits = 1 << kDigitBits;
+struct Digit {
+  int shift;
+  int bits;
+
+  __device__ uint32_t of(uint32_t key) const { return key >> shift & ((1U << bits) - 1); }
+};
+
+// Masses by digit. In two words: of shared memory, only additions of 32 bits are the hardware's.
+struct MassTable {
+  uint32_t low[kDigits];
+  uint32_t high[kDigits];
+
+  __device__ Mass at(int digit) const { return Mass{high[digit]} << 32 | low[digit]; }
+  __device__ void clear(int digit) { low[digit] = high[digit] = 0; }
+  __device__ void add(uint32_t digit, Mass mass) {
+    const auto own = static_cast<uint32_t>(mass);
+    const uint32_t carry = atomicAdd(&low[digit], own) > ~own ? 1 : 0;
+    const uint32_t above = static_cast<uint32_t>(mass >> 32) + carry;
+    if (above != 0) atomicAdd(&high[digit], above);
+  }
+};
 
 // A row of logits, and the questions that are asked about it. Every thread of the block asks, and
 // every one gets the answer.
 class Row {
  public:
   struct Shared {
-    Mass digits[kDigits];
-    Mass shares[kThreads];
-    Mass largest[kThreads / kWarpThreads];
+    MassTable masses;
     // The answer of the thread that found it.
     uint32_t key;
     int32_t id;
@@ -36,24 +64,30 @@ class Row {
 
   __device__ int32_t most_likely() {
     Mass best = 0;
-    for (int32_t id = thread_; id < vocabulary_; id += kThreads) {
-      best = larger(best, likeliest_first(key(id), id));
-    }
-    for (int distance = kWarpThreads / 2; distance > 0; distance /= 2) {
-      best = larger(best, __shfl_xor_sync(~0U, best, distance));
-    }
-    if (thread_ % kWarpThreads == 0) shared_.largest[thread_ / kWarpThreads] = best;
-    __syncthreads();
-    for (const Mass other : shared_.largest) best = larger(best, other);
-    __syncthreads();
-    return id_of(best);
+    for_each([&](int32_t id, uint32_t key) {
+      const Mass place = likeliest_first(key, id);
+      best = best < place ? place : best;
+    });
+    return id_of(block_max<kThreads>(best));
   }
 
+  // Of value_of(id, key), each thread's in the order of ids.
   template <class Value, class ValueOf>
   __device__ Value sum(const ValueOf& value_of) {
     Value sum = 0;
-    for (int32_t id = thread_; id < vocabulary_; id += kThreads) sum += value_of(id);
+    for_each([&](int32_t id, uint32_t key) { sum += value_of(id, key); });
     return block_sum<kThreads>(sum);
+  }
+
+  // Calls visit(id, key) for the thread's part of the vocabulary.
+  template <class Visit>
+  __device__ void for_each(const Visit& visit) const {
+    in_batches([&](int32_t first, auto count) {
+      uint32_t keys[count];
+      load_keys(first, keys);
+#pragma unroll
+      for (int i = 0; i < count; ++i) visit(first + i * kThreads, keys[i]);
+    });
   }
 
   // Going from the largest key down: the key at which the running sum of masses passes `target`,
@@ -64,35 +98,18 @@ class Row {
   };
   template <class MassOf>
   __device__ KeyFound find_key(const MassOf& mass_of, Mass target) {
-    uint32_t prefix = 0;
-    Mass before = 0;
-    for (int shift = 32 - kDigitBits; shift >= 0; shift -= kDigitBits) {
-      for (int digit = thread_; digit < kDigits; digit += kThreads) shared_.digits[digit] = 0;
+    KeyFound found{};
+    for (int left = kKeyBits; left > 0;) {
+      const int bits = left < kDigitBits ? left : kDigitBits;
+      left -= bits;
+      const Digit digit{left, bits};
+      for (int i = thread_; i < kDigits; i += kThreads) shared_.masses.clear(i);
       __syncthreads();
-      for (int32_t id = thread_; id < vocabulary_; id += kThreads) {
-        const uint32_t key = this->key(id);
-        // Of 64 bits, because nothing is left of the first digit.
-        if (uint64_t{key ^ prefix} >> (shift + kDigitBits) != 0) continue;
-        if (const Mass mass = mass_of(id); mass > 0) {
-          atomicAdd(&shared_.digits[key >> shift & (kDigits - 1)], mass);
-        }
-      }
+      add_masses(mass_of, digit, found.key);
       __syncthreads();
-      if (thread_ == 0) {
-        uint32_t digit = kDigits - 1;
-        while (digit > 0 && before + shared_.digits[digit] <= target) {
-          before += shared_.digits[digit];
-          --digit;
-        }
-        shared_.key = prefix | digit << shift;
-        shared_.before = before;
-      }
-      __syncthreads();
-      prefix = shared_.key;
-      before = shared_.before;
-      __syncthreads();
+      found = find_digit(digit, found, target);
     }
-    return {prefix, before};
+    return found;
   }
 
   // Going from the lowest id up: the one at which the running sum of masses passes `target`.
@@ -103,10 +120,7 @@ class Row {
     const int32_t end = begin + share < vocabulary_ ? begin + share : vocabulary_;
     Mass own = 0;
     for (int32_t id = begin; id < end; ++id) own += mass_of(id);
-    shared_.shares[thread_] = own;
-    __syncthreads();
-    Mass before = 0;
-    for (int32_t i = 0; i < thread_; ++i) before += shared_.shares[i];
+    const Mass before = block_sum_before<kThreads>(own);
     if (before <= target && target < before + own) {
       int32_t id = begin;
       for (Mass sum = before + mass_of(id); sum <= target; sum += mass_of(id)) ++id;
@@ -124,7 +138,65 @@ class Row {
   }
 
  private:
-  __device__ static Mass larger(Mass left, Mass right) { return left < right ? right : left; }
+  // Calls visit(first, count) for ids first, first + kThreads and so on.
+  template <class Visit>
+  __device__ void in_batches(const Visit& visit) const {
+    int32_t id = thread_;
+    for (; id < vocabulary_ - (kAtOnce - 1) * kThreads; id += kAtOnce * kThreads) {
+      visit(id, std::integral_constant<int, kAtOnce>());
+    }
+    for (; id < vocabulary_; id += kThreads) visit(id, std::integral_constant<int, 1>());
+  }
+
+  template <int kCount>
+  __device__ void load_keys(int32_t first, uint32_t (&keys)[kCount]) const {
+    float logits[kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) logits[i] = logits_[first + i * kThreads];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) keys[i] = ordered_key(logits[i]);
+  }
+
+  // To the table, the masses of keys that begin as `prefix` does.
+  template <class MassOf>
+  __device__ void add_masses(const MassOf& mass_of, const Digit& digit, uint32_t prefix) {
+    in_batches([&](int32_t first, auto count) {
+      uint32_t keys[count];
+      load_keys(first, keys);
+      Mass masses[count];
+#pragma unroll
+      for (int i = 0; i < count; ++i) {
+        // Of 64 bits, because nothing is left of the first digit.
+        const bool is_met = uint64_t{keys[i] ^ prefix} >> (digit.shift + digit.bits) == 0;
+        masses[i] = is_met ? mass_of(first + i * kThreads) : 0;
+      }
+#pragma unroll
+      for (int i = 0; i < count; ++i) {
+        if (masses[i] > 0) shared_.masses.add(digit.of(keys[i]), masses[i]);
+      }
+    });
+  }
+
+  // The table's digit at which the running sum from the largest down passes the target.
+  __device__ KeyFound find_digit(const Digit& digit, KeyFound found, Mass target) {
+    constexpr int kOwn = kDigits / kThreads;
+    const int first = kDigits - 1 - thread_ * kOwn;
+    Mass own = 0;
+    for (int i = 0; i < kOwn; ++i) own += shared_.masses.at(first - i);
+    Mass before = found.before + block_sum_before<kThreads>(own);
+    if (before <= target && (target < before + own || thread_ == kThreads - 1)) {
+      int at = first;
+      for (; at > 0 && before + shared_.masses.at(at) <= target; --at) {
+        before += shared_.masses.at(at);
+      }
+      shared_.key = found.key | static_cast<uint32_t>(at) << digit.shift;
+      shared_.before = before;
+    }
+    __syncthreads();
+    found = {shared_.key, shared_.before};
+    __syncthreads();
+    return found;
+  }
 
   const float* const logits_;
   const int32_t vocabulary_;
@@ -155,17 +227,14 @@ __device__ int32_t draw(const SampleArgs& args, Row& row, Mass* masses) {
                         .temperature = args.temperature,
                         .min_p = args.min_p,
                         .bits = mass_bits(vocabulary)};
-  for (auto id = static_cast<int32_t>(threadIdx.x); id < vocabulary; id += kThreads) {
-    masses[id] = weights.mass(logit_of_key(row.key(id)));
-  }
-  __syncthreads();
+  Mass left = row.sum<Mass>(
+      [&](int32_t id, uint32_t key) { return masses[id] = weights.mass(logit_of_key(key)); });
   const auto mass_of = [&](int32_t id) { return masses[id]; };
-  Mass left = row.sum<Mass>(mass_of);
   const bool cuts_top_k = args.top_k > 0 && args.top_k < static_cast<uint32_t>(vocabulary);
   if (cuts_top_k) {
     const auto last = row.find_key([](int32_t) { return Mass{1}; }, args.top_k - 1);
-    const Mass above =
-        row.sum<Mass>([&](int32_t id) { return row.key(id) > last.key ? masses[id] : Mass{0}; });
+    const Mass above = row.sum<Mass>(
+        [&](int32_t id, uint32_t key) { return key > last.key ? masses[id] : Mass{0}; });
     left = above + (args.top_k - last.before) * weights.mass(logit_of_key(last.key));
   }
   if (args.top_p < 1.0F) {
@@ -198,8 +267,8 @@ __global__ void __launch_bounds__(kThreads) logprobs_kernel(const LoggedRows arg
   Row row(logits, args.vocabulary, shared);
   const auto thread = static_cast<int32_t>(threadIdx.x);
   const double most = logits[row.most_likely()];
-  const double sum =
-      row.sum<double>([&](int32_t id) { return exp(static_cast<double>(logits[id]) - most); });
+  const double sum = row.sum<double>(
+      [&](int32_t id, uint32_t) { return exp(static_cast<double>(logits[id]) - most); });
   const double norm = most + log(sum);
   if (thread == 0) {
     *logged.own = static_cast<float>(logits[id_of(logged.token)] - norm);
@@ -209,11 +278,10 @@ __global__ void __launch_bounds__(kThreads) logprobs_kernel(const LoggedRows arg
   const Mass others = static_cast<Mass>(logged.num_top) - 1;
   const auto last = row.find_key([](int32_t) { return Mass{1}; }, others);
   const int32_t last_id = row.find_equal(last.key, others - last.before);
-  for (int32_t id = thread; id < args.vocabulary; id += kThreads) {
-    const uint32_t key = row.key(id);
-    if (key < last.key || (key == last.key && id > last_id)) continue;
+  row.for_each([&](int32_t id, uint32_t key) {
+    if (key < last.key || (key == last.key && id > last_id)) return;
     logged.top[atomicAdd(&num_found, 1U)] = {id, static_cast<float>(logits[id] - norm)};
-  }
+  });
 }
 
 __global__ void change_kernel(const ChangedLogits args) {
