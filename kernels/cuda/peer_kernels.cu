@@ -19,13 +19,26 @@ __device__ Stripe own_stripe(int64_t bytes) {
   return stripe_of(bytes, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
 }
 
-// By the threads of a block, from a unit's beginning on.
+// By the threads of a block, from a unit's beginning on. A peer's memory is far away: several words
+// are under way at once.
 template <class Word>
 __device__ void copy_words(const std::byte* from, std::byte* to, Stripe stripe) {
+  constexpr int kAtOnce = 4;
   constexpr auto kWord = static_cast<int64_t>(sizeof(Word));
+  constexpr int64_t kStep = kExchangeThreads * kWord;
   const int64_t whole = stripe.begin + (stripe.end - stripe.begin) / kWord * kWord;
-  for (int64_t i = stripe.begin + threadIdx.x * kWord; i < whole; i += kExchangeThreads * kWord) {
-    *reinterpret_cast<Word*>(to + i) = *reinterpret_cast<const Word*>(from + i);
+  int64_t at = stripe.begin + threadIdx.x * kWord;
+  for (; at + (kAtOnce - 1) * kStep < whole; at += kAtOnce * kStep) {
+    Word words[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      words[i] = *reinterpret_cast<const Word*>(from + at + i * kStep);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) *reinterpret_cast<Word*>(to + at + i * kStep) = words[i];
+  }
+  for (; at < whole; at += kStep) {
+    *reinterpret_cast<Word*>(to + at) = *reinterpret_cast<const Word*>(from + at);
   }
   for (int64_t i = whole + threadIdx.x; i < stripe.end; i += kExchangeThreads) to[i] = from[i];
 }
