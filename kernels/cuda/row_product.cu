@@ -25,26 +25,27 @@ template <class Value, int kRows>
 __global__ void __launch_bounds__(kThreads) product_kernel(ProductArgs args) {
   using Values = Chunk<Value>;
   const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
-  const int64_t chunks = args.k / Values::kValues;
+  const auto chunks = static_cast<int32_t>(args.k / Values::kValues);
   const int64_t column = (int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarpThreads) * kColumns;
   const int64_t row = int64_t{blockIdx.y} * kRows;
-  // Past the edges the last row and column stand in, and nothing is stored.
-  const Values* weights[kColumns];
-  for (int j = 0; j < kColumns; ++j) {
-    const int64_t real = column + j < args.n ? column + j : args.n - 1;
-    weights[j] = reinterpret_cast<const Values*>(args.weights) + real * chunks;
-  }
-  const Values* x[kRows];
-  for (int i = 0; i < kRows; ++i) {
-    const int64_t real = row + i < args.rows ? row + i : args.rows - 1;
-    x[i] = reinterpret_cast<const Values*>(args.x) + real * chunks;
-  }
+  // Where the others begin behind the first. Past the edges the last row and column stand in, and
+  // nothing is stored.
+  int32_t column_at[kColumns];
+  int32_t row_at[kRows];
+  const auto beside = [chunks](int64_t first, int i, int64_t end) {
+    const int64_t last = end - 1 - first;
+    return static_cast<int32_t>((i < last ? i : last) * chunks);
+  };
+  for (int j = 0; j < kColumns; ++j) column_at[j] = beside(column, j, args.n);
+  for (int i = 0; i < kRows; ++i) row_at[i] = beside(row, i, args.rows);
+  const auto* const weights = reinterpret_cast<const Values*>(args.weights) + column * chunks;
+  const auto* const x = reinterpret_cast<const Values*>(args.x) + row * chunks;
   float sums[kRows][kColumns] = {};
-  for (int64_t at = lane; at < chunks; at += kWarpThreads) {
+  for (int32_t at = lane; at < chunks; at += kWarpThreads) {
     Values columns[kColumns];
-    for (int j = 0; j < kColumns; ++j) columns[j] = weights[j][at];
+    for (int j = 0; j < kColumns; ++j) columns[j] = weights[column_at[j] + at];
     for (int i = 0; i < kRows; ++i) {
-      const Values values = x[i][at];
+      const Values values = x[row_at[i] + at];
       for (int j = 0; j < kColumns; ++j) {
         for (int e = 0; e < Values::kValues; ++e) {
           sums[i][j] = fmaf(widened(values.values[e]), widened(columns[j].values[e]), sums[i][j]);
