@@ -368,6 +368,7 @@ class CudaOps final : public Ops, public StreamOwner {
 }  // namespace
 
 std::unique_ptr<Ops> make_cuda_ops(const CudaOpsOptions& options, const CudaDeviceTraits& traits) {
+  check_cuda(cudaSetDevice(options.device), "choosing the device");
   return std::make_unique<CudaOps>(options, traits);
 }
 

@@ -33,7 +33,7 @@ struct CudaDeviceTraits {
   int32_t capability = 0;  // 90: compute capability 9.0
 };
 
-// The same on the calling thread's current device, which was found fit.
+// The same of a device that was found fit.
 std::unique_ptr<Ops> make_cuda_ops(const CudaOpsOptions& options, const CudaDeviceTraits& traits);
 
 }  // namespace lckv

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,6 +21,12 @@ struct DeviceRank {
   std::unique_ptr<Ops> ops;
   std::unique_ptr<Collectives> collectives;
 
+  DeviceRank() = default;
+  DeviceRank(DeviceRank&&) = default;
+  ~DeviceRank() {
+    if (ops != nullptr) ops->enter_thread();
+  }
+
   // In device memory.
   std::unique_ptr<DeviceBuffer> on_device(const std::vector<float>& values) const {
     auto buffer = ops->allocate(values.size() * sizeof(float));
@@ -32,6 +39,15 @@ struct DeviceRank {
     return values;
   }
 };
+
+// run_ranks(), each with its device.
+inline void run_on_devices(std::span<const DeviceRank> ranks,
+                           const std::function<void(int rank)>& body) {
+  run_ranks(static_cast<int>(ranks.size()), [&](int rank) {
+    ranks[rank].ops->enter_thread();
+    body(rank);
+  });
+}
 
 // To be connected with the others of `all`.
 inline CudaCollectivesOptions options_of(int rank, int size, CudaCollectivesOptions all) {
@@ -72,7 +88,7 @@ inline std::vector<DeviceRank> connect_devices(int size, const CudaCollectivesOp
 // The engine sums a few numbers of its own.
 inline void expect_host_data_works(const std::vector<DeviceRank>& ranks) {
   const int size = static_cast<int>(ranks.size());
-  run_ranks(size, [&](int rank) {
+  run_on_devices(ranks, [&](int rank) {
     Collectives& collectives = *ranks[rank].collectives;
     const auto own = static_cast<float>(rank + 1);
     std::vector<float> sum = {own, 10 * own, 100 * own};
@@ -94,7 +110,7 @@ inline void expect_host_data_works(const std::vector<DeviceRank>& ranks) {
 inline void expect_barriers_hold(const std::vector<DeviceRank>& ranks) {
   const int size = static_cast<int>(ranks.size());
   std::atomic<int> come = 0;
-  run_ranks(size, [&](int rank) {
+  run_on_devices(ranks, [&](int rank) {
     for (int round = 1; round <= 20; ++round) {
       ++come;
       ASSERT_TRUE(ranks[rank].collectives->barrier().ok());

@@ -42,6 +42,10 @@ struct Rank {
   std::unique_ptr<Ops> ops;
   LoadedModel loaded;
   std::unique_ptr<ModelRunner> runner;
+
+  ~Rank() {
+    if (loaded.ops != nullptr) loaded.ops->enter_thread();
+  }
 };
 
 // Puts the rank's ops to use and loads its weights; its test has failed where it cannot.

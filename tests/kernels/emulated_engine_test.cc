@@ -217,6 +217,7 @@ TEST(FitMemory, RanksTakeWhatAllHaveRoomFor) {
   const uint64_t before = used(*ranks[0].loaded.ops);
   run_ranks(2, [&](int rank) {
     const LoadedModel& loaded = ranks[rank].loaded;
+    loaded.ops->enter_thread();
     for (int64_t count = 1; count <= most; ++count) {
       ASSERT_TRUE(loaded.ranks->all_reduce(rows[rank]->floats(), count * hidden).ok());
     }

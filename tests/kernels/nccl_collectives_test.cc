@@ -47,7 +47,7 @@ TEST_P(NcclTest, ReproducibleSumsAreTakenInTheOrderOfRanks) {
       const std::vector<float> theirs = random_floats(rank, count);
       for (int64_t i = 0; i < count; ++i) expected[i] += theirs[i];
     }
-    run_ranks(size(), [&](int rank) {
+    run_on_devices(ranks, [&](int rank) {
       const auto data = ranks[rank].on_device(random_floats(rank, count));
       ASSERT_TRUE(ranks[rank].collectives->all_reduce(data->floats(), count).ok());
       EXPECT_EQ(ranks[rank].read(*data), expected) << "rank " << rank;
@@ -58,7 +58,7 @@ TEST_P(NcclTest, ReproducibleSumsAreTakenInTheOrderOfRanks) {
 TEST_P(NcclTest, SumsAreTheSameOnEveryRank) {
   const std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false);
   std::vector<std::vector<float>> sums(size());
-  run_ranks(size(), [&](int rank) {
+  run_on_devices(ranks, [&](int rank) {
     const auto data = ranks[rank].on_device(random_floats(rank, 5000));
     ASSERT_TRUE(ranks[rank].collectives->all_reduce(data->floats(), 5000).ok());
     sums[rank] = ranks[rank].read(*data);
@@ -77,7 +77,7 @@ TEST_P(NcclTest, GathersByRank) {
     const std::vector<float> theirs = random_floats(rank, kCount);
     expected.insert(expected.end(), theirs.begin(), theirs.end());
   }
-  run_ranks(size(), [&](int rank) {
+  run_on_devices(ranks, [&](int rank) {
     const auto own = ranks[rank].on_device(random_floats(rank, kCount));
     const auto all = ranks[rank].ops->allocate(size() * kCount * sizeof(float));
     ASSERT_TRUE(ranks[rank].collectives->all_gather(own->floats(), kCount, all->floats()).ok());
@@ -97,7 +97,7 @@ TEST_P(NcclTest, NobodyPassesABarrierBeforeAllHaveCome) {
 TEST_P(NcclTest, APeerThatLeavesAfterTheLastExchangeIsNoLoss) {
   for (int round = 0; round < 50; ++round) {
     std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false);
-    run_ranks(size(), [&](int rank) {
+    run_on_devices(ranks, [&](int rank) {
       const absl::Status status = ranks[rank].collectives->barrier();
       EXPECT_TRUE(status.ok()) << status;
       ranks[rank].collectives.reset();
@@ -107,7 +107,7 @@ TEST_P(NcclTest, APeerThatLeavesAfterTheLastExchangeIsNoLoss) {
 
 TEST_P(NcclTest, APeerThatDoesNotComeIsADeadline) {
   const std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false, kShort);
-  run_ranks(size(), [&](int rank) { ASSERT_TRUE(ranks[rank].collectives->barrier().ok()); });
+  run_on_devices(ranks, [&](int rank) { ASSERT_TRUE(ranks[rank].collectives->barrier().ok()); });
   const absl::Time began = absl::Now();
   const absl::Status status = ranks[0].collectives->barrier();
   EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
@@ -123,7 +123,7 @@ TEST_P(NcclTest, APeerThatDoesNotComeIsADeadline) {
 // It may still be loading its weights.
 TEST_P(NcclTest, APeerMayComeToTheFirstExchangeWhenItIsReady) {
   const std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false, kShort);
-  run_ranks(size(), [&](int rank) {
+  run_on_devices(ranks, [&](int rank) {
     if (rank == 1) absl::SleepFor(3 * kShort);
     const absl::Status status = ranks[rank].collectives->barrier();
     EXPECT_TRUE(status.ok()) << status;
@@ -134,7 +134,7 @@ TEST_P(NcclTest, APeerMayComeToTheFirstExchangeWhenItIsReady) {
 TEST_P(NcclTest, WaitEndsWhenWhatWasBegunIsDone) {
   const std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false);
   std::atomic<bool> last_came = false;
-  run_ranks(size(), [&](int rank) {
+  run_on_devices(ranks, [&](int rank) {
     ASSERT_TRUE(ranks[rank].collectives->barrier().ok());
     const auto data = ranks[rank].on_device({1.0F});
     if (rank == 1) {
@@ -150,7 +150,7 @@ TEST_P(NcclTest, WaitEndsWhenWhatWasBegunIsDone) {
 
 TEST_P(NcclTest, WaitingForAPeerThatDoesNotComeIsADeadline) {
   const std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false, kShort);
-  run_ranks(size(), [&](int rank) { ASSERT_TRUE(ranks[rank].collectives->barrier().ok()); });
+  run_on_devices(ranks, [&](int rank) { ASSERT_TRUE(ranks[rank].collectives->barrier().ok()); });
   const auto data = ranks[0].on_device({1.0F});
   ASSERT_TRUE(ranks[0].collectives->all_reduce(data->floats(), 1).ok());
   const absl::Status status = ranks[0].collectives->wait();
@@ -169,7 +169,7 @@ TEST_P(NcclTest, RecordedBatchesDoNotHoldUpAFailure) {
   const std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false, kShort);
   std::vector<std::unique_ptr<DeviceBuffer>> data(size());
   const int before = emulated_cuda::num_graph_launches();
-  run_ranks(size(), [&](int rank) {
+  run_on_devices(ranks, [&](int rank) {
     data[rank] = ranks[rank].on_device({1.0F});
     for (int i = 0; i < 3; ++i) {
       ASSERT_TRUE(sum_in_batch(ranks[rank], *data[rank]).ok());
@@ -186,7 +186,7 @@ TEST_P(NcclTest, RecordedBatchesDoNotHoldUpAFailure) {
 TEST_P(NcclTest, AFailureEndsARecording) {
   std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false);
   std::vector<std::unique_ptr<DeviceBuffer>> data(size());
-  run_ranks(size(), [&](int rank) {
+  run_on_devices(ranks, [&](int rank) {
     data[rank] = ranks[rank].on_device({1.0F});
     ASSERT_TRUE(sum_in_batch(ranks[rank], *data[rank]).ok());
     ASSERT_TRUE(ranks[rank].collectives->wait().ok());
@@ -200,7 +200,7 @@ TEST_P(NcclTest, AFailureEndsARecording) {
 
 TEST_P(NcclTest, APeerThatIsGoneIsNoDeadline) {
   std::vector<DeviceRank> ranks = connect(size(), /*reproducible=*/false);
-  run_ranks(size(), [&](int rank) {
+  run_on_devices(ranks, [&](int rank) {
     if (rank == 0) {
       ranks[0].collectives.reset();
     } else {

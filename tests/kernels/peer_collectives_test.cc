@@ -64,7 +64,7 @@ TEST_P(PeerTest, SumsHaveTheBytesOfGloo) {
   for (const int64_t count : {int64_t{1}, int64_t{3}, int64_t{4}, int64_t{1021}, int64_t{1024},
                               int64_t{40000}, small, small + 1}) {
     SCOPED_TRACE(testing::Message() << count << " numbers");
-    run_ranks(size(), [&](int rank) {
+    run_on_devices(ranks, [&](int rank) {
       const std::vector<float> given = random_floats(rank, count);
       const auto data = ranks[rank].on_device(given);
       ASSERT_TRUE(ranks[rank].collectives->all_reduce(data->floats(), count).ok());
@@ -80,7 +80,7 @@ TEST_P(PeerTest, SumsHaveTheBytesOfGloo) {
 TEST_P(PeerTest, DataMayLieAnywhere) {
   const std::vector<DeviceRank> ranks = connect_devices(size(), patient());
   for (const int offset : {1, 2, 3}) {
-    run_ranks(size(), [&](int rank) {
+    run_on_devices(ranks, [&](int rank) {
       std::vector<float> given(offset, -1.0F);
       const std::vector<float> own = random_floats(rank, 3001);
       given.insert(given.end(), own.begin(), own.end());
@@ -107,7 +107,7 @@ TEST_P(PeerTest, CallsMayFollowEachOtherAtFullSpeed) {
   std::vector<int64_t> counts(kCalls);
   for (int64_t& count : counts) count = std::uniform_int_distribution<int64_t>(1, kMost)(random);
   const std::vector<DeviceRank> ranks = connect_devices(size(), patient());
-  run_ranks(size(), [&](int rank) {
+  run_on_devices(ranks, [&](int rank) {
     std::mt19937 delays(seed + rank);
     const auto data = ranks[rank].on_device(random_floats(seed + rank, kCalls * kMost));
     for (int call = 0; call < kCalls; ++call) {
@@ -129,7 +129,7 @@ TEST_P(PeerTest, CallsMayFollowEachOtherAtFullSpeed) {
 TEST_P(PeerTest, RanksOfOneDeviceExchangeEverythingInPieces) {
   const std::vector<DeviceRank> ranks = sharing(size());
   constexpr int64_t kCount = kAtOnce + 7;
-  run_ranks(size(), [&](int rank) {
+  run_on_devices(ranks, [&](int rank) {
     Collectives& collectives = *ranks[rank].collectives;
     const std::vector<float> own = random_floats(rank, kCount);
     const auto data = ranks[rank].on_device(own);
@@ -168,7 +168,7 @@ TEST_P(PeerTest, OperationsMayFollowEachOtherAtFullSpeed) {
   const std::vector<DeviceRank> ranks = sharing(size());
   constexpr int kRounds = 30;
   constexpr int64_t kCount = 77;
-  run_ranks(size(), [&](int rank) {
+  run_on_devices(ranks, [&](int rank) {
     std::mt19937 delays(seed + rank);
     Collectives& collectives = *ranks[rank].collectives;
     std::vector<std::unique_ptr<DeviceBuffer>> sums;
@@ -211,7 +211,7 @@ INSTANTIATE_TEST_SUITE_P(Sizes, PeerTest, testing::Values(1, 2, 4, 8),
 TEST(PeerDeadlines, WaitEndsWhenWhatWasBegunIsDone) {
   const std::vector<DeviceRank> ranks = sharing(2);
   std::atomic<bool> last_came = false;
-  run_ranks(2, [&](int rank) {
+  run_on_devices(std::span(ranks).first(2), [&](int rank) {
     ASSERT_TRUE(ranks[rank].collectives->barrier().ok());
     const auto data = ranks[rank].on_device({1.0F});
     if (rank == 1) {
@@ -229,7 +229,7 @@ TEST(PeerDeadlines, WaitEndsWhenWhatWasBegunIsDone) {
 // The kernel that waits for it ends, so that the stream is free, and its data are as they were.
 TEST(PeerDeadlines, APeerThatDoesNotComeIsNamedAndTheOthersHearOfIt) {
   const std::vector<DeviceRank> ranks = sharing(3, kShort);
-  run_ranks(3, [&](int rank) { ASSERT_TRUE(ranks[rank].collectives->barrier().ok()); });
+  run_on_devices(ranks, [&](int rank) { ASSERT_TRUE(ranks[rank].collectives->barrier().ok()); });
   const auto data = ranks[0].on_device({5.0F});
   const absl::Time began = absl::Now();
   ASSERT_TRUE(ranks[0].collectives->all_reduce(data->floats(), 1).ok()) << "waits for its peers";
@@ -255,7 +255,7 @@ TEST(PeerDeadlines, APeerThatDoesNotComeIsNamedAndTheOthersHearOfIt) {
 
 TEST(PeerDeadlines, APeerMayComeToTheFirstExchangeWhenItIsReady) {
   const std::vector<DeviceRank> ranks = sharing(2, kShort);
-  run_ranks(2, [&](int rank) {
+  run_on_devices(std::span(ranks).first(2), [&](int rank) {
     if (rank == 1) absl::SleepFor(3 * kShort);
     const absl::Status status = ranks[rank].collectives->barrier();
     EXPECT_TRUE(status.ok()) << status;
@@ -264,7 +264,7 @@ TEST(PeerDeadlines, APeerMayComeToTheFirstExchangeWhenItIsReady) {
 
 TEST(PeerDeadlines, APeerThatIsGoneIsNoDeadline) {
   std::vector<DeviceRank> ranks = sharing(3);
-  run_ranks(3, [&](int rank) {
+  run_on_devices(ranks, [&](int rank) {
     ASSERT_TRUE(ranks[rank].collectives->barrier().ok());
     if (rank == 0) {
       ranks[0].collectives.reset();

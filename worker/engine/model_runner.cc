@@ -54,9 +54,12 @@ class ModelRunner::Impl {
     LCKV_CHECK(options_.max_batched_rows <= model_->max_rows());
   }
 
-  // Recorded batches name memory, and ways to other ranks, that go now.
+  // Recorded batches name memory, and ways to other ranks, that go now. Not all of it goes without
+  // the device, and who ends the engine need not have used it.
   ~Impl() {
-    if (ops_ != nullptr) ops_->forget_batches();
+    if (ops_ == nullptr) return;
+    ops_->enter_thread();
+    ops_->forget_batches();
   }
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
@@ -65,7 +68,7 @@ class ModelRunner::Impl {
   // Nothing but the destructor comes after this.
   Parts take_parts() {
     ops_->forget_batches();
-    return {std::move(model_), std::move(ops_), std::move(ranks_)};
+    return {std::move(ops_), std::move(ranks_), std::move(model_)};
   }
   void set_before_layer(std::function<void()> hook) { before_layer_ = std::move(hook); }
   int max_launched() const { return ops_->returns_early() ? kMaxLaunched : 1; }

@@ -47,9 +47,9 @@ class ModelRunner final : public StepRunner {
 
   // What create() was given, to be used again. Frees the memory of steps.
   struct Parts {
-    std::unique_ptr<Model> model;
     std::unique_ptr<Ops> ops;
     std::unique_ptr<Collectives> ranks;
+    std::unique_ptr<Model> model;
   };
   static Parts take_apart(std::unique_ptr<ModelRunner> runner);
 

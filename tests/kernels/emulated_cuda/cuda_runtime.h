@@ -67,8 +67,9 @@ namespace emulated_cuda {
 // Runs `body` once per thread of every block.
 void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
 // The same in its stream's order. A cooperative grid is begun at once, when all that the stream was
-// to do before has been done; returns before it has ended.
-void run_grid(const cudaLaunchConfig_t& config, std::function<void()> kernel);
+// to do before has been done; returns before it has ended. False: the stream is of another device
+// than the thread.
+bool run_grid(const cudaLaunchConfig_t& config, std::function<void()> kernel);
 // Asked for by cudaFuncSetAttribute.
 void allow_shared(const void* kernel, size_t bytes);
 size_t allowed_shared(const void* kernel);
@@ -182,8 +183,10 @@ enum cudaError_t {
   cudaErrorInvalidValue,
   cudaErrorMemoryAllocation,
   cudaErrorNotReady,
+  cudaErrorInvalidResourceHandle,
   cudaErrorStreamCaptureUnsupported,
 };
+struct cudaFuncAttributes {};
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaMemcpyKind { cudaMemcpyDefault, cudaMemcpyDeviceToDevice };
 inline constexpr unsigned cudaEventDisableTiming = 0;
@@ -214,13 +217,17 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   if (config->dynamicSmemBytes > emulated_cuda::allowed_shared(address)) {
     return cudaErrorInvalidValue;
   }
-  emulated_cuda::run_grid(
+  const bool is_run = emulated_cuda::run_grid(
       *config, [kernel, ... values = static_cast<Parameters>(arguments)] { kernel(values...); });
-  return cudaSuccess;
+  return is_run ? cudaSuccess : cudaErrorInvalidResourceHandle;
 }
 template <class... Parameters>
 cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribute, int value) {
   emulated_cuda::allow_shared(reinterpret_cast<const void*>(kernel), static_cast<size_t>(value));
+  return cudaSuccess;
+}
+template <class... Parameters>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, void (*)(Parameters...)) {
   return cudaSuccess;
 }
 

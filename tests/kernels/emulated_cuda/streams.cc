@@ -69,6 +69,7 @@ struct EmulatedGraph {
   void* kept = nullptr;  // device memory, of one that can be launched
 };
 struct EmulatedStream {
+  int device = 0;
   std::atomic<bool> busy = false;
   std::unique_ptr<EmulatedGraph> recording;  // null: none
   bool has_kernels = false;
@@ -79,6 +80,7 @@ struct EmulatedStream {
   GridRunner exchanges;
 };
 struct EmulatedEvent {
+  int device = 0;
   cudaStream_t stream = nullptr;
   uint64_t num_called = 0;  // on the stream, when it was recorded
 };
@@ -183,18 +185,22 @@ void run_cooperative_grid(cudaStream_t stream, const std::function<void()>& run)
 
 }  // namespace
 
-void run_grid(const cudaLaunchConfig_t& config, std::function<void()> kernel) {
+bool run_grid(const cudaLaunchConfig_t& config, std::function<void()> kernel) {
+  int device = 0;
+  (void)cudaGetDevice(&device);
+  if (config.stream->device != device) return false;
   const auto run = [grid = config.gridDim, threads = config.blockDim,
                     bytes = config.dynamicSmemBytes,
                     kernel = std::move(kernel)] { run_grid(grid, threads, bytes, kernel); };
   if (config.numAttrs > 0 && config.attrs->val.cooperative != 0) {
     run_cooperative_grid(config.stream, run);
-    return;
+    return true;
   }
   call(config.stream, Work::kKernel, [run] {
     const Access access;
     run();
   });
+  return true;
 }
 
 void finish(cudaStream_t stream) {
@@ -216,6 +222,7 @@ using emulated_cuda::mutex;
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = new EmulatedStream;
+  (void)cudaGetDevice(&(*stream)->device);
   const std::lock_guard<std::recursive_mutex> lock(mutex);
   emulated_cuda::streams().insert(*stream);
   return cudaSuccess;
@@ -252,6 +259,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = new EmulatedEvent;
+  (void)cudaGetDevice(&(*event)->device);
   return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
@@ -260,8 +268,10 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (stream->recording != nullptr) return cudaErrorStreamCaptureUnsupported;
+  if (event->device != stream->device) return cudaErrorInvalidResourceHandle;
   const std::lock_guard<std::recursive_mutex> lock(mutex);
-  *event = {stream, stream->num_called};
+  event->stream = stream;
+  event->num_called = stream->num_called;
   return cudaSuccess;
 }
 // Of a stream that only gets busier than it was when the event was recorded.
