@@ -99,6 +99,11 @@ void log_offload(const WorkerConfig& config, const LoadedModel& loaded) {
               {"freed", format_byte_size(offload.freed_bytes())}});
 }
 
+// Before the weights are loaded. NCCL wants an exchange recorded by all ranks or by none.
+bool repeats_batches(const WorkerConfig& config, const LoadedModel& loaded) {
+  return !config.enforce_eager && loaded.offload.layers.empty();
+}
+
 void fill_defaults(internal::v1::GenerationDefaults& to, const GenerationDefaults& from) {
   if (from.temperature) to.set_temperature(*from.temperature);
   if (from.top_k) to.set_top_k(*from.top_k);
@@ -160,7 +165,7 @@ absl::Status open_device(const WorkerConfig& config, LoadedModel& loaded) {
     auto ops = kCudaBackend.open({.device = device_of_rank(config),
                                   .dtype = plan.dtype,
                                   .reproducible = plan.reproducible,
-                                  .records_batches = !config.enforce_eager,
+                                  .records_batches = repeats_batches(config, loaded),
                                   .required_bytes = known_device_bytes(config, loaded),
                                   .head_dim = loaded.config.head_dim});
     if (!ops.ok()) return ops.status();
@@ -190,15 +195,6 @@ absl::Status open_weights(const WorkerConfig& config, LoadedModel& loaded) {
   loaded.load_time = absl::Now() - began;
   return absl::OkStatus();
 }
-
-namespace {
-
-// Before the weights are loaded. NCCL wants an exchange recorded by all ranks or by none.
-bool repeats_batches(const WorkerConfig& config, const LoadedModel& loaded) {
-  return !config.enforce_eager && loaded.offload.layers.empty();
-}
-
-}  // namespace
 
 RankIdentity make_identity(const WorkerConfig& config, const LoadedModel& loaded) {
   return {.rank = loaded.shard.rank,

@@ -217,7 +217,17 @@ CudaAttention::CudaAttention(const AttentionPlanOptions& options, UploadRing& up
     : options_(options),
       uploads_(uploads),
       stream_(stream),
-      shares_(std::make_unique<CudaBuffer>(options.max_share_bytes, stream, Cleared::kNo)) {}
+      shares_(std::make_unique<CudaBuffer>(options.max_share_bytes, stream, Cleared::kNo)) {
+  // The first history that is split may be one of a batch that is being recorded, and whether a
+  // kernel can be loaded then is nowhere said.
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+    with_values(dtype, [](auto value) {
+      cudaFuncAttributes attributes;
+      check_cuda(cudaFuncGetAttributes(&attributes, merge_kernel<decltype(value)>),
+                 "loading a kernel");
+    });
+  }
+}
 
 CudaAttention::~CudaAttention() = default;
 

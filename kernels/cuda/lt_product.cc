@@ -161,8 +161,9 @@ class LtProducts::Impl {
         lt_->choose(handle_, descriptions.product, descriptions.weights, descriptions.x,
                     descriptions.y, descriptions.y, preference, 1, &result, &num_found);
     lt_->destroy_preference(preference);
-    if (status == CUBLAS_STATUS_NOT_SUPPORTED || num_found == 0) return std::nullopt;
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED) return std::nullopt;
     lt_.check(status, "choosing an algorithm");
+    if (num_found == 0 || result.state != CUBLAS_STATUS_SUCCESS) return std::nullopt;
     return result.algo;
   }
 

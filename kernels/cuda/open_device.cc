@@ -26,7 +26,12 @@ absl::StatusOr<DeviceFacts> look_at(const CudaOpsOptions& options) {
         absl::StrCat("the CUDA driver does not work: ", cudaGetErrorString(counted)));
   }
   cudaDeviceProp properties;
-  if (cudaGetDeviceProperties(&properties, options.device) != cudaSuccess) return facts;
+  const cudaError_t described = cudaGetDeviceProperties(&properties, options.device);
+  if (described == cudaErrorInvalidDevice) return facts;
+  if (described != cudaSuccess) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "CUDA device ", options.device, " cannot be used: ", cudaGetErrorString(described)));
+  }
   facts.name = properties.name;
   facts.capability = 10 * properties.major + properties.minor;
   const cudaError_t taken = cudaSetDevice(options.device);
