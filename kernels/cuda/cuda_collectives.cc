@@ -69,15 +69,19 @@ class CudaCollectives final : public Collectives {
   }
   absl::Status fail(absl::Status status);
   // Neither may wait for what the other has on the device: a kernel that waits for a peer is ended
-  // before NCCL, which may wait for the device, and that before peers are told in the stream. NCCL
-  // waits for graphs that have its exchanges to be freed, too.
+  // before anything that may wait for the device, and NCCL before peers are told in the stream.
+  // NCCL waits for graphs that have its exchanges to be freed, too.
   void close() {
-    ops_.forget_batches();
     if (peers_ != nullptr) peers_->abort();
+    ops_.forget_batches();
     nccl_.reset();
     peers_.reset();
   }
   absl::Status peer_that_did_not_come(absl::FunctionRef<bool()> are_there);
+  // What every rank gives `bytes` to.
+  bool goes_to_peers(int64_t bytes) const {
+    return nccl_ == nullptr || (peers_ != nullptr && peers_->is_small(bytes));
+  }
   absl::Status sum(float* data, int64_t count);
   absl::Status sum_in_order(float* data, int64_t count);
   absl::Status gather(const float* data, int64_t count, float* out);
@@ -166,7 +170,7 @@ absl::Status CudaCollectives::all_reduce(float* data, int64_t count) {
 
 absl::Status CudaCollectives::sum(float* data, int64_t count) {
   const int64_t bytes = count * static_cast<int64_t>(sizeof(float));
-  if (nccl_ == nullptr || (peers_ != nullptr && peers_->is_small(bytes))) {
+  if (goes_to_peers(bytes)) {
     peers_->all_reduce(data, count);
     return absl::OkStatus();
   }
@@ -185,7 +189,9 @@ absl::Status CudaCollectives::sum_in_order(float* data, int64_t count) {
 }
 
 absl::Status CudaCollectives::gather(const float* data, int64_t count, float* out) {
-  if (nccl_ != nullptr) return checked(nccl_->all_gather(data, count, out));
+  if (!goes_to_peers(count * static_cast<int64_t>(sizeof(float)))) {
+    return checked(nccl_->all_gather(data, count, out));
+  }
   peers_->all_gather(data, count, out);
   return absl::OkStatus();
 }

@@ -33,8 +33,8 @@ class PeerExchange {
   PeerExchange(const PeerExchange&) = delete;
   PeerExchange& operator=(const PeerExchange&) = delete;
 
-  // Whether NCCL would take longer to sum so much. Every rank reads all that all ranks give: that
-  // is cheap as long as latency is most of it.
+  // Whether NCCL would take longer to sum or gather so much. Every rank reads all that all ranks
+  // give: that is cheap as long as latency is most of it.
   bool is_small(int64_t bytes) const;
 
   // data[count] becomes the sum over all ranks, added in their order.

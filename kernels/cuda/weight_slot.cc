@@ -6,6 +6,13 @@
 #include "kernels/cuda/launch.h"
 
 namespace lckv {
+namespace {
+
+// Of one copy. Copies of other streams, such as a step's few kilobytes, go by the same way to the
+// device and wait for the one that is on it. Not measured.
+constexpr size_t kCopyBytes = size_t{8} << 20;
+
+}  // namespace
 
 CudaWeightSlot::CudaWeightSlot(size_t bytes, cudaStream_t stream, cudaStream_t copies)
     : stream_(stream), copies_(copies), memory_(bytes, stream, Cleared::kNo) {
@@ -32,9 +39,12 @@ void CudaWeightSlot::begin_turn() {
 size_t CudaWeightSlot::add(const PinnedMemory& piece) {
   LCKV_CHECK(filled_ + piece.bytes() <= memory_.bytes());
   const size_t at = filled_;
-  check_cuda(
-      cudaMemcpyAsync(memory_.data() + at, piece.data(), piece.bytes(), cudaMemcpyDefault, copies_),
-      "fetching weights");
+  for (size_t done = 0; done < piece.bytes(); done += kCopyBytes) {
+    check_cuda(
+        cudaMemcpyAsync(memory_.data() + at + done, piece.data() + done,
+                        std::min(kCopyBytes, piece.bytes() - done), cudaMemcpyDefault, copies_),
+        "fetching weights");
+  }
   filled_ += piece.bytes();
   return at;
 }
