@@ -10,12 +10,12 @@ import serving
 class RollingRestart:
     """Runs the script beside the test, which restarts what `orders` names and says so with `done`."""
 
-    def __init__(self, router, folder):
+    def __init__(self, router, folder, timeout=60):
         self.folder = folder
         wait = 'touch "$0/$1.stop"; until [[ -e "$0/$1.done" ]]; do sleep 0.1; done; rm "$0/$1.done"'
         self.script = subprocess.Popen(
             [str(serving.ROOT / "deploy/rolling-restart.sh"), "--router", router.address]
-            + ["--lckv", str(serving.BIN / "lckv"), "--timeout", str(60 * serving.SLOWNESS)]
+            + ["--lckv", str(serving.BIN / "lckv"), "--timeout", str(timeout * serving.SLOWNESS)]
             + ["--restart", f"bash -c '{wait}' {folder} \"$1\""],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -48,3 +48,9 @@ class RollingRestart:
 
     def expect_success(self):
         assert self.script.returncode == 0, self.script.stdout.read()
+
+    def failure(self):
+        """What it says, with exit code 1."""
+        said = self.script.communicate(timeout=60 * serving.SLOWNESS)[0]
+        assert self.script.returncode == 1, said
+        return said

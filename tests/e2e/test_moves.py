@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+import types
 
 import grpc
 import pytest
@@ -17,7 +18,7 @@ import serving
 from streams import Stream, request_number, results, resume, start_all
 
 FLAGS = ["--dtype", "float32"]
-DRAINING = 4
+READY, DRAINING = 3, 4
 
 
 def busiest(system):
@@ -300,3 +301,17 @@ def test_a_rolling_restart_loses_nothing(tmp_path):
         print(f"{len(streams)} streams, {sum(stream.num_resumes() > 0 for stream in streams)} moved")
         assert any(stream.num_resumes() > 0 for stream in streams)
         assert not lives & {replica.replica_id for replica in system.client.replicas()}
+
+
+def test_a_rolling_restart_leaves_a_replica_that_keeps_its_streams(tmp_path):
+    with serving.System(serving.DEMO, *FLAGS, "--max-num-seqs", 1) as system:
+        streams = start_all(system.client, 32, max_new_tokens=400)
+        with restarts.RollingRestart(system.router, tmp_path, timeout=1) as restart:
+            assert "is empty" in restart.failure() and restart.orders() == []
+        assert [replica.state for replica in system.client.replicas()] == [READY]
+        results(streams)
+
+
+def test_a_rolling_restart_of_no_replica_fails(tmp_path):
+    with restarts.RollingRestart(types.SimpleNamespace(address="127.0.0.1:1"), tmp_path) as restart:
+        assert "UNAVAILABLE" in restart.failure()
