@@ -75,6 +75,7 @@ void WorkerServer::set_ready(absl::Duration since_start) {
 
 void WorkerServer::look(absl::Time now) {
   routers_->reload_tls(now);
+  metrics_.set_tls_stale(routers_->has_stale_tls());
   const absl::Duration age = service_.step_age(now);
   metrics_.set_step_age(age);
   const bool moves = age <= step_timeout_;

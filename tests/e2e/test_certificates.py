@@ -192,8 +192,15 @@ def test_a_spoiled_file_is_told_once_and_what_it_held_stays_in_use(worker, tmp_p
 def test_a_worker_too_keeps_what_a_spoiled_file_held(worker):
     path = worker.folder / "worker.crt"
     good, shown = path.read_text(), serial_of(worker.address)
+
+    def is_stale():
+        return serving.metric(worker.metrics_address, "lckv_file_stale", file="tls")
+
+    assert is_stale() == 0
     path.write_text(good[:200])
     worker.find(re.escape(f"--tls-cert: {path} holds no certificate in PEM; what it held before stays in use"))
     assert serial_of(worker.address) == shown
+    serving.wait_until(lambda: is_stale() == 1, "stale")
     path.write_text(good)
     worker.find(re.escape(f"right again and in use: --tls-cert {path}"))
+    serving.wait_until(lambda: is_stale() == 0, "right again")

@@ -31,6 +31,8 @@ class ServicePort {
   uint16_t port() const { return port_; }
   // Takes over what has changed of the files of `tls`.
   void reload_tls(absl::Time now) { tls_reload_.poll(now); }
+  // What some of them says now could not be taken over: an older state holds.
+  bool has_stale_tls() const { return tls_reload_.stale(); }
   // Sessions that are still open after `patience` are cancelled; returns when all have ended.
   void close(absl::Duration patience);
 

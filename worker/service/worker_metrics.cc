@@ -172,6 +172,8 @@ void WorkerMetrics::make_engine_metrics() {
   row_layers_ = &counter("lckv_step_row_layers_total", "Rows of steps times the layers they ran.");
   step_age_ = &gauge("lckv_step_age_seconds",
                      "How long work has waited without a step; 0 where none waits.");
+  tls_stale_ = &gauge("lckv_file_stale", "1: a file cannot be used, an older state of it holds.",
+                      {{"file", "tls"}});
   batch_size_ = &histogram("lckv_batch_size", "Tokens sampled in a step.", batch_edges());
   for (size_t i = 0; i < kNumPhases; ++i) {
     phases_[i] = &histogram("lckv_step_duration_seconds", "Time of a step's phases.", phase_edges(),
@@ -220,6 +222,8 @@ void WorkerMetrics::set_ready(absl::Duration since_start) {
 }
 
 void WorkerMetrics::set_step_age(absl::Duration age) { step_age_->Set(seconds(age)); }
+
+void WorkerMetrics::set_tls_stale(bool stale) { tls_stale_->Set(stale ? 1 : 0); }
 
 void WorkerMetrics::observe(const StepReport& report) {
   const SchedulerLoad& load = report.load;

@@ -53,6 +53,8 @@ class WorkerMetrics {
   void set_ready(absl::Duration since_start);
   // How long work has waited without a step.
   void set_step_age(absl::Duration age);
+  // Whether what the files of --tls-* say now could not be taken over.
+  void set_tls_stale(bool stale);
 
   void observe(const StepReport& report);
   void started(SequenceTimes& times, const SequenceEvent& event, absl::Time now);
@@ -93,6 +95,7 @@ class WorkerMetrics {
   prometheus::Gauge* used_host_blocks_;
   prometheus::Gauge* free_staging_rows_;
   prometheus::Gauge* step_age_;
+  prometheus::Gauge* tls_stale_;
   prometheus::Counter* preemptions_;
   prometheus::Counter* swapped_out_;
   prometheus::Counter* prompt_tokens_;
