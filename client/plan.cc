@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/commands.h"
@@ -14,6 +15,7 @@
 #include "nlohmann/json.hpp"
 #include "rpc/byte_size.h"
 #include "rpc/flags.h"
+#include "worker/kv/block_size.h"
 #include "worker/model/model_config.h"
 
 namespace lckv {
@@ -112,7 +114,14 @@ Command add_plan(CLI::App& program) {
       ->required();
   add_byte_size(*app, "--kv-cache-memory", options->kv_cache_bytes, "KV memory of a replica");
   app->add_option("--block-size", options->block_size, "Tokens per block of the largest slot")
-      ->check(CLI::Range(1, 4096))
+      ->check(CLI::Validator(
+          [](const std::string& text) {
+            int64_t tokens = 0;
+            return absl::SimpleAtoi(text, &tokens) && is_block_size(tokens)
+                       ? std::string()
+                       : absl::StrCat(text, " is not a power of two from 1 to ", kMaxBlockSize);
+          },
+          ""))
       ->capture_default_str();
   app->add_option("--length", options->length, "Tokens of each sequence; 0: the model's longest")
       ->check(CLI::NonNegativeNumber)

@@ -9,6 +9,7 @@
 #include "rpc/flags.h"
 #include "rpc/health_check.h"
 #include "rpc/tls_flags.h"
+#include "worker/kv/block_size.h"
 
 namespace lckv {
 namespace {
@@ -126,7 +127,7 @@ void add_memory_flags(CLI::App& app, WorkerConfig& config) {
   add_enum(app, "--kv-cache-dtype", config.kv_cache_dtype, number_formats(),
            "Of keys and values; auto: as --dtype")
       ->group(group);
-  add_number(app, "--block-size", config.block_size, 1, 1024,
+  add_number(app, "--block-size", config.block_size, 1, kMaxBlockSize,
              "Tokens per block of the largest slot, a power of two")
       ->group(group);
   add_number(app, "--staging-rows", config.staging_rows, 0, kMaxRows,

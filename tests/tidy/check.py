@@ -16,7 +16,7 @@ SOURCE_SUFFIXES = {".h", ".cc", ".cpp", ".cu", ".cuh"}
 
 # The arrows: a folder, and what its files may include besides the folder itself. A name ending in / is a folder
 # with all below it; any other is a header's path without suffix. The first match of a file counts.
-PLANS = ["worker/kv/layer_plan", "worker/kv/pass_plan"]
+PLANS = ["worker/kv/layer_plan", "worker/kv/pass_plan", "worker/kv/block_size"]
 KERNEL_HEADERS = "kernels/*"  # the folder's own headers, none of those below it
 ARROWS = [
     ("rpc/", ["proto/"]),

@@ -7,11 +7,10 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "worker/kv/block_size.h"
 
 namespace lckv {
 namespace {
-
-constexpr int32_t kMaxBlockSize = 4096;
 
 int64_t slot_bytes(const PassPlan& passes, int32_t unit, DType dtype) {
   const LayerSpec& spec = passes.layers.layers[passes.units[unit].layer];
@@ -33,8 +32,7 @@ int64_t staging_row_bytes(const PassPlan& passes, const GeometryOptions& options
 }
 
 absl::Status check_options(const PassPlan& passes, const GeometryOptions& options) {
-  if (options.block_size < 1 || options.block_size > kMaxBlockSize ||
-      !std::has_single_bit(static_cast<uint32_t>(options.block_size))) {
+  if (!is_block_size(options.block_size)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--block-size: ", options.block_size, " is not a power of two from 1 to ", kMaxBlockSize));
   }

@@ -1,0 +1,16 @@
+// What --block-size may be: tokens per block of the largest slot.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+namespace lckv {
+
+inline constexpr int32_t kMaxBlockSize = 1024;
+
+constexpr bool is_block_size(int64_t tokens) {
+  return tokens >= 1 && tokens <= kMaxBlockSize &&
+         std::has_single_bit(static_cast<uint64_t>(tokens));
+}
+
+}  // namespace lckv
