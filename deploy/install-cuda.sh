@@ -15,6 +15,7 @@ packages=(nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.8
 say() { echo "install-cuda: $*" >&2; }
 
 [[ -f $folder/installed && $(<"$folder/installed") == "${packages[*]}" ]] && exit 0
+/usr/bin/python3 -c 'import ensurepip' 2>/dev/null || { say "needs Python with venv: apt-get install python3-venv"; exit 1; }
 say "installing into $folder"
 rm -rf "$folder.unfinished" "$folder"
 mkdir -p "$folder.unfinished"
