@@ -6,7 +6,7 @@
 
 namespace lckv {
 
-inline constexpr int32_t kMaxBlockSize = 1024;
+inline constexpr int32_t kMaxBlockSize = 4096;
 
 constexpr bool is_block_size(int64_t tokens) {
   return tokens >= 1 && tokens <= kMaxBlockSize &&
