@@ -194,7 +194,9 @@ class Served:
             serving.wait_until(lambda: (self.prometheus.value(expr) or 0) > 0, expr, monitoring.SCRAPED_SECONDS)
 
         wait_for('min(vllm:generation_tokens_total{model_name="slow"})')
-        leaves = next(replica.replica_id for replica in self.client.replicas() if replica.model == "slow")
+        slow = [replica for replica in self.client.replicas() if replica.model == "slow"]
+        # The other has seats for some of the streams of the one that has more.
+        leaves = max(slow, key=lambda replica: replica.num_running).replica_id
         self.client.drain(leaves, move=True)
         wait_for('lckv_router_resume_gap_seconds_count{model_name="slow"}')
         self.client.undrain(leaves)
