@@ -121,6 +121,7 @@ TEST_F(EngineTest, RunsWhatIsSubmittedToItsEnd) {
   EXPECT_EQ(tokens_[1].size(), 5U);
   EXPECT_EQ(tokens_[2].size(), 9U);
   EXPECT_EQ(last_.num_commands, 2U);
+  EXPECT_EQ(last_.last_submit, SequenceId{2});
 }
 
 TEST_F(EngineTest, BeatsWhenIdle) {

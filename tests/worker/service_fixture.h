@@ -172,6 +172,7 @@ class ServiceTest : public ::testing::Test {
     StepReport report{.step = step_, .ran_step = !events.empty(), .events = std::move(events)};
     if (report.ran_step) report.step = ++step_;
     report.num_commands = mailbox_.size();
+    for (const SubmitCommand& submit : mailbox_.submits()) report.last_submit = submit.sequence;
     return report;
   }
   void report(std::vector<SequenceEvent> events = {}) { service_->report(turn(std::move(events))); }

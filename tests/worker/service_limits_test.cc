@@ -52,7 +52,7 @@ TEST_F(ServiceTest, CreditIsTheQueuesRoomInEqualShares) {
   EXPECT_EQ(first.next().load().credit(), 0U);
 }
 
-TEST_F(ServiceTest, CreditCountsWhatIsInTheMailbox) {
+TEST_F(ServiceTest, WhatIsInTheMailboxIsInFlightAndTakesCredit) {
   start({.max_waiting = 4, .beat_interval = absl::ZeroDuration()});
   serve();
   Router router(*stub_);
@@ -61,10 +61,16 @@ TEST_F(ServiceTest, CreditCountsWhatIsInTheMailbox) {
   ASSERT_TRUE(eventually([&] { return mailbox_.size() == 3; }));
   StepReport behind = turn();
   behind.num_commands = 1;
+  behind.last_submit = sequence(0);
+  behind.load.num_running = 1;
   service_->report(behind);
   const WorkerFrame frame = router.next();
-  EXPECT_EQ(frame.load().credit(), 2U);
-  EXPECT_EQ(frame.load().num_taken(), 3U);
+  EXPECT_EQ(frame.load().num_taken(), 1U);
+  EXPECT_EQ(frame.load().credit(), 2U + 2U);  // for two more than the two in flight
+  router.cancel(2);
+  ASSERT_TRUE(eventually([&] { return service_->num_sequences() == 2; }));
+  service_->report(behind);
+  EXPECT_EQ(router.next().load().num_taken(), 2U);
 }
 
 TEST_F(ServiceTest, ADrainingWorkerSaysSoAndTakesNothingNew) {

@@ -68,6 +68,7 @@ void Engine::loop() {
     const absl::Time now = absl::Now();
     if (idle && commands.empty() && now < beat_) continue;
     last_step_ = report.step;
+    report.last_submit = last_submit_;
     report.num_layers = num_layers_;
     report.load = scheduler_->load();
     progress_.enter(Operation::kReport);
@@ -98,6 +99,7 @@ bool Engine::drain(absl::Time deadline, std::vector<EngineCommand>& commands) {
 
 void Engine::apply(EngineCommand& command, absl::Time now, StepReport& report) {
   if (auto* submit = std::get_if<SubmitCommand>(&command)) {
+    last_submit_ = std::max(last_submit_, submit->sequence);
     absl::Status status = scheduler_->submit(submit->sequence, std::move(submit->spec), now);
     if (!status.ok()) report.refusals.push_back({submit->sequence, std::move(status)});
   } else if (const auto* cancel = std::get_if<CancelCommand>(&command)) {
@@ -112,6 +114,7 @@ void Engine::apply(EngineCommand& command, absl::Time now, StepReport& report) {
 StepReport Engine::report_now() const {
   return {.step = last_step_,
           .num_commands = num_commands_,
+          .last_submit = last_submit_,
           .num_layers = num_layers_,
           .load = scheduler_->load()};
 }

@@ -54,6 +54,7 @@ struct StepReport {
   std::vector<SequenceEvent> events;
   std::vector<Refusal> refusals;
   uint64_t num_commands = 0;  // taken from the mailbox since the start
+  SequenceId last_submit{};   // the highest of those taken
   uint64_t num_layers = 0;    // run since the start: grows while a long step goes on
   SchedulerLoad load;
   StepTimes times;  // of the runner's phases
@@ -127,6 +128,7 @@ class Engine {
   std::deque<StepPlan> launched_;  // and not committed yet
   absl::Time beat_;                // when the next report is due
   uint64_t num_commands_ = 0;
+  SequenceId last_submit_{};
   uint64_t num_layers_ = 0;
   uint64_t last_step_ = 0;     // committed
   uint64_t running_step_ = 0;  // or launched last

@@ -30,7 +30,7 @@ Load EngineService::load_of(const Link& link) const {
   load.set_num_routers(static_cast<uint32_t>(routers_.size()));
   load.set_draining(draining_);
   load.set_moving(moving_);
-  load.set_num_taken(link.num_taken);
+  load.set_num_taken(link.num_counted);
   // The queue's room, less what is in the mailbox, in equal shares of the routers, whose newest
   // sessions alone submit. A last place is offered to all: who comes too late is refused and may
   // come again.
@@ -39,7 +39,9 @@ Load EngineService::load_of(const Link& link) const {
   const int64_t room = options_.max_waiting - load_.num_waiting - std::max<int64_t>(in_mailbox, 0);
   if (room > 0 && !draining_) {
     const auto routers = static_cast<int64_t>(std::max<size_t>(routers_.size(), 1));
-    load.set_credit(static_cast<uint32_t>(std::max<int64_t>(room / routers, 1)));
+    // On top of what the router submitted and this load does not count, as it takes that off.
+    load.set_credit(static_cast<uint32_t>(std::max<int64_t>(room / routers, 1) + link.num_read -
+                                          link.num_counted));
   }
   return load;
 }
@@ -124,6 +126,9 @@ void EngineService::report(const StepReport& report) {
     num_commands_ = report.num_commands;
     if (report.ran_step) step_time_ = report.step_time;
     load_ = report.load;
+    while (!uncounted_.empty() && *uncounted_.begin() <= report.last_submit) {
+      count(*uncounted_.begin());
+    }
     turned_ = now;
     std::unordered_map<uint64_t, StepFrames> frames;
     sort_events(report, now, frames);
@@ -140,10 +145,11 @@ void EngineService::report(const StepReport& report) {
       const Load load = load_of(link);
       std::vector<WorkerFrame> to_send;
       if (const auto it = frames.find(id); it != frames.end()) to_send = it->second.take();
-      const bool due = tell_all_ || (load.credit() > 0 && !link.had_credit) ||
+      const bool has_credit = load.credit() > link.num_read - link.num_counted;
+      const bool due = tell_all_ || (has_credit && !link.had_credit) ||
                        now - link.session->last_sent() >= options_.beat_interval / 2;
       if (to_send.empty() && due) to_send.emplace_back();
-      if (!to_send.empty()) link.had_credit = load.credit() > 0;
+      if (!to_send.empty()) link.had_credit = has_credit;
       for (WorkerFrame& frame : to_send) {
         *frame.mutable_load() = load;
         outgoing.emplace_back(link.session, std::move(frame));

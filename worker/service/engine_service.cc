@@ -139,7 +139,7 @@ absl::Status EngineService::submit(const std::shared_ptr<lckv::Session>& session
     const auto it = links_.find(session->id());
     if (it == links_.end()) return absl::OkStatus();
     Link& link = it->second;
-    ++link.num_taken;
+    ++link.num_read;
     if (hello_ == nullptr) return absl::FailedPreconditionError("a submit came before Hello");
     if (link.handles.contains(submit.handle())) {
       return absl::InvalidArgumentError(absl::StrCat("handle ", submit.handle(), " is in use"));
@@ -166,6 +166,7 @@ absl::Status EngineService::submit(const std::shared_ptr<lckv::Session>& session
     sequence.handle = submit.handle();
     sequence.spec = *spec;
     sequence.times.arrived = absl::Now();
+    uncounted_.insert(command.sequence);
     ++num_posted_;
   }
   const SequenceId id = command.sequence;
@@ -173,6 +174,7 @@ absl::Status EngineService::submit(const std::shared_ptr<lckv::Session>& session
     {
       const std::lock_guard lock(mutex_);
       --num_posted_;
+      uncounted_.erase(id);
       erase(id);
     }
     refuse(session, submit.handle(), status);
@@ -193,15 +195,15 @@ void EngineService::refuse(const std::shared_ptr<lckv::Session>& session, uint64
                            const absl::Status& status) {
   StepFrames frames(0);
   frames.refused(handle, status);
-  for (WorkerFrame& frame : frames.take()) {
-    {
-      const std::lock_guard lock(mutex_);
-      const auto it = links_.find(session->id());
-      if (it == links_.end()) return;
-      *frame.mutable_load() = load_of(it->second);
-    }
-    session->send(std::move(frame));
+  std::vector<WorkerFrame> to_send = frames.take();
+  {
+    const std::lock_guard lock(mutex_);
+    const auto it = links_.find(session->id());
+    if (it == links_.end()) return;
+    ++it->second.num_counted;
+    for (WorkerFrame& frame : to_send) *frame.mutable_load() = load_of(it->second);
   }
+  for (WorkerFrame& frame : to_send) session->send(std::move(frame));
 }
 
 void EngineService::cancel(uint64_t session, uint64_t handle) {
@@ -278,9 +280,16 @@ void EngineService::post_cancels(std::vector<SequenceId> sequences) {
   unposted_cancels_.insert(unposted_cancels_.end(), left.begin(), left.end());
 }
 
+void EngineService::count(SequenceId id) {
+  if (uncounted_.erase(id) == 0) return;
+  const auto link = links_.find(sequences_.at(id).session);
+  if (link != links_.end()) ++link->second.num_counted;
+}
+
 void EngineService::erase(SequenceId id) {
   const auto it = sequences_.find(id);
   if (it == sequences_.end()) return;
+  count(id);
   if (it->second.paused) --num_paused_;
   if (const auto link = links_.find(it->second.session); link != links_.end()) {
     link->second.handles.erase(it->second.handle);

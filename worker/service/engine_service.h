@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -75,7 +76,8 @@ class EngineService final : public internal::v1::Engine::CallbackService {
     bool greeted = false;      // Hello is queued: other frames may follow
     bool missed_news = false;  // a load that all are told came before
     bool had_credit = true;    // as the router was told last
-    uint64_t num_taken = 0;
+    uint64_t num_read = 0;     // submits
+    uint64_t num_counted = 0;  // of them: in the last report's load, or ended
     std::unordered_map<uint64_t, SequenceId> handles;  // of live sequences
   };
   // One that the engine has.
@@ -101,6 +103,7 @@ class EngineService final : public internal::v1::Engine::CallbackService {
   void post_cancels(std::vector<SequenceId> sequences);
 
   // With the lock held:
+  void count(SequenceId sequence);
   void erase(SequenceId sequence);
   void log_end(const SequenceEnd& end);
   void drop(SequenceId sequence, absl::string_view reason);
@@ -117,6 +120,7 @@ class EngineService final : public internal::v1::Engine::CallbackService {
   std::unordered_map<uint64_t, Link> links_;  // by session
   std::map<std::string, int> routers_;        // how many opened sessions each has
   std::unordered_map<SequenceId, Sequence> sequences_;
+  std::set<SequenceId> uncounted_;  // posted, and not in the last report's load
   std::vector<SequenceId> unposted_cancels_;
   std::shared_ptr<const internal::v1::Hello> hello_;  // once loaded, as the next two
   std::shared_ptr<const SubmitLimits> limits_;
