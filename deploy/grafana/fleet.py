@@ -242,5 +242,31 @@ def fleet():
                     width=6,
                 ),
             ],
+            "Tenants": [
+                lines(
+                    "Calls in flight by tenant",
+                    "With --tenants: Generate calls that have not ended, of all models; tenants that the file does not list are one.",
+                    "short",
+                    {"{{tenant}}": "sum by (tenant) (lckv_router_tenant_running)"},
+                    stacked=True,
+                ),
+                lines(
+                    "Tokens by tenant",
+                    "With --tenants: prompt tokens when a call is let in and generated ones when it ends, as limits are charged.",
+                    "suffix: tok/s",
+                    {"{{tenant}}": f"sum by (tenant) (rate(lckv_router_tenant_tokens_total{R}))"},
+                    stacked=True,
+                ),
+                lines(
+                    "Calls over a limit",
+                    "With --tenants: Generate calls refused because their tenant was over a limit; what did not occur is left out.",
+                    "reqps",
+                    {
+                        "{{tenant}} {{limit}}": "sum by (tenant,limit) "
+                        f"(rate(lckv_router_tenant_rejected_total{R})) > 0"
+                    },
+                    stacked=True,
+                ),
+            ],
         },
     )

@@ -93,12 +93,13 @@ class Served:
         single.wait_ready()
         slow.find("ready: 2 simulated")
         slow_addresses, slow_metrics = zip(*re.findall(r"routers=([\d.:]+) metrics=([\d.:]+)", slow.log()))
-        models = folder / "models.json"
+        models, tenants = folder / "models.json", folder / "tenants.json"
+        tenants.write_text(json.dumps({"tenants": {"capped": {"tokens_per_minute": 1}}}))
         workers = {"demo": [pair.address, single.address], "slow": slow_addresses, "idle": []}
         models.write_text(json.dumps({"models": [{"name": name, "workers": at} for name, at in workers.items()]}))
         # However busy the machine is, nothing is lost.
         patient = ["--unresponsive-after", "1m", "--lost-after", "2m", "--standstill-after", "2m"]
-        self.router = self.keep(serving.Router([], "--models", models, *patient)).wait_ready(4)
+        self.router = self.keep(serving.Router([], "--models", models, "--tenants", tenants, *patient)).wait_ready(4)
         self.client = self.router.client
         self.worker_addresses = [pair.metrics_address, single.metrics_address, *slow_metrics]
         self.rank_addresses = [f"127.0.0.1:{rank_port}"]
@@ -157,7 +158,7 @@ class Served:
         # Every third prompt begins as others do.
         ids = [5 + i % 3] * 32 + [3 + i % 50] * (8 + i % 24) if i % 3 == 0 else list(range(9 + i, 57 + i))
         made = api.request(
-            ids, model="demo", num_choices=2 if i % 16 == 0 else 1, sampling={"temperature": 1, "seed": i},
+            ids, model="demo", tenant="" if i else "capped", num_choices=2 if i % 16 == 0 else 1, sampling={"temperature": 1, "seed": i},
             stopping={"max_new_tokens": 24 + i % 40, "ignore_eos": True},
         )  # fmt: skip
         choices = self.client.generate(made, CALL_SECONDS)
@@ -216,6 +217,8 @@ class Served:
             expect(grpc.StatusCode.NOT_FOUND, api.request([3], model="nowhere"))
             self.count["unknown"] += 1
         expect(grpc.StatusCode.UNAVAILABLE, api.request([3], model="idle"))
+        # It owes the tokens of its call.
+        expect(grpc.StatusCode.RESOURCE_EXHAUSTED, api.request([3], model="demo", tenant="capped"))
         expect(grpc.StatusCode.DEADLINE_EXCEEDED, api.request([3], model="slow", stopping={"max_new_tokens": 400}), 2)
         self.client.tokenize("the city", model="demo")
 

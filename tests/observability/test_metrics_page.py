@@ -6,8 +6,8 @@ import expressions
 import live
 
 ROW = re.compile(r"^\| `([\w:]+)` \| (\w+) \| ([^|]*)\| (.+) \|$")
-# What the programs of the load are not started with.
-NOT_HERE = ("With `--tenants`:", "With TLS:")
+# What the load's programs are started without.
+NOT_HERE = "With TLS:"
 
 
 def listed():
